@@ -1,0 +1,79 @@
+"""What can go wrong, as a user meets it.
+
+    ModelForgeError
+    ├── UserError        the input is wrong; carries every problem found; exit code 2
+    │   ├── ConfigError      a key or value of the config
+    │   ├── DataError        a file, row or column of the data
+    │   ├── ModelError       a model, tokenizer or template that cannot serve
+    │   └── RunError         the run's folder, or what the machine lacks
+    └── (anything else is a bug of ours and keeps its traceback; exit code 1)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and what to set instead.
+
+    Attributes:
+        where: The place as the user knows it: ``config.json: lora_r``, ``train.jsonl:17``.
+        what: What is wrong with it, in one sentence without a full stop.
+        fix: What to do, in one sentence without a full stop; may be empty.
+    """
+
+    where: str
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f" → {self.fix}" if self.fix else "")
+
+
+class ModelForgeError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UserError(ModelForgeError):
+    """The input is wrong. Holds all problems found, so that one reading mends them all."""
+
+    def __init__(self, *problems: Problem) -> None:
+        if not problems:
+            raise ValueError("a UserError needs at least one Problem")
+        self.problems = problems
+        super().__init__("\n".join(str(p) for p in problems))
+
+
+class ConfigError(UserError):
+    """A key or value of the config is wrong."""
+
+
+class DataError(UserError):
+    """A file, row or column of the data is wrong."""
+
+
+class ModelError(UserError):
+    """A model, tokenizer or chat template cannot serve this run."""
+
+
+class RunError(UserError):
+    """The run's folder cannot be used, or this machine lacks what the run needs."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The advice for an unknown name: the nearest known one, or all of them if few.
+
+    >>> did_you_mean("learnin_rate", ["learning_rate", "lora_r"])
+    "did you mean 'learning_rate'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    if len(names) <= 12:
+        return "known: " + ", ".join(names)
+    return ""
