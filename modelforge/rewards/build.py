@@ -1,0 +1,155 @@
+"""Make the callables that TRL's trainers take from the rewards of a config."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelforge.errors import ConfigError, Problem
+from modelforge.rewards.builtin import BUILTIN, Score
+from modelforge.rewards.spec import RewardSpec
+
+RewardFunction = Callable[..., Any]
+
+
+def build_rewards(
+    specs: Sequence[RewardSpec], *, tokenizer: Any, base_dir: Path = Path(), device: Any = None
+) -> tuple[list[RewardFunction], list[float]]:
+    """The reward functions, in TRL's form, and their weights.
+
+    Each is called as ``f(prompts=, completions=, completion_ids=, **columns)`` with lists of B
+    entries and returns B numbers, None where a row cannot be scored. Each has its own
+    ``__name__``, under which its metrics are logged.
+
+    Args:
+        specs: As ``parse_rewards`` gives them.
+        tokenizer: The policy's; counts tokens where no ids are given.
+        base_dir: The folder that relative paths start from.
+        device: Where reward models are put; None leaves the choice to them (CUDA if there).
+
+    Raises:
+        ModelError: a reward model that has no trained score head, or no chat template.
+    """
+    functions: list[RewardFunction] = []
+    names: set[str] = set()
+    for spec in specs:
+        if spec.kind == "builtin":
+            score = BUILTIN[spec.name](**spec.arguments)
+            function, name = _per_row(score, tokenizer), spec.name
+        elif spec.kind == "file":
+            function, name = _from_file(spec, base_dir)
+        else:
+            from modelforge.rewards.model import RewardModel
+
+            function = RewardModel.load(spec.name, base_dir=base_dir, device=device,
+                                        **spec.arguments)  # fmt: skip
+            name = function.__name__
+        base, n = name, 1
+        while name in names:
+            name, n = f"{base}_{n + 1}", n + 1
+        names.add(name)
+        function.__name__ = name  # type: ignore[attr-defined]
+        functions.append(function)
+    return functions, [spec.weight for spec in specs]
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion: a string, or the content of a conversation's last message."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else ""
+    if isinstance(content, list):  # typed parts, as multimodal models write them
+        return "".join(part.get("text", "") for part in content)
+    return content or ""
+
+
+def _per_row(score: Score, tokenizer: Any) -> RewardFunction:
+    def reward(
+        *, prompts: Any, completions: list, completion_ids: list | None = None, **columns: Any
+    ) -> list[float | None]:
+        texts = [completion_text(completion) for completion in completions]
+        if completion_ids is None:
+            completion_ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        # TRL also hands over its state and loggers, which are no columns.
+        lists = {key: value for key, value in columns.items() if isinstance(value, list)}
+        return [
+            score(text, len(completion_ids[i]), {key: lists[key][i] for key in lists})
+            for i, text in enumerate(texts)
+        ]
+
+    return reward
+
+
+def _from_file(spec: RewardSpec, base_dir: Path) -> tuple[RewardFunction, str]:
+    """The user's function, its arguments bound and its answers checked."""
+    path, name = spec.file_and_function(base_dir)
+    function = getattr(_load_module(path.resolve()), name)
+    if not callable(function):
+        what = f"'{name}' is {type(function).__name__}, not a function"
+        raise ConfigError(Problem(spec.name, what, f"def {name}(completions, **kwargs): ..."))
+
+    if inspect.iscoroutinefunction(function):  # TRL runs these side by side
+
+        @functools.wraps(function)
+        async def reward(**kwargs: Any) -> list[float | None]:
+            answers = await function(**kwargs, **spec.arguments)
+            return _checked(answers, len(kwargs["completions"]), spec.name)
+
+    else:
+
+        @functools.wraps(function)
+        def reward(**kwargs: Any) -> list[float | None]:
+            answers = function(**kwargs, **spec.arguments)
+            return _checked(answers, len(kwargs["completions"]), spec.name)
+
+    return reward, name
+
+
+def _load_module(path: Path) -> Any:
+    """Run the user's file; what it raises keeps its traceback. Modules beside it are found."""
+    module_name = f"modelforge_user_{path.stem}_{abs(hash(str(path)))}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+def _checked(answers: Any, count: int, name: str) -> list[float | None]:
+    """The function's answers as numbers; NaN becomes None, which TRL leaves out."""
+    fix = "return a list with one number (or None) for each completion"
+    try:
+        values = list(answers)
+    except TypeError:
+        what = f"returned {type(answers).__name__}, not a list"
+        raise ConfigError(Problem(name, what, fix)) from None
+    if len(values) != count:
+        what = f"returned {len(values)} values for {count} completions"
+        raise ConfigError(Problem(name, what, fix))
+    numbers: list[float | None] = []
+    for i, value in enumerate(values):
+        try:
+            if isinstance(value, str):
+                raise TypeError
+            number = None if value is None else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(Problem(name, f"value {i} is {value!r}, not a number", fix)) from None
+        if number is not None and math.isinf(number):
+            raise ConfigError(Problem(name, f"value {i} is not finite: {number}", fix))
+        numbers.append(None if number is None or math.isnan(number) else number)
+    return numbers
