@@ -1,12 +1,12 @@
 """What can go wrong, as a user meets it.
 
-    ModelForgeError
-    ├── UserError        the input is wrong; carries every problem found; exit code 2
-    │   ├── ConfigError      a key or value of the config
-    │   ├── DataError        a file, row or column of the data
-    │   ├── ModelError       a model, tokenizer or template that cannot serve
-    │   └── RunError         the run's folder, or what the machine lacks
-    └── (anything else is a bug of ours and keeps its traceback; exit code 1)
+ModelForgeError
+├── UserError        the input is wrong; carries every problem found; exit code 2
+│   ├── ConfigError      a key or value of the config
+│   ├── DataError        a file, row or column of the data
+│   ├── ModelError       a model, tokenizer or template that cannot serve
+│   └── RunError         the run's folder, or what the machine lacks
+└── (anything else is a bug of ours and keeps its traceback; exit code 1)
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     "did you mean 'learning_rate'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    longer = [known for known in names if len(name) > 3 and known.startswith(name.lower())]
+    near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
     if len(names) <= 12:

@@ -1,0 +1,1 @@
+"""Who loads the model: plain Hugging Face, or Unsloth."""

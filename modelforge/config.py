@@ -1,0 +1,354 @@
+"""JSON or YAML → one typed config, with every error at once and the reason of every value.
+
+Imports no ML library: ``modelforge check`` of a config with a typo answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelforge.errors import ConfigError, Problem
+
+
+class Section(BaseModel):
+    """A typed part of the config: unknown keys refused, immutable, every field documented."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DatasetSource(Section):
+    """One of several data sets mixed into one."""
+
+    path: Annotated[str, Field(description="File, folder or hub id.", min_length=1)]
+    split: Annotated[str | None, Field(description="Split of a hub data set.")] = None
+    name: Annotated[str | None, Field(description="Configuration of a hub data set.")] = None
+    weight: Annotated[float, Field(description="Share of the mix it is drawn with.", gt=0)] = 1.0
+
+
+Dataset = Annotated[str, Field(min_length=1)] | Annotated[list[DatasetSource], Field(min_length=1)]
+
+
+class Generation(Section):
+    """How completions are sampled while training (grpo, rlhf)."""
+
+    max_new_tokens: Annotated[int, Field(description="Longest completion, in tokens.", ge=1)] = 256
+    temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
+    top_k: Annotated[int, Field(description="Keep the k likeliest tokens; 0 keeps all.", ge=0)] = 0
+    top_p: Annotated[float, Field(description="Nucleus sampling mass.", gt=0, le=1)] = 1.0
+
+
+class RewardEntry(Section):
+    """A reward: a built-in name, ``file.py:function``, or a reward model's folder or hub id."""
+
+    name: Annotated[str, Field(description="Name, file.py:function, folder or hub id.")]
+    weight: Annotated[float, Field(description="Weight in the sum of rewards.")] = 1.0
+    arguments: Annotated[dict[str, Any], Field(description="Its keyword arguments.")] = Field(
+        default_factory=dict
+    )
+
+
+Rewards = Annotated[list[Annotated[str, Field(min_length=1)] | RewardEntry], Field(min_length=1)]
+
+
+class Settings(Section):
+    """ModelForge's own keys. They keep their names whatever TRL calls them."""
+
+    strategy: Annotated[str, Field(description="What to train: see `modelforge strategies`.")]
+    model_name: Annotated[
+        str, Field(description="Model folder, run folder, adapter folder or hub id.", min_length=1)
+    ]
+    dataset: Annotated[Dataset, Field(description="File, folder, hub id, or a list to mix.")]
+    task: Annotated[
+        Literal["text-generation", "summarization", "question-answering"],
+        Field(description="Prompt layout used when the model has no chat template."),
+    ] = "text-generation"
+    model_revision: Annotated[str | None, Field(description="Hub revision to load.")] = None
+    provider: Annotated[
+        Literal["auto", "huggingface", "unsloth"], Field(description="Who loads the model.")
+    ] = "auto"
+    dataset_split: Annotated[str | None, Field(description="Split of a hub data set.")] = None
+    eval_dataset: Annotated[Dataset | None, Field(description="Held-out data.")] = None
+    eval_split: Annotated[
+        Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] | None,
+        Field(description="Share (below 1) or number of rows held out for evaluation."),
+    ] = None
+    columns: Annotated[
+        dict[str, str], Field(description="Our column name → the file's, where not recognised.")
+    ] = Field(default_factory=dict)
+    hardware_profile: Annotated[
+        Literal["auto", "cpu", "low", "mid", "high", "max"],
+        Field(description="Defaults for a size of card: see `modelforge profiles`."),
+    ] = "auto"
+    memory_budget_gb: Annotated[
+        float | None, Field(description="GPU memory to stay within, in GB.", gt=0)
+    ] = None
+    use_4bit: Annotated[bool, Field(description="Load the base in 4-bit (bitsandbytes).")] = False
+    use_8bit: Annotated[bool, Field(description="Load the base in 8-bit (bitsandbytes).")] = False
+    bnb_4bit_quant_type: Annotated[Literal["nf4", "fp4"], Field(description="4-bit type.")] = "nf4"
+    use_double_quant: Annotated[
+        bool, Field(description="Quantise the quantisation constants too.")
+    ] = True
+    lora_r: Annotated[int, Field(description="LoRA rank; 0 trains all weights.", ge=0)] = 16
+    lora_alpha: Annotated[int, Field(description="LoRA scale (alpha / r).", ge=1)] = 32
+    lora_dropout: Annotated[float, Field(description="LoRA dropout.", ge=0, lt=1)] = 0.0
+    lora_target_modules: Annotated[
+        str | list[str], Field(description="Modules to adapt; all-linear for all but the head.")
+    ] = "all-linear"
+    max_seq_length: Annotated[
+        int, Field(description="Longest sequence (prompt and completion), in tokens.", ge=8)
+    ] = 1024
+    warmup_ratio: Annotated[
+        float, Field(description="Share of the steps that warm up.", ge=0, lt=1)
+    ] = 0.0
+    chat_template: Annotated[
+        str, Field(description="auto, none, a built-in name, or a .jinja file.", min_length=1)
+    ] = "auto"
+    output_dir: Annotated[str, Field(description="Folder that holds the runs.", min_length=1)] = (
+        "runs"
+    )
+    run_name: Annotated[
+        str | None,
+        Field(
+            description="Folder of this run inside output_dir.",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        ),
+    ] = None
+    report_to: Annotated[
+        str | list[str], Field(description="Trackers: tensorboard, wandb, trackio, none.")
+    ] = "tensorboard"
+    seed: Annotated[int, Field(description="Seed of everything random.", ge=0, lt=2**32)] = 42
+    resume: Annotated[
+        str, Field(description="auto, never, or a checkpoint folder.", min_length=1)
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value, where it came from, and why.
+
+    Attributes:
+        value: The value.
+        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``data`` or
+            ``default``.
+        reason: Why this value, in half a sentence; empty where the user said it.
+    """
+
+    value: Any
+    source: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A validated config. Immutable: each step of a run makes the next one.
+
+    Attributes:
+        settings: ModelForge's keys, typed (a strategy's own subclass of :class:`Settings`).
+        trl: Fields of the strategy's TRL config class, passed on verbatim.
+        said: What the user said, in the file and with ``--set``.
+        choices: Every key that was set, with its source and reason.
+        base_dir: Folder that relative paths are relative to.
+        path: The file it came from, if any.
+    """
+
+    settings: Settings
+    trl: Mapping[str, Any]
+    said: Mapping[str, Any]
+    choices: Mapping[str, Choice]
+    base_dir: Path = field(default_factory=Path.cwd)
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call this config."""
+        return self.path.name if self.path else "config"
+
+    def given(self, key: str) -> bool:
+        """Whether the user said it, in the file or with ``--set``."""
+        return key in self.said
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A key's value, whether ModelForge's or TRL's."""
+        if key in type(self.settings).model_fields:
+            return getattr(self.settings, key)
+        return self.trl.get(key, default)
+
+    def with_choices(self, choices: Mapping[str, Choice]) -> Config:
+        """The same config with these values set."""
+        own = type(self.settings).model_fields
+        ours = {k: c.value for k, c in choices.items() if k in own}
+        trl = {k: c.value for k, c in choices.items() if k not in own}
+        data = {k: getattr(self.settings, k) for k in self.settings.model_fields_set} | ours
+        return replace(
+            self,
+            settings=type(self.settings).model_validate(data),
+            trl={**self.trl, **trl},
+            choices={**self.choices, **choices},
+        )
+
+    def with_defaults(self, choices: Mapping[str, Choice]) -> Config:
+        """The same config with these values set where the user left them open."""
+        return self.with_choices({k: c for k, c in choices.items() if not self.given(k)})
+
+    def resolved(self) -> dict[str, Any]:
+        """All values as plain JSON: ModelForge's keys first, then TRL's."""
+        return {**self.settings.model_dump(mode="json"), **dict(self.trl)}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: ``2e-4`` is a number (YAML 1.1 reads it as a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[str] = ()) -> Config:
+    """Read, validate and type a config; no ML library is imported.
+
+    Args:
+        source: A ``.json``, ``.yaml`` or ``.yml`` file, or the mapping itself.
+        overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
+            JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
+
+    Raises:
+        ConfigError: With every problem found, each with its key.
+    """
+    from modelforge import registry, schema
+
+    path = None if isinstance(source, Mapping) else Path(source)
+    raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    where = path.name if path else "config"
+    raw.pop("$schema", None)
+    choices = {key: Choice(value, "config") for key, value in raw.items()}
+    for key, value in _overrides(raw, overrides).items():
+        choices[key] = Choice(value, "--set")
+    values = {key: choice.value for key, choice in choices.items()}
+
+    strategy = registry.strategy_for(values, where=where)
+    problems = schema.validate(values, strategy, where=where)
+    if problems:
+        raise ConfigError(*problems)
+    own = strategy.settings.model_fields
+    config = Config(
+        settings=strategy.settings.model_validate({k: v for k, v in values.items() if k in own}),
+        trl={k: v for k, v in values.items() if k not in own},
+        said=values,
+        choices=choices,
+        base_dir=path.resolve().parent if path else Path.cwd(),
+        path=path,
+    )
+    problems = list(_contradictions(config)) + list(strategy().check(config))
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file."""
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+        fix = "files there: " + ", ".join(found[:5]) if found else "give the path of a JSON file"
+        raise ConfigError(Problem(str(path), "no such config file", fix))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(Problem(str(path), f"cannot be read: {error}", "save as UTF-8")) from None
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            raw = yaml.load(text, Loader=_Loader)
+        else:
+            raw = json.loads(text, object_pairs_hook=_refuse_duplicates)
+    except json.JSONDecodeError as error:
+        where = f"{path.name}:{error.lineno}:{error.colno}"
+        raise ConfigError(
+            Problem(where, f"not valid JSON: {error.msg}", _json_advice(error))
+        ) from None
+    except RecursionError:
+        raise ConfigError(Problem(path.name, "nested too deeply", "a config is flat")) from None
+    except (yaml.YAMLError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(Problem(path.name, f"cannot be parsed: {message}")) from None
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ConfigError(
+            Problem(
+                path.name, "does not hold one object of named keys", 'start with {"strategy": …}'
+            )
+        )
+    return raw
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key '{key}' stands twice; keep one")
+        seen[key] = value
+    return seen
+
+
+def _json_advice(error: json.JSONDecodeError) -> str:
+    before = error.doc[: error.pos].rstrip()
+    if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
+        return "remove the comma before the closing bracket"
+    if error.doc[error.pos : error.pos + 1] == "'":
+        return 'use double quotes: "'
+    return "check the comma and quotes before this place"
+
+
+def _overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``["a=1", "b.c=x"]`` → ``{"a": 1, "b": {**raw["b"], "c": "x"}}``."""
+    result: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        head, _, tail = key.strip().partition(".")
+        if not equals or not head:
+            raise ConfigError(Problem(f"--set {text}", "is not key=value", "e.g. --set lora_r=8"))
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        if tail:
+            section = result.get(head, raw.get(head)) or {}
+            if not isinstance(section, dict):
+                raise ConfigError(Problem(f"--set {text}", f"'{head}' is not a section"))
+            parsed = {**section, tail: parsed}
+        result[head] = parsed
+    return result
+
+
+def _contradictions(config: Config) -> Iterable[Problem]:
+    """Keys that are each right and cannot stand together."""
+    settings, where = config.settings, config.name
+    if settings.use_4bit and settings.use_8bit:
+        yield Problem(f"{where}: use_8bit", "use_4bit is on too", "keep one of the two")
+    if settings.lora_r == 0 and (settings.use_4bit or settings.use_8bit):
+        yield Problem(
+            f"{where}: lora_r",
+            "0 trains all weights, and quantised weights cannot be trained",
+            "set lora_r to 8 or more, or use_4bit and use_8bit to false",
+        )
+    if settings.provider == "unsloth":
+        yield Problem(
+            f"{where}: provider",
+            "this version of ModelForge does not drive Unsloth yet",
+            "set provider to huggingface",
+        )
+    for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
+        if config.given(ours) and config.given(theirs):
+            yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")
+    if config.trl.get("bf16") and config.trl.get("fp16"):
+        yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")
+    if config.given("eval_dataset") and settings.eval_split:
+        yield Problem(f"{where}: eval_split", "eval_dataset is given too", "keep one of the two")

@@ -1,0 +1,47 @@
+"""What a run says while it runs. Goes to stderr, so that ``--json`` owns stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from modelforge.config import Choice
+from modelforge.errors import UserError
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line, as it is."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def headline(text: str) -> None:
+    """The start of a new part of the run."""
+    console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
+
+
+def show_choices(choices: Mapping[str, Choice]) -> None:
+    """The values nobody asked for, each with its reason."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("chosen for you", "value", "because"):
+        table.add_column(title, overflow="fold")
+    for key, choice in choices.items():
+        if choice.source not in ("config", "--set"):
+            reason = choice.reason or choice.source
+            table.add_row(key, escape(str(choice.value)), escape(f"{choice.source}: {reason}"))
+    console.print(table)
+
+
+def show_error(error: UserError) -> None:
+    """Every problem, each with its place and what to set instead."""
+    count = len(error.problems)
+    console.print(f"[bold red]{count} problem{'s' if count > 1 else ''}[/bold red]")
+    for problem in error.problems:
+        line = f"  [bold]{escape(problem.where)}[/bold]: {escape(problem.what)}"
+        if problem.fix:
+            line += f"\n    → {escape(problem.fix)}"
+        console.print(line, soft_wrap=True)

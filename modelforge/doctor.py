@@ -1,0 +1,78 @@
+"""What is installed here, and what can run."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+_PACKAGES = (
+    "modelforge-trl",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "unsloth",
+    "deepspeed",
+    "vllm",
+    "wandb",
+)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a run is made of."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices, the profile, and which provider and strategy can run here and why not.
+
+    Imports torch and TRL, so it sees what a run would see.
+    """
+    from modelforge import registry
+    from modelforge.hardware import choose_profile, detect_hardware
+
+    hardware = detect_hardware()
+    profile, choice = choose_profile(hardware)
+    strategies = {}
+    for name in registry.list_strategies():
+        try:
+            strategy = registry.get_strategy(name)
+            strategy.trl_trainer_class()
+            strategies[name] = "can run"
+        except (ImportError, RuntimeError, AttributeError) as error:
+            strategies[name] = f"cannot run: {error}"
+    return {
+        "versions": versions(),
+        "hardware": hardware.to_dict(),
+        "profile": {"name": profile.name, "reason": choice.reason},
+        "providers": {
+            "huggingface": "can run",
+            "unsloth": "cannot run: "
+            + (
+                "this version of ModelForge does not drive it yet"
+                if find_spec("unsloth")
+                else "not installed, and this version of ModelForge does not drive it yet"
+            ),
+        },
+        "strategies": strategies,
+        "4-bit": _four_bit(hardware.device),
+    }
+
+
+def _four_bit(device: str) -> str:
+    if find_spec("bitsandbytes") is None:
+        return "cannot be used: bitsandbytes is not installed"
+    if device == "cpu":
+        return "can be used, and is exact, but is not faster than 16-bit without CUDA"
+    return "can be used"

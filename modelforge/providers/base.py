@@ -1,0 +1,70 @@
+"""The whole interface between a run and whoever loads its model. Small enough to be faked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from modelforge.config import Config
+    from modelforge.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        base: Folder or hub id of the base weights.
+        adapter: Folder of a LoRA adapter to go on training, or None.
+        revision: Hub revision of the base, or None.
+        tokenizer: Folder or hub id that holds the tokenizer.
+    """
+
+    base: str
+    adapter: Path | None
+    revision: str | None
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for a TRL trainer.
+
+    Attributes:
+        model: The weights, quantised where asked.
+        peft_config: The adapter that TRL is to add, or None.
+    """
+
+    model: PreTrainedModel
+    peft_config: Any
+
+
+class Provider(Protocol):
+    """Loads tokenizers and models by config."""
+
+    name: ClassVar[str]
+
+    def refusal(self, config: Config, hardware: Hardware) -> str | None:
+        """Why this provider cannot serve this run, or None. Loads nothing."""
+        ...
+
+    def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a pad token."""
+        ...
+
+    def load_model(
+        self,
+        source: ModelSource,
+        config: Config,
+        hardware: Hardware,
+        *,
+        head: Literal["causal-lm", "reward"],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Loaded:
+        """The model with its adapter, or with the adapter TRL is to add."""
+        ...

@@ -1,0 +1,117 @@
+"""Plain transformers, PEFT and bitsandbytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelforge.errors import ModelError, Problem
+from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
+from modelforge.providers.base import Loaded, ModelSource
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from modelforge.config import Config
+    from modelforge.hardware import Hardware
+
+
+class HuggingFace:
+    """Loads with transformers; TRL adds the adapter itself, as in a script written by hand."""
+
+    name = "huggingface"
+
+    def refusal(self, config: Config, hardware: Hardware) -> str | None:
+        return None
+
+    def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        revision = source.revision if source.tokenizer == source.base else None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, revision=revision)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(_unreadable(source.tokenizer, "tokenizer", error)) from None
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                Problem(
+                    source.tokenizer,
+                    "its tokenizer has no EOS token, so the model could never stop",
+                    "set eos_token in its tokenizer_config.json",
+                )
+            )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_model(
+        self,
+        source: ModelSource,
+        config: Config,
+        hardware: Hardware,
+        *,
+        head: Literal["causal-lm", "reward"],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Loaded:
+        import transformers
+
+        settings = config.settings
+        dtype = weights_dtype(config, hardware)
+        kwargs: dict[str, Any] = {"dtype": dtype, "revision": source.revision}
+        if head == "reward":
+            kwargs["num_labels"] = 1
+            auto = transformers.AutoModelForSequenceClassification
+        else:
+            auto = transformers.AutoModelForCausalLM
+        quantization = quantization_config(settings, dtype)
+        if quantization is not None:
+            kwargs["quantization_config"] = quantization
+            kwargs["device_map"] = {"": hardware.device}
+        try:
+            model = auto.from_pretrained(source.base, **kwargs)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(_unreadable(source.base, "model", error)) from None
+        if hardware.device == "cpu":
+            exact_4bit_on_cpu(model)
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        if source.adapter is None:
+            return Loaded(model, lora_config(settings, head=head))
+        return Loaded(_with_adapter(model, source, quantised=quantization is not None), None)
+
+
+def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
+    """The type the base weights are loaded in.
+
+    Frozen weights may be 16-bit; weights that are trained stay 32-bit, since small updates vanish
+    in bfloat16.
+    """
+    import torch
+
+    if hardware.device == "cpu" or config.settings.lora_r == 0:
+        return torch.float32
+    return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16
+
+
+def _with_adapter(model: PreTrainedModel, source: ModelSource, *, quantised: bool) -> Any:
+    """The base with an existing adapter, trainable."""
+    from peft import PeftModel, prepare_model_for_kbit_training
+
+    if quantised:
+        # The caller's trainer turns checkpointing on itself.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        return PeftModel.from_pretrained(model, str(source.adapter), is_trainable=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(_unreadable(str(source.adapter), "adapter", error)) from None
+
+
+def _unreadable(name: str, what: str, error: Exception) -> Problem:
+    message = " ".join(str(error).split())
+    if len(message) > 300:
+        message = message[:297] + "…"
+    return Problem(
+        name,
+        f"no usable {what} there: {message}",
+        "give a folder with config.json, tokenizer and .safetensors, or a hub id that this "
+        "machine can reach",
+    )

@@ -1,0 +1,98 @@
+"""Names → strategies and providers. Nothing is imported before it is asked for.
+
+Third parties add a strategy by an entry point in the group ``modelforge.strategies``::
+
+    [project.entry-points."modelforge.strategies"]
+    mine = "my_package.mine:Mine"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from modelforge.errors import ConfigError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from modelforge.providers.base import Provider
+    from modelforge.strategy import Strategy
+
+ENTRY_POINT_GROUP = "modelforge.strategies"
+
+STRATEGIES = {
+    "sft": "modelforge.strategies.sft:SFT",
+    "qlora": "modelforge.strategies.qlora:QLoRA",
+    "reward": "modelforge.strategies.reward:Reward",
+    "dpo": "modelforge.strategies.dpo:DPO",
+    "grpo": "modelforge.strategies.grpo:GRPO",
+}
+
+PROVIDERS = {
+    "huggingface": "modelforge.providers.huggingface:HuggingFace",
+}
+
+_registered: dict[str, type[Strategy]] = {}
+
+
+def register_strategy(strategy: type[Strategy]) -> type[Strategy]:
+    """Make a strategy known by its ``name`` in this process; usable as a class decorator.
+
+    Raises:
+        ValueError: If the name is taken by another class.
+    """
+    name = strategy.name
+    if name in list_strategies() and get_strategy(name) is not strategy:
+        raise ValueError(f"the strategy name '{name}' is taken")
+    _registered[name] = strategy
+    return strategy
+
+
+def list_strategies() -> list[str]:
+    """Names of all strategies: built in, from installed packages, registered here."""
+    third = [point.name for point in entry_points(group=ENTRY_POINT_GROUP)]
+    return list(dict.fromkeys([*STRATEGIES, *third, *_registered]))
+
+
+def get_strategy(name: str) -> type[Strategy]:
+    """The strategy's class.
+
+    Raises:
+        ConfigError: If no strategy has that name.
+    """
+    if name in STRATEGIES:
+        return _load(STRATEGIES[name])
+    if name in _registered:
+        return _registered[name]
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        return point.load()
+    raise ConfigError(
+        Problem("strategy", f"'{name}' is unknown", did_you_mean(name, list_strategies()))
+    )
+
+
+def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
+    """The class of the strategy a raw config names; the error names the config."""
+    name = values.get("strategy")
+    known = ", ".join(list_strategies())
+    if name is None:
+        near = [key for key in values if did_you_mean(key, ["strategy"]).startswith("did")]
+        fix = f"did you mean it by '{near[0]}'?" if near else f"set one of: {known}"
+        raise ConfigError(Problem(f"{where}: strategy", "is missing", fix))
+    if not isinstance(name, str):
+        raise ConfigError(Problem(f"{where}: strategy", "is not a name", f"set one of: {known}"))
+    if name not in list_strategies():
+        fix = did_you_mean(name, list_strategies())
+        raise ConfigError(Problem(f"{where}: strategy", f"'{name}' is unknown", fix))
+    return get_strategy(name)
+
+
+def get_provider(name: str) -> type[Provider]:
+    """The provider's class, by a name the config's schema has let through."""
+    return _load(PROVIDERS[name])
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,375 @@
+"""One run, top to bottom: config → machine → data → model → trainer → the run's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge import registry
+from modelforge.config import Choice, Config, load_config
+from modelforge.console import headline, say, show_choices
+from modelforge.errors import Problem, RunError
+from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
+from modelforge.lora import lora_defaults
+from modelforge.rundir import RunDir, choices_json, open_run
+from modelforge.source import find_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modelforge.data import Data
+    from modelforge.providers.base import ModelSource, Provider
+    from modelforge.strategy import Parts, Strategy
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left.
+
+    Attributes:
+        run_dir: The run's folder.
+        model_dir: The trained adapter (or model) with its tokenizer.
+        before: Held-out figures of the model the run began with.
+        after: The same of the trained model.
+        resumed_from: The checkpoint the run went on from, or None.
+    """
+
+    run_dir: Path
+    model_dir: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    resumed_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: everything read and checked, no weights loaded.
+
+    Attributes:
+        config: With every value filled in.
+        strategy: The strategy.
+        provider: Who loads the model.
+        source: Where the model comes from.
+        tokenizer: With its chat template.
+        data: Rows in normal form, and their ledger.
+        args: The TRL config object.
+        hardware: The machine.
+        run: The run's folder; nothing is written there yet.
+        checkpoint: Where to go on from, or None.
+    """
+
+    config: Config
+    strategy: Strategy
+    provider: Provider
+    source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    data: Data
+    args: Any
+    hardware: Hardware
+    run: RunDir
+    checkpoint: Path | None
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | Config, *, overrides: Iterable[str] = ()
+) -> Result:
+    """Train by a config: a file, a mapping, or one already loaded.
+
+    Args:
+        config: What to train.
+        overrides: ``key=value`` strings that win over the config.
+
+    Raises:
+        UserError: If the config, the data, the model or the machine will not do; raised before a
+            model is loaded, with every problem found. Nothing is written then.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config, overrides=overrides)
+    run, _ = open_run(config)
+    if run.finished and config.settings.resume == "auto":
+        say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
+        return _result(run, None)
+
+    job = prepare(config)
+    job.run.create()
+    _write_start(job)
+    parts = load(job)
+    trainer = job.strategy.build_trainer(parts, callbacks=_callbacks(job.run))
+    trainer.remove_callback(_default_progress())
+    _save_policy_only(trainer.model)
+    _say_trainable(trainer.model)
+
+    look = _looker(job, trainer)
+    before = job.run.read_json("before.json") if job.checkpoint else None
+    if before is None:
+        before = {"figures": _evaluate(job, trainer), "samples": look()}
+        job.run.write_json("before.json", before)
+    if job.checkpoint:
+        say(f"going on from {job.checkpoint}")
+        job.run.forget_metrics_after(int(job.checkpoint.name.rpartition("-")[2]))
+    headline("Training")
+    trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+
+    trainer.save_model(str(job.run.model))
+    # transformers adds its own arguments as a pickle, which nobody needs to load the model.
+    (job.run.model / "training_args.bin").unlink(missing_ok=True)
+    after = {"figures": _evaluate(job, trainer), "samples": look()}
+    _write_end(job, trainer, before, after)
+    return _result(job.run, job.checkpoint)
+
+
+def prepare(config: Config) -> Prepared:
+    """Everything before the weights: machine, defaults, tokenizer, data, TRL's arguments.
+
+    Raises:
+        UserError: If anything of it will not do. Writes nothing.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    strategy = registry.get_strategy(config.settings.strategy)()
+    run, checkpoint = open_run(config)
+    source = find_model(
+        config.settings.model_name,
+        base_dir=config.base_dir,
+        revision=config.settings.model_revision,
+        where=f"{config.name}: model_name",
+    )
+    hardware = detect_hardware()
+    config = fill_defaults(config, strategy, hardware)
+    provider = choose_provider(config, hardware)
+    config = config.with_choices({"provider": provider[1]})
+    tokenizer = provider[0].load_tokenizer(source)
+    data = read_data(config, strategy, tokenizer)
+    columns = data.train.column_names
+    config = config.with_defaults(strategy.check_data(config, columns))
+    device = device_arguments(hardware, config.said)
+    config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
+    args = strategy.build_args(
+        config,
+        output_dir=run.checkpoints,
+        device={key: choice.value for key, choice in device.items()},
+    )
+    show_choices(config.choices)
+    return Prepared(
+        config, strategy, provider[0], source, tokenizer, data, args, hardware, run, checkpoint
+    )
+
+
+def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Config:
+    """The config with every value the user left open: profile < strategy < what follows."""
+    settings = config.settings
+    profile, choice = choose_profile(
+        hardware, name=settings.hardware_profile, memory_budget_gb=settings.memory_budget_gb
+    )
+    say(f"machine: {hardware.device_name}, profile {profile.name} ({choice.reason or 'asked for'})")
+    why = f"{profile.name}: {profile.summary}"
+    known = set(strategy.settings.model_fields) | set(_trl_fields(strategy))
+    layers: list[Mapping[str, Choice]] = [
+        {k: Choice(v, "profile", why) for k, v in profile.defaults.items() if k in known},
+        {k: Choice(v, "strategy", reason) for k, (v, reason) in strategy.defaults.items()},
+        {
+            "hardware_profile": choice,
+            "logging_first_step": Choice(True, "default", "the first figures come at once"),
+            "save_steps": Choice(0.1, "default", "ten checkpoints a run, to resume from"),
+            "save_total_limit": Choice(2, "default", "the last two are kept"),
+        },
+    ]
+    for layer in layers:
+        config = config.with_defaults(layer)
+    config = config.with_defaults(strategy.derived_defaults(config))
+    return config.with_choices(lora_defaults(config, hardware))
+
+
+def read_data(config: Config, strategy: Strategy, tokenizer: PreTrainedTokenizerBase) -> Data:
+    """The data in normal form, with its ledger shown.
+
+    Raises:
+        DataError: If it cannot train.
+    """
+    from modelforge.data import load_data, load_tokenizer_template
+
+    settings = config.settings
+    template = load_tokenizer_template(
+        tokenizer,
+        chat_template=settings.chat_template,
+        task=settings.task,
+        base_dir=config.base_dir,
+    )
+    values = config.resolved()
+    data = load_data(
+        dataset=values["dataset"],
+        eval_dataset=values["eval_dataset"],
+        eval_split=settings.eval_split,
+        dataset_split=settings.dataset_split,
+        columns=settings.columns,
+        kind=strategy.data_kind,
+        tokenizer=tokenizer,
+        template=template,
+        max_length=strategy.max_row_tokens(config),
+        seed=settings.seed,
+        base_dir=config.base_dir,
+    )
+    headline("Data")
+    for line in data.ledger.summary_lines():
+        say(line)
+    return data
+
+
+def load(job: Prepared) -> Parts:
+    """The weights, and all that a trainer is built from."""
+    from transformers import set_seed
+
+    from modelforge.strategy import Parts
+
+    headline("Model")
+    say(f"loading {job.source.base}" + (f" with {job.source.adapter}" * bool(job.source.adapter)))
+    # A head or adapter that starts random starts from the seed, as in a script by hand.
+    set_seed(job.config.settings.seed)
+    loaded = job.provider.load_model(
+        job.source, job.config, job.hardware, head=job.strategy.head, tokenizer=job.tokenizer
+    )
+    return Parts(
+        config=job.config,
+        model=loaded.model,
+        tokenizer=job.tokenizer,
+        peft_config=loaded.peft_config,
+        data=job.data,
+        args=job.args,
+        run_dir=job.run.path,
+    )
+
+
+def _trl_fields(strategy: Strategy) -> Iterable[str]:
+    return strategy.trl_config_class().__dataclass_fields__  # type: ignore[attr-defined]
+
+
+def choose_provider(config: Config, hardware: Hardware) -> tuple[Provider, Choice]:
+    """Who loads the model, and why.
+
+    Raises:
+        RunError: If the provider asked for cannot serve this run.
+    """
+    name = config.settings.provider
+    if name == "auto":
+        choice = Choice("huggingface", "default", "the one provider built so far")
+    else:
+        choice = Choice(name, "config")
+    provider = registry.get_provider(choice.value)()
+    refusal = provider.refusal(config, hardware)
+    if refusal:
+        raise RunError(Problem(f"{config.name}: provider", refusal, "set provider to huggingface"))
+    return provider, choice
+
+
+def _callbacks(run: RunDir) -> list[Any]:
+    from modelforge.callbacks import MetricsFile, Progress
+
+    return [MetricsFile(run), Progress()]
+
+
+def _default_progress() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+def _save_policy_only(model: Any) -> None:
+    """Save the trained adapter alone, at the root of a checkpoint.
+
+    TRL adds a frozen copy of a starting adapter as the reference. Saved beside the policy, it
+    made transformers restore the copy and not the policy on resume, without an error; and it can
+    be made again from where the run started.
+    """
+    from functools import partial
+
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        vars(model)["save_pretrained"] = partial(
+            model.save_pretrained, selected_adapters=["default"]
+        )
+
+
+def _say_trainable(model: Any) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
+
+
+def _looker(job: Prepared, trainer: Any) -> Callable[[], list[dict[str, Any]]]:
+    """A function that lets the model answer (or score) a few held-out rows."""
+    from modelforge import samples
+
+    rows = job.data.eval if job.data.eval is not None else job.data.train
+    sample = samples.score if job.strategy.head == "reward" else samples.answer
+
+    def look() -> list[dict[str, Any]]:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with samples.undisturbed(model):
+            limit = job.config.settings.max_seq_length
+            return sample(model, job.tokenizer, rows, limit=limit)
+
+    return look
+
+
+def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
+    """The held-out figures, without disturbing what training draws at random."""
+    from modelforge.samples import undisturbed
+
+    if job.data.eval is None:
+        return {}
+    with undisturbed(trainer.model):
+        figures = trainer.evaluate()
+    kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    return {k: v for k, v in kept.items() if not k.endswith(("_runtime", "_per_second", "epoch"))}
+
+
+def _write_start(job: Prepared) -> None:
+    from modelforge.doctor import versions
+
+    job.run.write_json("config.json", job.config.resolved())
+    job.run.write_json("choices.json", choices_json(job.config))
+    environment = {"versions": versions(), "hardware": job.hardware.to_dict()}
+    job.run.write_json("environment.json", environment)
+    job.run.write_json("data.json", job.data.ledger.to_dict())
+
+
+def _write_end(
+    job: Prepared, trainer: Any, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    from modelforge.report import html_report, model_card
+
+    changes = ("completion", "score_chosen", "score_rejected")
+    rows = [
+        {k: v for k, v in last.items() if k not in changes}
+        | {f"{k}_before": first[k] for k in changes if k in first}
+        | {k: last[k] for k in changes if k in last}
+        for first, last in zip(before["samples"], after["samples"], strict=True)
+    ]
+    job.run.write_lines("samples.jsonl", rows)
+    measure = job.strategy.measure
+    results = {
+        "measure": measure.key,
+        "label": measure.label,
+        "higher_is_better": measure.higher_is_better,
+        "before": before["figures"],
+        "after": after["figures"],
+        "steps": trainer.state.global_step,
+    }
+    (job.run.model / "README.md").write_text(model_card(job, results), encoding="utf-8")
+    job.run.write_text("report.html", html_report(job, results, rows))
+    # Last: its presence says that the run is finished.
+    job.run.write_json("results.json", results)
+    headline("Done")
+    if measure.key in after["figures"]:
+        first, last = before["figures"].get(measure.key), after["figures"][measure.key]
+        say(f"{measure.label}: {first:.4g} → {last:.4g}")
+    say(f"run: {job.run.path}")
+
+
+def _result(run: RunDir, checkpoint: Path | None) -> Result:
+    results = run.read_json("results.json")
+    return Result(run.path, run.model, results["before"], results["after"], checkpoint)

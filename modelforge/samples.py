@@ -1,0 +1,112 @@
+"""A few held-out prompts answered, and a few held-out pairs scored, before and after training."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+COUNT = 4
+_MAX_NEW_TOKENS = 64
+
+
+@contextlib.contextmanager
+def undisturbed(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; mode and every random state are put back after.
+
+    So a run that looks at its model trains on exactly as one that does not.
+    """
+    import numpy as np
+    import torch
+
+    training = model.training
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count()))
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        model.train(training)
+
+
+def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
+    """The prompt of a row in normal form (messages or text), and the answer the data gives."""
+    if "messages" in row:
+        turns = row["messages"]
+        last = max((i for i, m in enumerate(turns) if m["role"] == "assistant"), default=len(turns))
+        return turns[:last], turns[last]["content"] if last < len(turns) else ""
+    if "text" in row:
+        words = row["text"].split(" ")
+        return " ".join(words[:12]), " ".join(words[12:])
+    answer = row.get("completion") or row.get("chosen") or row.get("answer") or ""
+    return row["prompt"], answer[-1]["content"] if isinstance(answer, list) else str(answer)
+
+
+def answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
+) -> list[dict[str, Any]]:
+    """Greedy answers to the first rows.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        rows: Rows in normal form.
+        limit: Longest prompt and answer together, in tokens; the prompt's end is kept.
+    """
+    samples = []
+    for row in rows.select(range(min(COUNT, len(rows)))):
+        prompt, reference = prompt_and_reference(row)
+        if isinstance(prompt, list):
+            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        else:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+        new_tokens = min(_MAX_NEW_TOKENS, limit // 2)
+        ids = ids[:, -(limit - new_tokens) :].to(model.device)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=ids.new_ones(ids.shape),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=_eos_ids(model, tokenizer),
+        )
+        completion = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        samples.append({"prompt": prompt, "reference": reference, "completion": completion})
+    return samples
+
+
+def score(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
+) -> list[dict[str, Any]]:
+    """A reward model's scores of the first pairs."""
+    import torch
+
+    from modelforge.data import tokenize
+
+    rows = rows.select(range(min(COUNT, len(rows))))
+    tokens = tokenize(rows, kind="preference", tokenizer=tokenizer, max_length=None)
+    samples = []
+    for row, ids in zip(rows, tokens, strict=True):
+        scores = {}
+        for side in ("chosen", "rejected"):
+            input_ids = torch.tensor([ids[f"{side}_ids"][:limit]], device=model.device)
+            scores[f"score_{side}"] = model(input_ids=input_ids).logits[0, 0].item()
+        samples.append({key: row[key] for key in ("prompt", "chosen", "rejected")} | scores)
+    return samples
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All tokens that end an answer: the tokenizer's and the generation config's."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return sorted({*listed, tokenizer.eos_token_id})

@@ -1,0 +1,276 @@
+"""One JSON Schema per strategy: what editors complete against and what the code accepts.
+
+The schemas in ``configs/schemas`` are generated (``modelforge schema --write``) from
+ModelForge's keys and the fields of the strategy's TRL config class. Checking a config reads them,
+so it needs no TRL; a test holds them equal to what the installed TRL gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from modelforge.errors import Problem, did_you_mean
+
+if typing.TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+    from modelforge.strategy import Strategy
+
+_JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+# Fields of TRL's config classes that ModelForge fills itself, with what to say instead.
+OWNED = {
+    "chat_template_path": "set chat_template",
+    "dataset_kwargs": "ModelForge prepares the data",
+    "dataset_text_field": 'set columns, e.g. {"text": "body"}',
+    "disable_tqdm": "ModelForge shows its own progress bar",
+    "do_eval": "set eval_dataset or eval_split",
+    "do_predict": "ModelForge writes samples.jsonl",
+    "do_train": "use `modelforge check` to stop before training",
+    "eos_token": "ModelForge uses the tokenizer's, and checks that it is trained on",
+    "hub_token": "a config holds no secrets: run `hf auth login`",
+    "local_rank": "the launcher sets it",
+    "logging_dir": "TensorBoard's files go to the run's folder",
+    "model_init_kwargs": "set use_4bit, use_8bit and model_revision",
+    "pad_token": "ModelForge uses the tokenizer's, or its EOS",
+    "resume_from_checkpoint": "set resume",
+    "reward_weights": "set rewards, each with its weight",
+    "trust_remote_code": "ModelForge runs no code from a model's folder",
+    "use_cpu": "set hardware_profile to cpu",
+    "max_completion_length": "set generation.max_new_tokens",
+    "generation_kwargs": "set generation",
+    "temperature": "set generation.temperature",
+    "top_k": "set generation.top_k",
+    "top_p": "set generation.top_p",
+}
+
+# What TRL and transformers check only once a model is loaded, checked before instead.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "beta": {"minimum": 0},
+    "eval_steps": {"exclusiveMinimum": 0},
+    "gradient_accumulation_steps": {"minimum": 1},
+    "learning_rate": {"exclusiveMinimum": 0},
+    "logging_steps": {"exclusiveMinimum": 0},
+    "max_grad_norm": {"minimum": 0},
+    "max_length": {"minimum": 8},
+    "max_steps": {"minimum": -1},
+    "num_generations": {"minimum": 2},
+    "num_train_epochs": {"exclusiveMinimum": 0},
+    "per_device_eval_batch_size": {"minimum": 1},
+    "per_device_train_batch_size": {"minimum": 1},
+    "save_steps": {"exclusiveMinimum": 0},
+    "save_total_limit": {"minimum": 1},
+    "steps_per_generation": {"minimum": 1},
+    "temperature": {"exclusiveMinimum": 0},
+    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
+    "warmup_steps": {"minimum": 0},
+    "weight_decay": {"minimum": 0},
+}
+_ENUMS: dict[str, tuple[str, ...]] = {
+    "packing_strategy": ("bfd", "bfd_split", "wrapped"),
+    "truncation_mode": ("keep_start", "keep_end"),
+}
+
+
+def build(strategy: type[Strategy]) -> dict[str, Any]:
+    """The strategy's schema, from the installed TRL (imports it)."""
+    schema = strategy.settings.model_json_schema()
+    own = schema["properties"]
+    own["$schema"] = {"type": "string", "description": "This schema, for the editor."}
+    own["strategy"] = {**own["strategy"], "const": strategy.name}
+    config_class = strategy.trl_config_class()
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.init and field.name not in own and field.name not in OWNED:
+            own[field.name] = _field_schema(field, hints[field.name])
+    _without_titles(schema)
+    return {
+        "$schema": _JSON_SCHEMA,
+        "title": f"ModelForge: {strategy.name}",
+        "description": strategy.summary,
+        **{key: schema[key] for key in ("$defs", "type", "required") if key in schema},
+        "properties": own,
+        "additionalProperties": False,
+    }
+
+
+def load(strategy: type[Strategy]) -> dict[str, Any]:
+    """The shipped schema of a built-in strategy; a third party's is built."""
+    shipped = files("modelforge.configs") / "schemas" / f"{strategy.name}.json"
+    if strategy.__module__.startswith("modelforge.strategies.") and shipped.is_file():
+        return json.loads(shipped.read_text(encoding="utf-8"))
+    return build(strategy)
+
+
+def validate(values: Mapping[str, Any], strategy: type[Strategy], *, where: str) -> list[Problem]:
+    """Every way in which the values are not what the schema says, each with its key.
+
+    Args:
+        values: The raw config.
+        strategy: Whose schema to hold it against.
+        where: How to call the config in messages.
+    """
+    schema = load(strategy)
+    problems = [
+        Problem(f"{where}: {path}", "is not a finite number", "write an ordinary number")
+        for path in _non_finite(values, "")
+    ]
+    errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(values))
+    for error in sorted(errors, key=lambda e: [str(part) for part in e.absolute_path]):
+        problems.extend(_problems(error, schema, where))
+    return list(dict.fromkeys(problems))
+
+
+@cache
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(schema))
+
+
+def _field_schema(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    """The schema of one field of a TRL config class."""
+    from pydantic import TypeAdapter
+
+    members = typing.get_args(hint) or (hint,)
+    enums = [m for m in members if isinstance(m, type) and issubclass(m, enum.Enum)]
+    choices = dict(field.metadata).get("choices") or _ENUMS.get(field.name)
+    if choices:
+        schema: dict[str, Any] = {"enum": list(choices)}
+    elif enums:
+        # "Enum | str" in transformers means "one of the enum, by name": say so.
+        schema = {"enum": [member.value for cls in enums for member in cls]}
+        if type(None) in members:
+            schema["enum"].append(None)
+    elif dataclasses.is_dataclass(members[0]):
+        schema = {"type": ["object", "null"]}
+    else:
+        schema = TypeAdapter(hint).json_schema()
+    branches: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    for branch in branches:
+        if branch.get("type") in ("integer", "number"):
+            branch.update(_BOUNDS.get(field.name, {}))
+    text = " ".join(str(dict(field.metadata).get("help", "")).replace("%%", "%").split())
+    if text:
+        schema["description"] = text
+    return schema
+
+
+def _without_titles(node: Any) -> None:
+    """Drop pydantic's generated titles: they repeat the key."""
+    if isinstance(node, dict):
+        if isinstance(node.get("title"), str):
+            del node["title"]
+        for value in node.values():
+            _without_titles(value)
+    elif isinstance(node, list):
+        for value in node:
+            _without_titles(value)
+
+
+def _non_finite(value: Any, path: str) -> Iterable[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _non_finite(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _non_finite(inner, f"{path}[{index}]")
+
+
+def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Iterable[Problem]:
+    """A schema violation in the user's words."""
+    path = ""
+    for part in error.absolute_path:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    here = f"{where}: {path}" if path else where
+    schema = typing.cast("dict[str, Any]", error.schema)
+    if error.validator == "additionalProperties":
+        known = list(schema.get("properties", {}))
+        for key in typing.cast("dict[str, Any]", error.instance):
+            if key not in known:
+                yield _unknown(key, known, f"{here}.{key}" if path else f"{where}: {key}")
+    elif error.validator == "required":
+        missing = error.message.split("'")[1]
+        text = schema.get("properties", {}).get(missing, {}).get("description", "")
+        yield Problem(f"{here}.{missing}" if path else f"{where}: {missing}", "is missing", text)
+    elif error.validator in ("anyOf", "oneOf") and isinstance(error.instance, dict | list):
+        # Of several forms, speak of the one the user chose.
+        branches: dict[int, list[ValidationError]] = {}
+        for inner in error.context or ():
+            branches.setdefault(int(inner.schema_path[0]), []).append(inner)
+        meant = [b for b in branches.values() if all(e.validator != "type" or e.path for e in b)]
+        if meant:
+            for inner in meant[0]:
+                yield from _problems(inner, root, where)
+        else:
+            yield Problem(here, f"is {_short(error.instance)}", f"set {describe(schema, root)}")
+    else:
+        fix = f"set {describe(schema, root)}"
+        allowed = schema.get("enum")
+        if allowed and isinstance(error.instance, str):
+            near = did_you_mean(error.instance, [a for a in allowed if isinstance(a, str)])
+            fix = near if near.startswith("did") else fix
+        yield Problem(here, f"is {_short(error.instance)}", fix)
+
+
+def _unknown(key: str, known: list[str], where: str) -> Problem:
+    if key in OWNED:
+        return Problem(where, "is not set here", OWNED[key])
+    return Problem(where, "is not a key of this strategy", did_you_mean(key, known))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def describe(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
+    """What a schema accepts, in words: ``a whole number of at least 1``."""
+    if "$ref" in schema:
+        return describe(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+    if "const" in schema:
+        return _short(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(_short(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(describe(branch, root) for branch in schema["anyOf"])
+    kinds = schema.get("type", [])
+    words = [_TYPES.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    text = " or ".join(words) or "another value"
+    bounds = [
+        f"{word} {schema[key]}"
+        for key, word in (
+            ("minimum", "of at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "of at most"),
+            ("exclusiveMaximum", "below"),
+            ("pattern", "that matches"),
+        )
+        if key in schema
+    ]
+    if schema.get("minLength") or schema.get("minItems"):
+        text = text.replace("a text", "a text that is not empty").replace(
+            "a list", "a list that is not empty"
+        )
+    return " ".join([text, " and ".join(bounds)]).strip()
+
+
+_TYPES = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "an object of named values",
+    "array": "a list",
+    "null": "null",
+}

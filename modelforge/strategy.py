@@ -1,0 +1,180 @@
+"""The base class of a strategy: the hooks that one file in ``strategies/`` fills.
+
+A strategy maps a validated config onto one TRL trainer. It imports TRL only inside its methods, so
+that listing strategies and checking a config stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from modelforge.config import Choice, Config, Settings
+from modelforge.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+    from modelforge.data import Data, DataKind
+
+
+@dataclass
+class Parts:
+    """What a trainer is built from.
+
+    Attributes:
+        config: With every value filled in.
+        model: As the provider loaded it.
+        tokenizer: With its chat template and pad token set.
+        peft_config: The adapter TRL is to add; None where all weights are trained or the
+            provider has attached the adapter already.
+        data: Train and evaluation rows in normal form.
+        args: The TRL config object.
+        run_dir: The run's folder.
+    """
+
+    config: Config
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    peft_config: Any
+    data: Data
+    args: Any
+    run_dir: Path
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The held-out figure a strategy is judged by.
+
+    Attributes:
+        key: Name in the metrics of ``Trainer.evaluate``.
+        label: Name for a reader.
+        higher_is_better: Which way is up.
+    """
+
+    key: str
+    label: str
+    higher_is_better: bool
+
+
+class Strategy:
+    """One way to train. Subclass it, set the class variables, fill the hooks.
+
+    Class variables:
+        name: What the config calls it.
+        summary: One line for lists and the schema.
+        data_kind: Which rows it trains on.
+        head: ``causal-lm``, or ``reward`` for one score a sequence.
+        settings: Its ModelForge keys.
+        defaults: Key → (value, reason), for ModelForge's and TRL's keys alike.
+        measure: Its held-out figure.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    data_kind: ClassVar[DataKind]
+    head: ClassVar[Literal["causal-lm", "reward"]] = "causal-lm"
+    settings: ClassVar[type[Settings]] = Settings
+    defaults: ClassVar[Mapping[str, tuple[Any, str]]] = {}
+    measure: ClassVar[Measure]
+
+    @classmethod
+    def trl_config_class(cls) -> type:
+        """The TRL config class whose fields this strategy passes on."""
+        raise NotImplementedError
+
+    @classmethod
+    def trl_trainer_class(cls) -> type[Any]:
+        """The TRL trainer class."""
+        raise NotImplementedError
+
+    def check(self, config: Config) -> Iterable[Problem]:
+        """Problems of the config that only this strategy knows; imports no ML library."""
+        return ()
+
+    def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
+        """Defaults that follow from other values."""
+        batch = config.get("per_device_train_batch_size")
+        return {"per_device_eval_batch_size": Choice(batch, "default", "as for training")}
+
+    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+        """Defaults that depend on the data's columns.
+
+        Raises:
+            ConfigError: If this strategy cannot train on data with these columns.
+        """
+        return {}
+
+    def arguments(self, config: Config) -> dict[str, Any]:
+        """ModelForge's keys in the words of the TRL config class, over what `build_args` sets."""
+        return {}
+
+    def max_row_tokens(self, config: Config) -> int:
+        """The longest row that can be trained on, in tokens."""
+        return config.settings.max_seq_length
+
+    def datasets(self, parts: Parts) -> tuple[Dataset, Dataset | None]:
+        """The train and evaluation sets in the form the TRL trainer takes."""
+        return parts.data.train, parts.data.eval
+
+    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
+        """Keyword arguments for the trainer beyond those that all of TRL's share."""
+        return {}
+
+    def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
+        """The TRL config object; needs no model.
+
+        Args:
+            config: With every value filled in.
+            output_dir: Where checkpoints go.
+            device: Fields that the machine decides (``use_cpu``, ``bf16``, …).
+
+        Raises:
+            ConfigError: If the installed TRL refuses a value or lacks a field.
+        """
+        settings = config.settings
+        values: dict[str, Any] = {
+            **config.trl,
+            "output_dir": str(output_dir),
+            "seed": settings.seed,
+            "report_to": settings.report_to,
+            "disable_tqdm": True,
+            **device,
+            **self.arguments(config),
+        }
+        if settings.warmup_ratio:
+            # transformers 5 reads a number of warm-up steps below 1 as a share of the run.
+            values["warmup_steps"] = settings.warmup_ratio
+        config_class = self.trl_config_class()
+        known = set(config_class.__dataclass_fields__)  # type: ignore[attr-defined]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                *(
+                    Problem(f"{config.name}: {key}", "is unknown to the installed TRL", "remove it")
+                    for key in unknown
+                )
+            )
+        try:
+            return config_class(**values)
+        except (ValueError, TypeError) as error:
+            message = " ".join(str(error).split())
+            raise ConfigError(Problem(config.name, f"TRL refuses it: {message}")) from None
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Trainer:
+        """TRL's trainer, ready to train."""
+        train, evaluation = self.datasets(parts)
+        return self.trl_trainer_class()(
+            model=parts.model,
+            args=parts.args,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            processing_class=parts.tokenizer,
+            peft_config=parts.peft_config,
+            callbacks=callbacks,
+            **self.trainer_arguments(parts),
+        )

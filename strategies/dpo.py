@@ -1,0 +1,40 @@
+"""Direct preference optimisation: preferences without a reward model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelforge.config import Config
+from modelforge.strategy import Measure, Strategy
+
+
+class DPO(Strategy):
+    """DPO (Rafailov et al. 2023); the reference is the model with the adapter off."""
+
+    name = "dpo"
+    summary = "direct preference optimisation on preference pairs (LoRA)"
+    data_kind = "preference"
+    defaults = {
+        "learning_rate": (5e-6, "usual for DPO with LoRA"),
+        "num_train_epochs": (1, "DPO overfits after one to two passes"),
+        "warmup_ratio": (0.1, "usual for DPO"),
+        "beta": (0.1, "the paper's trade between preference and closeness to the start"),
+    }
+    measure = Measure(
+        "eval_rewards/accuracies", "held-out pairs preferred over the start", higher_is_better=True
+    )
+
+    @classmethod
+    def trl_config_class(cls) -> type:
+        from trl import DPOConfig
+
+        return DPOConfig
+
+    @classmethod
+    def trl_trainer_class(cls) -> type:
+        from trl import DPOTrainer
+
+        return DPOTrainer
+
+    def arguments(self, config: Config) -> dict[str, Any]:
+        return {"max_length": config.settings.max_seq_length}

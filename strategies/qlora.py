@@ -1,0 +1,20 @@
+"""Supervised fine-tuning in 4-bit: the memory-lean preset of sft."""
+
+from __future__ import annotations
+
+from modelforge.strategies.sft import SFT
+
+
+class QLoRA(SFT):
+    """QLoRA (Dettmers et al. 2023): LoRA on a frozen 4-bit base."""
+
+    name = "qlora"
+    summary = "supervised fine-tuning on a frozen 4-bit base (LoRA, the leanest)"
+    defaults = {
+        **SFT.defaults,
+        "use_4bit": (True, "what qlora is: the frozen base takes a quarter of the memory"),
+        "bnb_4bit_quant_type": ("nf4", "QLoRA's type, made for normally distributed weights"),
+        "use_double_quant": (True, "saves 0.4 bit a weight"),
+        "optim": ("paged_adamw_8bit", "8-bit states, moved to RAM when the card is full"),
+        "gradient_checkpointing": (True, "recomputes activations instead of keeping them"),
+    }

@@ -1,0 +1,162 @@
+"""Reading, checking and layering the config."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelforge import ConfigError, load_config
+from modelforge.config import Choice
+
+MINIMAL = {"strategy": "sft", "model_name": "org/model", "dataset": "data.jsonl"}
+
+MID = {
+    "strategy": "dpo",
+    "task": "text-generation",
+    "model_name": "meta-llama/Llama-3.1-8B-Instruct",
+    "dataset": "/path/to/preference-data.jsonl",
+    "provider": "huggingface",
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8,
+    "learning_rate": 1.41e-5,
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "use_4bit": True,
+    "bf16": True,
+    "max_seq_length": 2048,
+    "warmup_ratio": 0.1,
+    "eval_split": 0.1,
+}
+
+
+def problems(source, overrides=()):
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides=overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_all_errors_come_at_once_with_their_keys_and_the_nearest_name():
+    found = problems(MINIMAL | {"learning_rat": 1e-4, "lora_r": "eight", "optim": "adamw_torc"})
+    assert len(found) == 3
+    assert (
+        "config: learning_rat: is not a key of this strategy → did you mean 'learning_rate'?"
+        in (found)
+    )
+    assert 'config: lora_r: is "eight" → set a whole number of at least 0' in found
+    assert any("optim" in line and "adamw_torch" in line for line in found)
+
+
+def test_nested_errors_name_their_path():
+    found = problems(
+        {"strategy": "grpo", "model_name": "m", "dataset": [{"path": "a", "weight": 0}]}
+        | {"generation": {"max_new_tokns": 8}}
+    )
+    assert any(line.startswith("config: dataset[0].weight") for line in found)
+    assert any("generation.max_new_tokns" in line and "max_new_tokens" in line for line in found)
+
+
+@pytest.mark.parametrize("strategy", ["sft", "qlora", "reward", "dpo", "grpo"])
+@pytest.mark.parametrize("size", ["mid", "high"])
+def test_the_two_published_configs_validate_with_every_strategy(strategy, size):
+    high = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "lora_r": 64}
+    config = load_config(MID | {"strategy": strategy} | (high if size == "high" else {}))
+    assert config.settings.max_seq_length == 2048
+    assert config.get("gradient_accumulation_steps") == (4 if size == "high" else 8)
+
+
+def test_set_wins_over_the_file_and_reaches_into_sections(tmp_path):
+    path = tmp_path / "grpo.json"
+    path.write_text(json.dumps(MINIMAL | {"strategy": "grpo", "seed": 1}))
+    config = load_config(path, overrides=["seed=7", "generation.top_p=0.9", "run_name=a"])
+    assert config.settings.seed == 7 and config.choices["seed"].source == "--set"
+    assert config.get("generation").top_p == 0.9
+    assert config.settings.run_name == "a"
+    assert config.base_dir == tmp_path
+
+
+def test_defaults_fill_only_what_is_open_and_keep_their_reason():
+    config = load_config(MINIMAL | {"lora_r": 4})
+    filled = config.with_defaults(
+        {"lora_r": Choice(64, "profile"), "seed": Choice(3, "profile", "x")}
+    )
+    assert filled.settings.lora_r == 4 and filled.settings.seed == 3
+    assert filled.choices["seed"].reason == "x" and not filled.given("seed")
+
+
+def test_yaml_reads_exponents_as_numbers(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("strategy: sft\nmodel_name: m\ndataset: d\nlearning_rate: 2e-4\n")
+    assert load_config(path).trl["learning_rate"] == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"strategy": "sft",}', "not valid JSON"),
+        ("{'strategy': 'sft'}", "double quotes"),
+        ('{"seed": 1, "seed": 2}', "stands twice"),
+        ("[1]", "does not hold one object"),
+        ("", "not valid JSON"),
+        ('{"strategy": "sft", "model_name": "m", "dataset": "d", "seed": 1e999}', "finite"),
+        ('{"strategy": "sft", "model_name": "m", "dataset": "d", "warmup_ratio": NaN}', "finite"),
+    ],
+)
+def test_broken_files_say_what_is_wrong(tmp_path, text, says):
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    assert any(says in line for line in problems(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"use_4bit": True, "use_8bit": True}, "keep one"),
+        ({"lora_r": 0, "use_4bit": True}, "cannot be trained"),
+        ({"max_seq_length": 512, "max_length": 512}, "says the same"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "says the same"),
+        ({"bf16": True, "fp16": True}, "keep one"),
+        ({"eval_dataset": "e.jsonl", "eval_split": 0.1}, "keep one"),
+        ({"provider": "unsloth"}, "does not drive Unsloth"),
+        ({"hub_token": "hf_x"}, "no secrets"),
+        ({"use_cpu": True}, "hardware_profile"),
+    ],
+)
+def test_what_cannot_stand_together_is_refused(values, says):
+    assert any(says in line for line in problems(MINIMAL | values))
+
+
+def test_strategy_missing_misspelt_and_of_the_wrong_type():
+    assert "is missing" in problems({"stratgy": "sft"})[0]
+    assert "did you mean 'qlora'?" in problems(MINIMAL | {"strategy": "qlroa"})[0]
+    assert "is not a name" in problems(MINIMAL | {"strategy": 3})[0]
+
+
+@given(st.text(max_size=200))
+def test_any_text_as_a_file_gives_a_config_error_or_a_config(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "c.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_help_and_a_config_with_a_typo_import_no_torch(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(MINIMAL | {"learnin_rate": 1}))
+    program = (
+        "import sys\nfrom modelforge.cli import main\nsys.argv = {argv!r}\ncode = None\n"
+        "try:\n    main()\nexcept SystemExit as error:\n    code = error.code\n"
+        "heavy = [m for m in ('torch', 'transformers', 'trl', 'datasets', 'peft') "
+        "if m in sys.modules]\nassert not heavy, heavy\nassert code == {code}, code\n"
+    )
+    for argv, code in (["modelforge", "--help"], 0), (["modelforge", "check", str(path)], 2):
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(argv=argv, code=code)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stderr
