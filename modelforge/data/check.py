@@ -1,0 +1,217 @@
+"""Checks on examples in tokens, before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelforge.data.convert import DataKind, Example
+from modelforge.data.dialogue import split_last_reply
+from modelforge.data.ledger import Ledger, quantiles
+from modelforge.data.read import Row
+from modelforge.data.tokens import MASKED, Encoded, RenderError, encode
+from modelforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REASON_LENGTH = 120  # characters of a template's own message in a reason
+
+
+@dataclass(slots=True)
+class Checked:
+    """A row that can be trained on.
+
+    Attributes:
+        row: Where it came from.
+        example: In normal form.
+        lengths: Tokens of each of its sequences as trained on.
+        supervised: Tokens of these that the loss is taken on.
+        cut: Whether it is longer than the limit.
+        ends: Whether its last supervised token ends a reply; None where it is cut.
+    """
+
+    row: Row
+    example: Example
+    lengths: list[int]
+    supervised: int
+    cut: bool
+    ends: bool | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the checks hold rows against.
+
+    Attributes:
+        kind: The data kind.
+        max_length: Tokens a sequence may have; None: any number.
+        drop_long: Drop pairs over the limit, as RewardTrainer does; else DPO's collator cuts them.
+        end_ids: Token ids that end a reply.
+    """
+
+    kind: DataKind
+    max_length: int | None
+    drop_long: bool
+    end_ids: frozenset[int]
+
+
+def check(
+    made: Sequence[tuple[Row, Example]],
+    limits: Limits,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    ledger: Ledger,
+) -> list[Checked]:
+    """Tokenize all rows; keep those that can be trained on, account for the others."""
+    examples = [example for _, example in made]
+    kept: list[Checked] = []
+    blank: dict[int, bool] = {}
+    last_turn_only = 0
+    encoded = encode(examples, kind=limits.kind, tokenizer=tokenizer)
+    for (row, example), found in zip(made, encoded, strict=True):
+        reason = why_not(found, limits)
+        if reason is not None or isinstance(found, RenderError):
+            ledger.drop(str(reason), row.where)
+            continue
+        kept.append(measured(row, example, found, limits, tokenizer, blank))
+        last_turn_only += found.last_turn_only
+        bos = tokenizer.bos_token_id
+        ledger.double_bos += bos is not None and found.ids[0][:2] == [bos, bos]
+    if last_turn_only:
+        ledger.note(
+            f"{last_turn_only} conversations are supervised in their last assistant turn only: "
+            "the chat template renders earlier turns differently once later ones follow"
+        )
+    return kept
+
+
+def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
+    """The reason to leave a row out, or None."""
+    if isinstance(found, RenderError):
+        return f"template fails: {str(found)[:REASON_LENGTH]}"
+    limit = limits.max_length
+    if found.labels is not None:
+        if all(label == MASKED for label in found.labels):
+            return "no supervised token"
+        if all(label == MASKED for label in found.labels[:limit]):
+            return "prompt fills max_length"
+        return None
+    if limits.kind == "preference" and any(len(ids) == found.start[0] for ids in found.ids):
+        return "no supervised token"
+    if limit is None:
+        return None
+    if limits.drop_long and any(len(ids) > limit for ids in found.ids):
+        return "longer than max_length"
+    return "prompt fills max_length" if found.start[0] >= limit else None
+
+
+def measured(
+    row: Row,
+    example: Example,
+    found: Encoded,
+    limits: Limits,
+    tokenizer: PreTrainedTokenizerBase,
+    blank: dict[int, bool],
+) -> Checked:
+    """The figures of one good row; ``blank`` remembers which token ids are white space."""
+    limit = limits.max_length
+    cut = limit is not None and any(len(ids) > limit for ids in found.ids)
+    lengths = [len(ids[:limit]) for ids in found.ids]
+    if found.labels is not None:
+        labels = [label for label in found.labels[:limit] if label != MASKED]
+        supervised = len(labels)
+    else:
+        labels = found.ids[0][found.start[0] :]
+        supervised = sum(lengths) - sum(found.start) if limits.kind == "preference" else 0
+    if cut or limits.kind == "prompt":
+        ends = None
+    else:
+        ends = ends_reply(labels, limits.end_ids, tokenizer, blank)
+    return Checked(row, example, lengths, supervised, cut, ends)
+
+
+def ends_reply(
+    ids: Sequence[int],
+    end_ids: Collection[int],
+    tokenizer: PreTrainedTokenizerBase,
+    blank: dict[int, bool],
+) -> bool:
+    """Whether the last token, white space after it aside, is one that ends a reply."""
+    for token in reversed(ids):
+        if token in end_ids:
+            return True
+        if token not in blank:
+            blank[token] = not str(tokenizer.decode([token])).strip()
+        if not blank[token]:
+            return False
+    return False
+
+
+def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
+    """Fill the ledger's counts over the kept rows of all files.
+
+    Raises:
+        DataError: If no uncut demonstration teaches the model to stop.
+    """
+    ledger.kept = len(kept)
+    by_path = {source["path"]: source for source in ledger.sources}
+    seen: set[bytes] = set()
+    for item in kept:
+        by_path[item.row.path]["kept"] += 1
+        if item.cut:
+            ledger.truncated.add(item.row.where)
+        key = digest(item.example)
+        if key in seen:
+            ledger.duplicates.add(item.row.where)
+        seen.add(key)
+    if kept:
+        ledger.truncated_share = ledger.truncated.count / len(kept)
+    ends = [item.ends for item in kept if item.ends is not None]
+    if not ends:
+        return
+    ledger.eos_supervised_share = sum(ends) / len(ends)
+    if limits.kind == "demonstration" and not any(ends):
+        name = ledger.chat_template.get("name", "of the tokenizer")
+        what = (
+            f"under the chat template '{name}' no reply ends with a token that stops "
+            f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
+        )
+        fix = "use a template that closes assistant turns with eos_token inside the marked part"
+        raise DataError(Problem("chat_template", what, fix))
+
+
+def account_training(
+    train: Sequence[Checked], order: Sequence[int], evaluation: Sequence[Checked], ledger: Ledger
+) -> None:
+    """Fill what concerns an epoch, whose rows are ``train`` in ``order``, and the held-out."""
+    lengths = [length for i in order for length in train[i].lengths]
+    ledger.tokens = quantiles(lengths)
+    ledger.train_rows = len(order)
+    ledger.eval_rows = len(evaluation)
+    if ledger.kind != "prompt" and lengths:
+        ledger.supervised_share = sum(train[i].supervised for i in order) / sum(lengths)
+    ledger.prompts_shared_with_eval = shared_prompts(train, evaluation)
+    ledger.warn()
+
+
+def digest(example: object) -> bytes:
+    """A fingerprint of an example's content."""
+    text = json.dumps(example, ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def prompt_key(example: Example) -> bytes:
+    """A fingerprint of what an example asks."""
+    if "messages" in example:
+        return digest(split_last_reply(example["messages"])[0])
+    return digest(example.get("prompt", example.get("text")))
+
+
+def shared_prompts(train: Iterable[Checked], evaluation: Iterable[Checked]) -> int:
+    """How many evaluation rows ask what a training row asks."""
+    asked = {prompt_key(item.example) for item in train}
+    return sum(prompt_key(item.example) in asked for item in evaluation)

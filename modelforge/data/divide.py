@@ -1,0 +1,101 @@
+"""Held-out rows, and the mixture of several sources."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+from modelforge.data.check import Checked
+from modelforge.data.ledger import Ledger
+from modelforge.errors import DataError, Problem
+
+# Automatic evaluation split.
+EVAL_SHARE = 0.05
+EVAL_MOST, EVAL_LEAST, EVAL_FROM = 256, 8, 40
+
+
+def divide(
+    kept: Sequence[Sequence[Checked]],
+    train_parts: int,
+    eval_split: float | int | None,
+    seed: int,
+    min_rows: int,
+    ledger: Ledger,
+) -> tuple[list[list[Checked]], list[Checked]]:
+    """The training rows of each part, and the evaluation rows.
+
+    Raises:
+        DataError: If too few rows would be left, or an evaluation file has no usable row.
+    """
+    train = [list(rows) for rows in kept[:train_parts]]
+    if len(kept) > train_parts:
+        evaluation = [item for rows in kept[train_parts:] for item in rows]
+        if not evaluation:
+            what = "no row of it can be used"
+            raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
+        ledger.eval_reason = "eval_dataset"
+        return train, evaluation
+    rows = [item for part in train for item in part]
+    count, ledger.eval_reason = eval_count(len(rows), eval_split)
+    if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
+        what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
+        raise DataError(Problem("eval_split", what, "use a share such as 0.1, or 0 for none"))
+    chosen = set(random.Random(seed).sample(range(len(rows)), count))
+    numbers = itertools.count()
+    train = [[item for item in part if next(numbers) not in chosen] for part in train]
+    return train, [rows[i] for i in sorted(chosen)]
+
+
+def eval_count(rows: int, eval_split: float | int | None) -> tuple[int, str]:
+    """How many of ``rows`` are held out, and why."""
+    if eval_split is None:
+        if rows < EVAL_FROM:
+            return 0, f"automatic: none of fewer than {EVAL_FROM} rows"
+        count = min(EVAL_MOST, max(EVAL_LEAST, round(EVAL_SHARE * rows)))
+        return count, f"automatic: {EVAL_SHARE:.0%}, {EVAL_LEAST} to {EVAL_MOST} rows"
+    if eval_split == 0:
+        return 0, "eval_split is 0"
+    if 0 < eval_split < 1:
+        return max(1, round(eval_split * rows)), f"eval_split {eval_split:g}"
+    return int(eval_split), f"eval_split {eval_split:g} rows"
+
+
+def mixture(
+    parts: Sequence[Sequence[Checked]],
+    weights: Sequence[float | None],
+    seed: int,
+    ledger: Ledger,
+) -> list[int]:
+    """The order of training rows, as indices into all parts end to end.
+
+    Raises:
+        DataError: If a weighted part has no usable row.
+    """
+    starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
+    total = sum(map(len, parts))
+    if len(parts) == 1 or all(weight is None for weight in weights):
+        return list(range(total))
+    empty = [i for i, rows in enumerate(parts) if not rows]
+    if empty:
+        problems = [Problem(f"dataset[{i}]", "no row of it can be used") for i in empty]
+        raise DataError(*problems)
+    from datasets import Dataset, interleave_datasets
+
+    given = [1.0 if weight is None else float(weight) for weight in weights]
+    shares = [weight / sum(given) for weight in given]
+    mixed = interleave_datasets(
+        [
+            Dataset.from_dict({"row": range(start, start + len(rows))})
+            for start, rows in zip(starts, parts, strict=True)
+        ],
+        probabilities=shares,
+        seed=seed,
+        stopping_strategy="all_exhausted",
+    )
+    order: list[int] = mixed["row"][:]
+    ledger.note(
+        f"mixed {total} rows into {len(order)} with shares "
+        + ", ".join(f"{share:.2f}" for share in shares)
+    )
+    return order

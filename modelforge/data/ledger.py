@@ -1,0 +1,214 @@
+"""What happened to every row: kept, dropped and why, cut, supervised; ``data.json`` of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from modelforge.errors import DataError, Problem
+
+FIRST = 10  # rows named per reason
+WARN_SHARE = 0.1  # dropped or truncated rows above this share are worth a warning
+
+# Reasons for which a row is dropped, each with what the user can do. A reason may carry a detail
+# after a colon ("empty cell: answer").
+ADVICE = {
+    "empty cell": "fill the cell, or map another column with `columns`",
+    "not text": "the cell must hold text; map another column with `columns`",
+    "broken messages": 'each message needs a known role and text: {"role": "user", "content": "…"}',
+    "no assistant reply": "a conversation to train on needs at least one assistant message",
+    "no common prompt": "chosen and rejected share no beginning: give the prompt in its own column",
+    "chosen equals rejected": "a pair must differ in something",
+    "tie": "a tie prefers neither answer",
+    "preference not understood": "use a/b, 1/2, 0/1 or 1/-1 in the preference column",
+    "label not understood": "use true/false or 1/0 in the label column",
+    "score not understood": "a rating must be a number",
+    "labelled bad": "answers labelled bad are not trained on as demonstrations",
+    "rated below another answer": "only the best-rated answer to a prompt is a demonstration",
+    "no partner": "a pair needs a good and a bad answer to the same prompt: "
+    "use this file for `sft`, or add rows that answer the same prompt differently",
+    "neither best nor worst": "of several rated answers only the best and the worst make a pair",
+    "needs a chat template": "these rows are messages: set `chat_template` to auto or a name",
+    "template fails": "set another `chat_template`, or mend the order of roles",
+    "prompt fills max_length": "raise `max_seq_length`",
+    "longer than max_length": "raise `max_seq_length`",
+    "no supervised token": "the reply is empty under this chat template; set `chat_template`",
+}
+
+
+@dataclass
+class Tally:
+    """How many rows, and the first of them as ``file:line``."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, where: str) -> None:
+        """Count one more row."""
+        self.count += 1
+        if len(self.first) < FIRST:
+            self.first.append(where)
+
+
+@dataclass
+class Ledger:
+    """The account of one load; counts are of rows unless said otherwise.
+
+    Attributes:
+        kind: The data kind loaded.
+        sources: One entry a file: ``path, role (train or eval), format, rows, kept, sha256``.
+        kept: Rows left after cleaning, before the split.
+        dropped: Reason → how many and where first.
+        truncated: Kept rows cut at ``max_length``.
+        truncated_share: Their share of the kept rows.
+        tokens: ``total, mean, p50, p95, max`` over the training rows as one epoch sees them
+            (after truncation; for pairs chosen and rejected count as two sequences).
+        supervised_share: Supervised tokens over all tokens of the training rows.
+        eos_supervised_share: Share of uncut rows whose last supervised token ends a reply.
+        double_bos: Rows that begin with two BOS tokens.
+        duplicates: Rows that repeat an earlier one exactly; they are kept.
+        prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
+        train_rows: Training rows of one epoch, after the split and the mixing.
+        eval_rows: Evaluation rows.
+        eval_reason: How they were chosen.
+        chat_template: ``name, reason`` of the template, once chosen.
+        warnings: What the user should look at.
+        notes: What was decided on the way.
+    """
+
+    kind: str
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    kept: int = 0
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    truncated: Tally = field(default_factory=Tally)
+    truncated_share: float = 0.0
+    tokens: dict[str, float] = field(default_factory=dict)
+    supervised_share: float | None = None
+    eos_supervised_share: float | None = None
+    double_bos: int = 0
+    duplicates: Tally = field(default_factory=Tally)
+    prompts_shared_with_eval: int = 0
+    train_rows: int = 0
+    eval_rows: int = 0
+    eval_reason: str = ""
+    chat_template: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, where: str) -> None:
+        """Count a dropped row."""
+        self.dropped.setdefault(reason, Tally()).add(where)
+
+    def note(self, text: str) -> None:
+        """Remember a decision, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def rows_read(self) -> int:
+        """Examples met: the kept and the dropped."""
+        return self.kept + sum(tally.count for tally in self.dropped.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ledger as JSON-able values."""
+        return asdict(self)
+
+    def warn(self) -> None:
+        """Fill `warnings` from the counts."""
+        dropped = self.rows_read - self.kept
+        if self.rows_read and dropped > WARN_SHARE * self.rows_read:
+            reason = max(self.dropped, key=lambda name: self.dropped[name].count)
+            self.warnings.append(
+                f"{dropped} of {self.rows_read} rows were dropped, most for: {reason}"
+            )
+        if self.truncated_share > WARN_SHARE:
+            self.warnings.append(
+                f"{self.truncated_share:.0%} of the rows are cut at max_length: the end of the "
+                "reply, with its end-of-sequence token, is lost; raise `max_seq_length`"
+            )
+        if self.double_bos:
+            self.warnings.append(
+                f"{self.double_bos} rows begin with two BOS tokens; set `chat_template` to one "
+                "that does not add its own"
+            )
+        if self.prompts_shared_with_eval:
+            self.warnings.append(
+                f"{self.prompts_shared_with_eval} of {self.eval_rows} evaluation prompts are also "
+                "trained on: the held-out figures flatter"
+            )
+        if self.eos_supervised_share is not None and self.eos_supervised_share < 1 - WARN_SHARE:
+            self.warnings.append(
+                f"only {self.eos_supervised_share:.0%} of the uncut rows teach the model to stop"
+            )
+
+    def summary_lines(self) -> list[str]:
+        """The ledger for a terminal, a fact a line."""
+        lines = [
+            f"{source['path']}: {source['rows']} rows, read as {source['format']}"
+            for source in self.sources
+        ]
+        lines.append(f"kept {self.kept}, dropped {self.rows_read - self.kept}")
+        for reason, tally in sorted(self.dropped.items(), key=lambda item: -item[1].count):
+            lines.append(f"  {tally.count} × {reason} ({', '.join(tally.first[:3])})")
+        lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
+        if self.tokens:
+            t = self.tokens
+            lines.append(
+                f"tokens: {t['total']:.0f} in all; a sequence {t['mean']:.0f} on average, "
+                f"median {t['p50']:.0f}, 95 % below {t['p95']:.0f}, longest {t['max']:.0f}"
+            )
+        if self.supervised_share is not None:
+            lines.append(f"supervised: {self.supervised_share:.1%} of the tokens")
+        if self.truncated.count:
+            lines.append(f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%})")
+        if self.duplicates.count:
+            first = ", ".join(self.duplicates.first[:3])
+            lines.append(f"exact duplicates, kept: {self.duplicates.count} ({first})")
+        if self.chat_template:
+            choice = self.chat_template
+            lines.append(f"chat template: {choice['name']} ({choice['reason']})")
+        lines.extend(f"note: {note}" for note in self.notes)
+        lines.extend(f"warning: {warning}" for warning in self.warnings)
+        return lines
+
+    def refuse_if_too_few(self, where: str, usable: int, min_rows: int) -> None:
+        """Stop a run that has nothing to train on.
+
+        Raises:
+            DataError: If fewer than ``min_rows`` rows (at least 1) are usable; a problem a reason.
+        """
+        needed = max(min_rows, 1)
+        if usable >= needed:
+            return
+        what = f"{usable} of {self.rows_read} rows can be used, at least {needed} needed"
+        reasons = sorted(self.dropped.items(), key=lambda item: -item[1].count)
+        fix = "see the reasons below" if reasons else "give more rows"
+        raise DataError(Problem(where, what, fix), *reason_problems(reasons))
+
+
+def reason_problems(reasons: Iterable[tuple[str, Tally]]) -> list[Problem]:
+    """One problem for each reason, at the first row it hit."""
+    return [
+        Problem(
+            tally.first[0],
+            f"{tally.count} {'row' if tally.count == 1 else 'rows'}: {reason}",
+            ADVICE.get(reason.split(":")[0], ""),
+        )
+        for reason, tally in reasons
+    ]
+
+
+def quantiles(lengths: Collection[int]) -> dict[str, float]:
+    """``total, mean, p50, p95, max`` of sequence lengths (nearest-rank quantiles)."""
+    ordered = sorted(lengths)
+    if not ordered:
+        return {}
+    count = len(ordered)
+    return {
+        "total": sum(ordered),
+        "mean": sum(ordered) / count,
+        "p50": ordered[(count - 1) // 2],
+        "p95": ordered[min(count - 1, int(0.95 * count))],
+        "max": ordered[-1],
+    }

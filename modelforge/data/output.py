@@ -1,0 +1,81 @@
+"""Checked rows → a data set of one schema, or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.data.check import Checked
+from modelforge.data.ledger import Ledger
+from modelforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Columns of a prompt file that would collide with what TRL passes to reward functions, or that
+# make it take the row for another kind. Their content is in ``prompt`` and ``answer``.
+RESERVED = frozenset(
+    {
+        *("prompt", "prompts", "completion", "completions", "completion_ids"),
+        *("chosen", "rejected", "messages", "image", "images"),
+        *("trainer_state", "log_extra", "log_metric", "environments"),
+    }
+)
+
+
+def extra_columns(rows: Iterable[Checked]) -> list[str]:
+    """The columns of prompt files that go on to reward functions."""
+    names = {name: None for item in rows for name in item.row.cells if name not in RESERVED}
+    return list(names)
+
+
+def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) -> Dataset:
+    """Rows as a data set with one schema."""
+    from datasets import Dataset
+
+    columns: dict[str, list[Any]] = {
+        name: [item.example[name] for item in rows] for name in rows[0].example
+    }
+    if ledger.kind == "prompt":
+        if "answer" in extra or all(answer is None for answer in columns["answer"]):
+            del columns["answer"]
+        for name in extra:
+            columns[name] = uniform([item.row.cells.get(name) for item in rows], name, ledger)
+    return Dataset.from_dict(columns)
+
+
+def uniform(values: list[Any], name: str, ledger: Ledger) -> list[Any]:
+    """A column of one type: as it is where Arrow can hold it, else as JSON text."""
+    import pyarrow
+
+    try:
+        pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+        ledger.note(f"column {name} holds values of several types; they are passed on as JSON text")
+        return [
+            value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+            for value in values
+        ]
+    return values
+
+
+def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:
+    """Write rows in normal form as JSON lines.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    count = 0
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n")
+                count += 1
+    except OSError as error:
+        raise DataError(Problem(str(path), f"cannot be written: {error.strerror}")) from None
+    return count

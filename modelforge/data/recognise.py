@@ -1,0 +1,146 @@
+"""Finding a file's format in the table, and columns named by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelforge.data.convert import DataKind, Item
+from modelforge.data.formats import TABLE, Format
+from modelforge.data.read import Row
+from modelforge.errors import DataError, Problem, did_you_mean
+
+LOOKED_AT = 100  # rows whose values decide whether a format fits
+
+
+def known_names() -> set[str]:
+    """Every column name the table knows, and every role."""
+    groups = [group for form in TABLE for group in (form.columns, form.optional)]
+    return {name for group in groups for names in group.values() for name in names}
+
+
+def canonical(name: str) -> str:
+    """A column name as the table spells it: "Best Answer" → "best_answer"."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().lower())
+
+
+@dataclass(frozen=True)
+class Match:
+    """A format found in a file, and which column fills which role."""
+
+    format: Format
+    columns: Mapping[str, str]
+
+    def items(self, rows: Iterable[Row]) -> Iterable[Item]:
+        """The rows with their cells by role."""
+        pairs = tuple(self.columns.items())
+        for row in rows:
+            yield Item({role: row.cells.get(name) for role, name in pairs}, row)
+
+
+def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> list[Row]:
+    """Apply a mapping of our names to the file's.
+
+    Raises:
+        DataError: If one of our names is unknown or one of the file's is missing.
+    """
+    present = {name: None for row in rows for name in row.cells}
+    by_lower = {name.lower(): name for name in present}
+    ours = known_names()
+    problems = []
+    for our, theirs in columns.items():
+        # Any other column of a prompt file is handed to reward functions under its name.
+        if our not in ours and kind != "prompt":
+            problems.append(Problem(f"columns: {our}", "no such role", did_you_mean(our, ours)))
+        if theirs not in present:
+            near = did_you_mean(theirs, by_lower)
+            where = rows[0].path if rows else "columns"
+            problems.append(Problem(where, f"no column '{theirs}' (columns: {our})", near))
+    if problems:
+        raise DataError(*problems)
+    return [Row(renamed(row.cells, columns), row.path, row.line) for row in rows]
+
+
+def renamed(cells: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Cells under our names; a column whose name is taken by a mapped one gives way."""
+    moved = set(columns.values()) | set(columns)
+    kept = {name: value for name, value in cells.items() if name not in moved}
+    return {**kept, **{our: cells.get(theirs) for our, theirs in columns.items()}}
+
+
+def recognise(rows: Sequence[Row], kind: DataKind, mapped: Collection[str] = ()) -> Match:
+    """Find the format of one file's rows.
+
+    Args:
+        rows: At least one.
+        kind: What they are to serve.
+        mapped: Names given by hand: the format that uses most of them is taken.
+
+    Raises:
+        DataError: If no format fits, or those that fit cannot serve this kind.
+    """
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in row.cells:
+            counts[name] = counts.get(name, 0) + 1
+    # A column of a few stray rows does not decide what the file is.
+    usual = [name for name, count in counts.items() if 2 * count >= len(rows)]
+    needed, optional = by_canonical(usual), by_canonical(counts)
+    matches = [m for form in TABLE if (m := fit(form, needed, optional, rows[:LOOKED_AT]))]
+    serving = [match for match in matches if kind in match.format.serves]
+    if serving:
+        return max(serving, key=lambda m: len(set(mapped) & set(m.columns.values())))
+    raise DataError(unrecognised(rows[0].path, usual, kind, matches))
+
+
+def by_canonical(names: Iterable[str]) -> dict[str, str]:
+    """Columns by the table's spelling; of several alike the one spelt so, else the first."""
+    names = list(names)
+    exact = {name: name for name in names if canonical(name) == name}
+    return {**{canonical(name): name for name in reversed(names)}, **exact}
+
+
+def fit(
+    form: Format,
+    needed: Mapping[str, str],
+    optional: Mapping[str, str],
+    rows: Sequence[Row],
+) -> Match | None:
+    """Fill a format's roles from the columns there are; None if a needed one is left empty."""
+    columns: dict[str, str] = {}
+    for role, names in form.columns.items():
+        free = (needed[n] for n in names if n in needed and needed[n] not in columns.values())
+        column = next(free, None)
+        if column is None:
+            return None
+        columns[role] = column
+    for role, looks_right in form.values.items():
+        values = [row.cells.get(columns[role]) for row in rows]
+        values = [value for value in values if value is not None and value != ""]
+        if not values or 2 * sum(map(looks_right, values)) < len(values):
+            return None
+    for role, names in form.optional.items():
+        column = next((optional[name] for name in names if name in optional), None)
+        if column is not None and column not in columns.values():
+            columns[role] = column
+    return Match(form, columns)
+
+
+def unrecognised(
+    path: str, columns: Sequence[str], kind: DataKind, matches: Sequence[Match]
+) -> Problem:
+    """The problem of a file that cannot serve ``kind``."""
+    shown = ", ".join(map(repr, columns[:12])) or "none"
+    example = {
+        "demonstration": '{"prompt": "…", "completion": "…"}',
+        "preference": '{"prompt": "…", "chosen": "…", "rejected": "…"}',
+        "prompt": '{"prompt": "…"}',
+    }[kind]
+    fix = f"name the columns by hand in `columns`, as in {example}"
+    if matches:
+        form = matches[0].format
+        serves = " or ".join(sorted(form.serves))
+        return Problem(path, f"read as {form.name}, it holds {serves} rows, not {kind} rows", fix)
+    return Problem(path, f"no known format for {kind} rows has the columns {shown}", fix)
