@@ -1,0 +1,82 @@
+"""From the rewards of several sources to one score a completion, with running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modelforge.ppo.maths import RunningMoments
+
+Normalization = Literal["none", "center", "scale", "standardize"]
+
+
+@dataclass
+class RewardShaper:
+    """Weighs, pessimises, normalises and clips the raw rewards of N completions.
+
+    The score is Σ wᵢ rᵢ − k · W · std(ensemble), with W the ensemble's share of the weights:
+    for an ensemble alone, W · (mean − k · std), the uncertainty-weighted objective of Coste et
+    al. 2023 (arXiv:2310.02743, equation 5, with the standard deviation for the variance).
+
+    Attributes:
+        weights: One for each source, (F,).
+        ensemble: Indices of the sources that estimate the same thing.
+        std_penalty: k above; 0 is a plain weighted sum.
+        normalization: What running moments do: nothing, take off the mean, divide by the
+            standard deviation, or both.
+        per_source: Normalise each source before the sum (so that weights compare sources of
+            unlike scales), instead of the sum.
+        clip: Bound of the score's absolute value; None for no bound.
+    """
+
+    weights: Tensor
+    ensemble: Sequence[int] = ()
+    std_penalty: float = 0.0
+    normalization: Normalization = "none"
+    per_source: bool = False
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self.moments = RunningMoments(len(self.weights) if self.per_source else 1)
+
+    def __call__(self, raw: Tensor, *, update: bool) -> Tensor:
+        """The scores (N,) of raw rewards (N, F), NaN where no source gave one.
+
+        Args:
+            raw: NaN where a source left a completion out; gathered over all processes.
+            update: Take the batch into the running moments first (training, not evaluation).
+        """
+        if self.per_source:
+            raw = self._normalize(raw, update)
+        score = self._combine(raw)
+        if not self.per_source:
+            score = self._normalize(score[:, None], update)[:, 0]
+        return score if self.clip is None else score.clamp(-self.clip, self.clip)
+
+    def _normalize(self, x: Tensor, update: bool) -> Tensor:
+        if self.normalization == "none":
+            return x
+        if update:
+            self.moments.update(x)
+        if self.normalization in ("center", "standardize"):
+            x = x - self.moments.mean.to(x)
+        if self.normalization in ("scale", "standardize"):
+            x = x / self.moments.std.to(x)
+        return x
+
+    def _combine(self, raw: Tensor) -> Tensor:
+        weights = self.weights.to(raw)
+        score = (raw * weights).nansum(1)
+        if self.std_penalty and len(self.ensemble) > 1:
+            members = raw[:, list(self.ensemble)]
+            share = torch.where(members.isnan(), 0, weights[list(self.ensemble)])
+            total = share.sum(1, keepdim=True)
+            share = share / total.where(total != 0, 1.0)
+            mean = (members.nan_to_num() * share).sum(1, keepdim=True)
+            variance = ((members.nan_to_num() - mean) ** 2 * share).sum(1)
+            score = score - self.std_penalty * total[:, 0] * variance.clamp(min=0).sqrt()
+        return score.masked_fill(raw.isnan().all(1), float("nan"))

@@ -1,0 +1,373 @@
+"""``PPOTrainer``: PPO as a subclass of TRL's ``GRPOTrainer``.
+
+TRL generates, calls the reward functions, buffers the rollout, computes the clipped surrogate
+(which takes an advantage for each token), logs and saves. This class adds what makes it PPO: the
+value head, the KL penalty in the reward, GAE, the value loss. It leans on hooks of TRL that are
+not public; ``HOOKS`` names them and a test holds them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl import GRPOTrainer
+
+from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
+from modelforge.ppo import checkpoint, maths
+from modelforge.ppo.config import PPOConfig
+from modelforge.ppo.roles import (
+    POLICY,
+    REFERENCE,
+    copy_policy,
+    inference,
+    keep_4bit_gradients_right,
+    using,
+)
+from modelforge.ppo.shaping import RewardShaper
+from modelforge.ppo.value import Critic
+
+#: What of TRL's and transformers' private parts this trainer overrides (name -> parameters it is
+#: called with) or reads. A release that changes one fails the contract test, not a run.
+HOOKS = {
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["inputs"],
+    "_compute_loss": ["model", "inputs"],
+    "_get_per_token_logps_and_entropies": ["model"],
+    "_save": ["output_dir", "state_dict"],
+    "_save_checkpoint": ["model", "trial"],
+    "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
+    "_load_best_model": [],
+}
+STATE = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens")
+
+#: The metrics of this trainer, each step; those of TRL (reward, rewards/NAME/mean, entropy,
+#: clip_ratio/*, completions/*, grad_norm) stand beside them under TRL's names.
+METRICS = {
+    "reward/score": "reward after normalising, clipping and the missing-EOS penalty",
+    "reward/total": "score minus kl_coef times the KL: what PPO raises",
+    "kl/reference": "KL to the reference of a completion, in nats",
+    "kl/reference_token": "the same for a token",
+    "kl/old_policy": "KL between the policy of the rollout and the current one, a token",
+    "kl/coef": "weight of the KL in the reward",
+    "policy/loss": "clipped surrogate, minus the entropy bonus",
+    "value/loss": "clipped value loss",
+    "value/clip_fraction": "share of tokens whose value update was clipped",
+    "value/mean": "mean value at the rollout",
+    "value/return": "mean return, which the value learns",
+    "value/explained_variance": "1: the critic foresees the returns; 0: no better than a constant",
+    "advantage/mean": "mean advantage before whitening",
+    "advantage/std": "standard deviation of advantages before whitening",
+    "completions/without_eos": "share of completions that did not end by themselves",
+    "updates_skipped": "1 where kl_stop skipped this update",
+}
+
+
+class PPOTrainer(GRPOTrainer):
+    """Trains a LoRA policy with PPO; arguments as ``GRPOTrainer``'s, ``args`` a ``PPOConfig``.
+
+    Raises:
+        ModelError: the model has no LoRA adapter named ``default``.
+        ConfigError: ``reward_ensemble`` names a reward that is not there.
+        RunError: a sharding (FSDP, ZeRO-3) under which adapters cannot be switched in a step.
+    """
+
+    _tag_names = ["modelforge", "ppo"]
+    _name = "PPO"
+    args: PPOConfig
+
+    def __init__(self, model: Any, reward_funcs: Any, args: PPOConfig, *more: Any, **kwargs: Any):
+        super().__init__(model, reward_funcs, args, *more, **kwargs)
+        policy = self._policy()
+        if POLICY not in getattr(policy, "peft_config", {}):
+            what = "PPO needs a LoRA adapter named 'default' on the model"
+            raise ModelError(Problem("model", what, "pass a PeftModel, or peft_config"))
+        stage = getattr(self.accelerator.state.deepspeed_plugin, "zero_stage", 0)
+        if self.is_fsdp_enabled or stage == 3:
+            what = "PPO switches adapters within a step, which sharded parameters do not allow"
+            raise RunError(Problem("distributed", what, "use DDP or ZeRO-2"))
+        keep_4bit_gradients_right(policy)
+        self.critic = Critic(policy, args.value_mode)
+        if args.reference == "initial":
+            copy_policy(policy, REFERENCE)
+        _finish_adapters(policy, args)
+        self.kl = maths.KLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.shaper = RewardShaper(
+            self.reward_weights, self._ensemble(), args.reward_std_penalty,
+            args.reward_normalization, args.reward_normalize_sources, args.reward_clip,
+        )  # fmt: skip
+        self.rollout_metrics: dict[str, float] = {}
+        self.stopped = False
+        self.last_ref_update = 0
+        self._window: list[Tensor] = []  # KL to the old policy, of this update's micro-batches
+
+    def _policy(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _ensemble(self) -> list[int]:
+        names = self.args.reward_ensemble
+        names = self.reward_func_names if names is None else names
+        unknown = [name for name in names if name not in self.reward_func_names]
+        if unknown:
+            known = self.reward_func_names
+            raise ConfigError(
+                *(Problem("reward_ensemble", f"no reward '{n}'", did_you_mean(n, known))
+                  for n in unknown)
+            )  # fmt: skip
+        return [self.reward_func_names.index(name) for name in names]
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, "sum")
+
+    # --- the forward pass: values come off the same one ------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, mask, logits_to_keep, *a, **k):
+        with self.critic.reading(logits_to_keep) as values:
+            out = super()._get_per_token_logps_and_entropies(
+                model, input_ids, mask, logits_to_keep, *a, **k
+            )
+        self._logps, self._values = out[0], torch.cat(values) if values else None
+        return out
+
+    def _forward(self, batch: dict[str, Tensor], size: int) -> None:
+        """Leaves ``_logps`` and trunk ``_values`` (B, C) of a rollout, ``size`` rows at a time."""
+        ids, mask = _whole(batch)
+        length = batch["completion_ids"].size(1)
+        self._get_per_token_logps_and_entropies(self.model, ids, mask, length, batch_size=size)
+
+    # --- the rollout -----------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self._raw_rewards = super()._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
+        return self._raw_rewards
+
+    def _generate_and_score_completions(self, inputs):
+        mode = "train" if self.model.training else "eval"
+        log = self._metrics[mode]
+        logged = {key: len(values) for key, values in log.items()}
+        if mode == "train":
+            self._update_reference()
+        self._logps = None
+        batch = super()._generate_and_score_completions(inputs)
+        log.pop("frac_reward_zero_std", None)  # of a group of one
+        batch.update(self._judge(batch, mode))
+        if mode == "train":
+            self.rollout_metrics = {
+                key: values[-1] for key, values in log.items() if len(values) > logged.get(key, 0)
+            }
+        return batch
+
+    def _update_reference(self) -> None:
+        every = self.args.ref_update_steps
+        if every is not None and self.state.global_step - self.last_ref_update >= every:
+            copy_policy(self._policy(), REFERENCE)
+            self.last_ref_update = self.state.global_step
+
+    def _judge(self, batch: dict[str, Any], mode: str) -> dict[str, Tensor]:
+        """Advantages and returns of a rollout, from rewards, KL and values; logs its metrics."""
+        args, policy = self.args, self._policy()
+        size = args.per_device_train_batch_size
+        size = size if mode == "train" else args.per_device_eval_batch_size
+        with inference(policy):
+            if self._logps is None:  # else TRL has just computed them, for the same purpose
+                self._forward(batch, size)
+            old_logps, values = self._logps, self._values
+            if args.value_mode == "adapter":
+                length = old_logps.size(1)
+                with self.accelerator.autocast():
+                    values = self.critic.own_pass(*_whole(batch), length, size)
+            with using(policy, REFERENCE if args.reference == "initial" else None):
+                self._forward(batch, size)
+                ref_logps = self._logps
+        mask, score, truncated = self._score(batch, mode)
+        values = values * mask
+        kl = maths.kl_estimate(old_logps, ref_logps, args.kl_estimator, args.kl_cap) * mask
+        rewards = -self.kl.coef * kl
+        rows = torch.arange(len(mask), device=mask.device)
+        rewards[rows, _last(mask)] += score
+        total = rewards.sum(1)
+        if args.whiten_rewards:
+            rewards = maths.whiten(rewards, mask, self._sum, shift_mean=False)
+        advantages, returns = maths.gae(
+            rewards, values, mask, gamma=args.gamma, lam=args.gae_lambda
+        )
+        self._log_rollout(mode, mask, values, returns, advantages, kl, score, total, truncated)
+        if args.normalize_advantages:
+            advantages = maths.whiten(advantages, mask, self._sum)
+        return {
+            "advantages": advantages,
+            "returns": returns,
+            "old_values": values,
+            "old_per_token_logps": old_logps,
+            "loss_mask": mask,
+        }
+
+    def _score(self, batch: dict[str, Any], mode: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask (B, C) of the tokens that count, score (B,) and whether it was cut off (B,)."""
+        ids, mask = batch["completion_ids"], _completion_mask(batch)
+        rows = torch.arange(len(ids), device=ids.device)
+        ends = ids[rows, _last(batch["completion_mask"])]
+        truncated = ~torch.isin(ends, torch.tensor(self.eos_token_ids, device=ids.device))
+        everyone = self.shaper(self._raw_rewards, update=mode == "train")
+        begin = self.accelerator.process_index * len(ids)
+        score = everyone[begin : begin + len(ids)].to(ids.device)
+        # A completion that no reward could judge teaches nothing, neither policy nor value.
+        mask = mask * (~score.isnan())[:, None]
+        score = score.nan_to_num()
+        if self.args.missing_eos_penalty is not None:
+            score = score - self.args.missing_eos_penalty * truncated
+        return mask, score * mask.any(1), truncated
+
+    def _log_rollout(
+        self, mode, mask, values, returns, advantages, kl, score, total, truncated
+    ) -> None:
+        advantage_mean, advantage_var = maths.masked_moments(advantages, mask, self._sum)
+        ones = mask.any(1).float()
+        kl_completion = maths.masked_mean(kl.sum(1), ones, self._sum).item()
+        explained = maths.explained_variance(values, returns, mask, self._sum)
+        metrics = {
+            "reward/score": maths.masked_mean(score, ones, self._sum),
+            "reward/total": maths.masked_mean(total, ones, self._sum),
+            "kl/reference": kl_completion,
+            "kl/reference_token": maths.masked_mean(kl, mask, self._sum),
+            "kl/coef": self.kl.coef,
+            "value/mean": maths.masked_mean(values, mask, self._sum),
+            "value/return": maths.masked_mean(returns, mask, self._sum),
+            "value/explained_variance": explained,
+            "advantage/mean": advantage_mean,
+            "advantage/std": advantage_var.sqrt(),
+            "completions/without_eos": maths.masked_mean(
+                truncated.float(), torch.ones_like(ones), self._sum
+            ),
+        }
+        for key, value in metrics.items():
+            self._metrics[mode][key].append(float(value))
+        if mode == "train":
+            self.kl.update(kl_completion, len(self._raw_rewards))
+
+    # --- the update ------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        cycle = self.args.steps_per_generation * self.args.num_iterations
+        if self._step % cycle == 0:
+            self.stopped = False
+        if not self.stopped:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._metrics["train"]["updates_skipped"].append(0.0)
+            self._stop_beyond_limit()
+            return loss
+        # No backward pass: the gradients stay None, and the optimiser leaves such parameters be.
+        self._step += 1
+        self._metrics["train"]["updates_skipped"].append(1.0)
+        return torch.zeros((), device=self.accelerator.device)
+
+    def _stop_beyond_limit(self) -> None:
+        """After a whole update, stop those that remain of the rollout if it went too far."""
+        if self.args.kl_stop is not None and self.accelerator.sync_gradients:
+            self.stopped = float(torch.stack(self._window).mean()) > self.args.kl_stop
+        if self.accelerator.sync_gradients:
+            self._window = []
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        mode = "train" if self.model.training else "eval"
+        steps = self.current_gradient_accumulation_steps if mode == "train" else 1
+        mask = inputs["loss_mask"]
+        policy_loss = super()._compute_loss(model, inputs)
+        logps, values = self._logps, self._values
+        if self.args.value_mode == "adapter":
+            with self.accelerator.autocast():
+                values = self.critic.own_pass(*_whole(inputs), mask.size(1), len(mask))
+        value_loss, clipped = maths.value_loss(
+            values, inputs["old_values"], inputs["returns"], mask, self.args.value_clip_range
+        )
+        moved = maths.kl_estimate(inputs["old_per_token_logps"], logps.detach(), "k3")
+        moved = maths.masked_mean(moved, mask, self._sum)
+        if mode == "train":
+            self._window.append(moved)
+        parts = torch.stack([policy_loss.detach() * steps, value_loss.detach(), clipped])
+        parts = self._sum(parts) / self.accelerator.num_processes
+        names = ("policy/loss", "value/loss", "value/clip_fraction")
+        for key, value in zip((*names, "kl/old_policy"), [*parts, moved], strict=True):
+            self._metrics[mode][key].append(value.item())
+        return policy_loss + self.args.value_coef * value_loss / steps
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # A rollout serves several updates; its metrics stand in the log of each of them.
+        if self.model.training and "loss" in logs:
+            for key, value in self.rollout_metrics.items():
+                if not self._metrics["train"][key]:
+                    self._metrics["train"][key].append(value)
+        super().log(logs, start_time)
+
+    # --- optimiser, saving, resuming -------------------------------------------------------------
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.args.value_learning_rate
+        if rate is not None and not any(g.get("name") == "value" for g in optimizer.param_groups):
+            parameters = self.critic.parameters()
+            theirs = {id(p) for p in parameters}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in theirs]
+            optimizer.add_param_group(
+                {"params": parameters, "lr": rate, "weight_decay": 0.0, "name": "value"}
+            )
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The policy's adapter alone: the folder loads with plain PEFT."""
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        self._policy().save_pretrained(folder, state_dict=state_dict, selected_adapters=[POLICY])
+        self.processing_class.save_pretrained(folder)
+        torch.save(self.args, Path(folder) / "training_args.bin")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # First: transformers writes trainer_state.json last, so that its presence tells a whole
+        # checkpoint from one that a kill cut short.
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        checkpoint.save(self, folder)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers' own skips the policy where the model holds a second adapter.
+        checkpoint.load(self, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        checkpoint.load_weights(self, Path(self.state.best_model_checkpoint))
+
+
+def _finish_adapters(policy: Any, args: PPOConfig) -> None:
+    """Train in float32 and without dropout, adapters included that came after TRL's own set-up.
+
+    TRL casts what a 4-bit model trains to bfloat16, in which the small steps of PPO round away.
+    """
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if args.disable_dropout:
+        for module in policy.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+
+def _whole(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask (B, P + C) of prompts and completions."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+
+
+def _completion_mask(batch: dict[str, Any]) -> Tensor:
+    mask = batch["completion_mask"]
+    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
+
+
+def _last(mask: Tensor) -> Tensor:
+    """Index (B,) of the last 1 in each row of a mask; 0 where there is none."""
+    places = torch.arange(mask.size(1), device=mask.device)
+    return torch.where(mask.bool(), places, 0).amax(1)

@@ -1,0 +1,121 @@
+"""The value head, and the passes over the trunk that feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modelforge.ppo.roles import CRITIC, POLICY, adapter_parameters, backbone, using
+
+ValueMode = Literal["trunk_detached", "trunk", "adapter"]
+
+
+class ValueHead(nn.Module):
+    """A float32 linear map from the trunk's last hidden state to one value a token.
+
+    Weights begin at N(0, 1 / (H + 1)), the bias at 0 (Stiennon et al. 2020, arXiv:2009.01325,
+    and Huang et al. 2024, arXiv:2403.17031, section 4).
+    """
+
+    def __init__(self, hidden_size: int, device: Any = None):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1, device=device, dtype=torch.float32)
+        nn.init.normal_(self.linear.weight, std=(hidden_size + 1) ** -0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor, completion_length: int) -> Tensor:
+        """Values (B, C) of the C last tokens, each read before its token: (B, L, H) in.
+
+        The value of a token belongs to the state it was sampled in, hence the shift by one.
+        """
+        states = hidden[:, -completion_length - 1 : -1]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(states.float())[..., 0]
+
+
+class Critic:
+    """Gives the values of completions, in one of three modes.
+
+    ``trunk_detached``  the head reads the policy's hidden states; its gradient stops there
+    ``trunk``           its gradient reaches the policy's adapter as well
+    ``adapter``         it reads the base under a LoRA adapter of its own: a second pass
+
+    On the trunk, values cost no pass: a hook on the backbone reads them off the forward that
+    computes the policy's log-probabilities.
+    """
+
+    def __init__(self, model: Any, mode: ValueMode):
+        self.model, self.mode = model, mode
+        base = model.get_base_model()
+        if mode == "adapter":
+            model.add_adapter(CRITIC, model.peft_config[POLICY])
+            for parameter in adapter_parameters(model, CRITIC).values():
+                parameter.requires_grad_(True)
+        # On the base itself, so that optimiser and DDP see it as one more parameter.
+        base.v_head = ValueHead(base.config.get_text_config().hidden_size, base.device)
+        self._completion_length: int | None = None
+        self._values: list[Tensor] = []
+        if mode != "adapter":
+            backbone(model).register_forward_hook(self._read)
+
+    @property
+    def head(self) -> ValueHead:
+        return self.model.get_base_model().v_head
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that learn from the value loss alone."""
+        return [*self.head.parameters(), *adapter_parameters(self.model, CRITIC).values()]
+
+    @contextmanager
+    def reading(self, completion_length: int) -> Iterator[list[Tensor]]:
+        """Collects the trunk's values, (b, C) for each forward run inside."""
+        self._completion_length, self._values = completion_length, []
+        try:
+            yield self._values
+        finally:
+            self._completion_length = None
+
+    def _read(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._completion_length is not None:
+            hidden = output[0]
+            hidden = hidden.detach() if self.mode == "trunk_detached" else hidden
+            self._values.append(self.head(hidden, self._completion_length))
+
+    def own_pass(
+        self, ids: Tensor, mask: Tensor, completion_length: int, batch_size: int
+    ) -> Tensor:
+        """Values (B, C) under the value adapter, of prompts and completions (B, L)."""
+        values = []
+        with using(self.model, CRITIC), self._recompute_under_value_adapter():
+            for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True):
+                hidden = backbone(self.model)(input_ids=part, attention_mask=part_mask)[0]
+                values.append(self.head(hidden, completion_length))
+        return torch.cat(values)
+
+    @contextmanager
+    def _recompute_under_value_adapter(self) -> Iterator[None]:
+        """Have gradient checkpointing recompute this pass under the adapter it ran under.
+
+        The backward pass runs after the switch back to the policy: without this it would
+        recompute with the policy's weights, and give wrong gradients without an error.
+        """
+        layers = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
+        kept = [layer._gradient_checkpointing_func for layer in layers]
+
+        def checkpoint(function: Any, *args: Any, **kwargs: Any) -> Any:
+            contexts = (nullcontext(), using(self.model, CRITIC))
+            return torch.utils.checkpoint.checkpoint(
+                function, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs
+            )
+
+        try:
+            for layer in layers:
+                layer._gradient_checkpointing_func = checkpoint
+            yield
+        finally:
+            for layer, function in zip(layers, kept, strict=True):
+                layer._gradient_checkpointing_func = function
