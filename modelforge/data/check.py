@@ -12,7 +12,7 @@ from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
 from modelforge.data.read import Row
-from modelforge.data.tokens import MASKED, Encoded, RenderError, encode
+from modelforge.data.tokens import MASKED, Encoded, RenderError, encode, supervised_count
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -95,11 +95,9 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         return f"template fails: {str(found)[:REASON_LENGTH]}"
     limit = limits.max_length
     if found.labels is not None:
-        if all(label == MASKED for label in found.labels):
+        if not supervised_count(found.labels):
             return "no supervised token"
-        if all(label == MASKED for label in found.labels[:limit]):
-            return "prompt fills max_length"
-        return None
+        return None if supervised_count(found.labels[:limit]) else "prompt fills max_length"
     if limits.kind == "preference" and any(len(ids) == found.start[0] for ids in found.ids):
         return "no supervised token"
     if limit is None:
@@ -122,26 +120,33 @@ def measured(
     cut = limit is not None and any(len(ids) > limit for ids in found.ids)
     lengths = [len(ids[:limit]) for ids in found.ids]
     if found.labels is not None:
-        labels = [label for label in found.labels[:limit] if label != MASKED]
-        supervised = len(labels)
+        tail: Iterable[int] = (label for label in reversed(found.labels) if label != MASKED)
+        supervised = supervised_count(found.labels[:limit])
     else:
-        labels = found.ids[0][found.start[0] :]
+        tail = reversed(found.ids[0][found.start[0] :])
         supervised = sum(lengths) - sum(found.start) if limits.kind == "preference" else 0
     if cut or limits.kind == "prompt":
         ends = None
     else:
-        ends = ends_reply(labels, limits.end_ids, tokenizer, blank)
+        ends = ends_reply(tail, limits.end_ids, tokenizer, blank)
     return Checked(row, example, lengths, supervised, cut, ends)
 
 
 def ends_reply(
-    ids: Sequence[int],
+    backwards: Iterable[int],
     end_ids: Collection[int],
     tokenizer: PreTrainedTokenizerBase,
     blank: dict[int, bool],
 ) -> bool:
-    """Whether the last token, white space after it aside, is one that ends a reply."""
-    for token in reversed(ids):
+    """Whether the last token, white space after it aside, is one that ends a reply.
+
+    Args:
+        backwards: The supervised tokens from the last to the first.
+        end_ids: Those that end a reply.
+        tokenizer: To see which are white space.
+        blank: What is known of that already.
+    """
+    for token in backwards:
         if token in end_ids:
             return True
         if token not in blank:

@@ -24,6 +24,11 @@ BATCH = 1000  # rows tokenized at once
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
+def supervised_count(labels: list[int]) -> int:
+    """How many labels the loss is taken on."""
+    return len(labels) - labels.count(MASKED)
+
+
 class RenderError(Exception):
     """The chat template refuses a conversation."""
 
@@ -318,22 +323,28 @@ def tokenize(
     Returns:
         ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there.
     """
+    import pyarrow
     from datasets import Dataset
 
     if kind == "prompt":
         raise ValueError("GRPOTrainer tokenizes prompts itself")
-    columns: dict[str, list[Any]] = {name: [] for name in token_columns(kind, rows.column_names)}
+    names = token_columns(kind, rows.column_names)
+    ids = pyarrow.list_(pyarrow.int64())
+    types = {name: pyarrow.float64() if name == "margin" else ids for name in names}
+    schema = pyarrow.schema(list(types.items()))
+    tables = [pyarrow.table({name: [] for name in names}, schema=schema)]
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]
-        examples = [
-            dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True)
-        ]
+        cells = zip(*batch.values(), strict=True)
+        examples = [dict(zip(batch, values, strict=True)) for values in cells]
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for example, found in zip(
             examples, encode(examples, kind=kind, tokenizer=tokenizer), strict=True
         ):
             if not isinstance(found, RenderError):
                 add(columns, found, example, max_length)
-    return Dataset.from_dict(columns)
+        tables.append(pyarrow.table(columns, schema=schema))
+    return Dataset(pyarrow.concat_tables(tables))
 
 
 def token_columns(kind: DataKind, names: Iterable[str]) -> list[str]:
@@ -349,7 +360,7 @@ def add(
     """Append one encoded example, cut or left out as `tokenize` says."""
     if found.labels is not None:
         labels = found.labels[:max_length]
-        if any(label != MASKED for label in labels):
+        if supervised_count(labels):
             columns["input_ids"].append(found.ids[0][:max_length])
             columns["labels"].append(labels)
         return
