@@ -103,7 +103,9 @@ def value_loss(
         return 0.5 * masked_mean(plain, mask), torch.zeros_like(plain.sum())
     clipped = (old_values + (values - old_values).clamp(-clip, clip) - returns) ** 2
     loss = 0.5 * masked_mean(torch.max(plain, clipped), mask)
-    return loss, masked_mean((clipped > plain).to(plain.dtype), mask)
+    # rounding alone makes the two differ where nothing was clipped
+    active = (clipped > plain) & ((values - old_values).abs() > clip)
+    return loss, masked_mean(active.to(plain.dtype), mask)
 
 
 def explained_variance(

@@ -1,0 +1,241 @@
+"""One base in four roles: scores, references and gradients are those of separate models."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from modelforge.errors import ModelError
+from modelforge.ppo.roles import (
+    POLICY,
+    REFERENCE,
+    SharedBaseReward,
+    adapter_parameters,
+    copy_policy,
+    inference,
+    keep_4bit_gradients_right,
+    shares_base,
+    using,
+)
+from modelforge.rewards.model import encode
+
+TINY = Path(__file__).parent.parent / "examples" / "tiny" / "model"
+LORA = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
+
+
+def loading(four_bit):
+    if not four_bit:
+        return {"dtype": torch.float32}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_use_double_quant=True,
+    )  # fmt: skip
+    return {"dtype": torch.float32, "quantization_config": config}
+
+
+def policy(four_bit=False):
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(TINY, **loading(four_bit))
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    keep_4bit_gradients_right(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY, padding_side="left")
+
+
+@pytest.fixture(scope="module")
+def chats():
+    lines = (TINY.parent / "data" / "preference_eval.jsonl").read_text().splitlines()[:24]
+    rows = [json.loads(line) for line in lines]
+    return [r["prompt"] for r in rows] * 2, [r[k] for k in ("chosen", "rejected") for r in rows]
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tmp_path_factory, tokenizer):
+    """A reward adapter with its score head, as TRL's RewardTrainer leaves it."""
+    from datasets import load_dataset
+    from trl import RewardConfig, RewardTrainer
+
+    folder = tmp_path_factory.mktemp("reward") / "run" / "model"
+    data = load_dataset(
+        "json", data_files=str(TINY.parent / "data" / "preference_train.jsonl"), split="train[:64]"
+    )
+    config = RewardConfig(
+        output_dir=str(folder.parent), use_cpu=True, bf16=False, report_to="none", max_steps=6,
+        learning_rate=3e-3, per_device_train_batch_size=8, disable_tqdm=True, save_strategy="no",
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(TINY, num_labels=1),
+        args=config, train_dataset=data, processing_class=copy.deepcopy(tokenizer),
+        peft_config=LoraConfig(
+            r=4, target_modules="all-linear", task_type="SEQ_CLS", modules_to_save=["score"]
+        ),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(folder))
+    return folder
+
+
+def separate_scores(folder, tokenizer, chats, four_bit):
+    base = AutoModelForSequenceClassification.from_pretrained(
+        TINY, num_labels=1, **loading(four_bit)
+    )
+    keep_4bit_gradients_right(base)  # else its scores are those of bfloat16 on some CPUs
+    model = PeftModel.from_pretrained(base, folder).eval()
+    model.config.pad_token_id = tokenizer.pad_token_id
+    with torch.no_grad():
+        return model(**encode(tokenizer, *chats)).logits[:, 0]
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_shared_base_scores_equal_the_separate_model(reward_folder, tokenizer, chats, four_bit):
+    wanted = separate_scores(reward_folder, tokenizer, chats, four_bit)
+    model = policy(four_bit)
+    assert shares_base(model, reward_folder.parent)
+    first = SharedBaseReward(model, reward_folder, name="rm-v1.0", tokenizer=tokenizer)
+    copy_policy(model, REFERENCE)  # further adapters change nothing
+    second = SharedBaseReward(
+        model, reward_folder.parent, name="again", tokenizer=tokenizer, batch_size=5
+    )
+    for reward in (first, second):
+        got = torch.tensor(reward(prompts=chats[0], completions=chats[1]))
+        assert (got - wanted).abs().max() <= 1e-4
+    assert wanted.std() > 0.01 and first.__name__ == "rm-v1.0"
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_scoring_leaves_policy_and_reference_as_they_were(
+    reward_folder, tokenizer, chats, four_bit
+):
+    model, inputs = policy(four_bit), encode(tokenizer, *chats)
+    with inference(model):
+        before = model(**inputs).logits
+    reward = SharedBaseReward(model, reward_folder, name="rm", tokenizer=tokenizer)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == set(adapter_parameters(model, POLICY))
+    model.train()
+    reward(prompts=chats[0], completions=chats[1])
+    assert model.training and model.active_adapter == POLICY
+    assert trained == {name for name, p in model.named_parameters() if p.requires_grad}
+    plain = AutoModelForCausalLM.from_pretrained(TINY, **loading(four_bit)).eval()
+    keep_4bit_gradients_right(plain)
+    with inference(model):
+        assert torch.equal(model(**inputs).logits, before)
+        with using(model, None):
+            reference = model(**inputs).logits
+        assert torch.equal(model(**inputs).logits, before)
+    with torch.no_grad():
+        assert torch.equal(reference, plain(**inputs).logits)
+    assert (before - reference).abs().max() > 0.01
+
+
+def test_the_reference_is_a_frozen_copy_of_the_policy_as_it_was(tokenizer, chats):
+    model, inputs = policy(), encode(tokenizer, *chats)
+    copy_policy(model, REFERENCE)
+    with inference(model):
+        before = model(**inputs).logits
+    for parameter in adapter_parameters(model, POLICY).values():
+        parameter.data += 0.05
+    with inference(model):
+        assert (model(**inputs).logits - before).abs().max() > 0.01
+        with using(model, REFERENCE):
+            assert torch.equal(model(**inputs).logits, before)
+    assert not any(p.requires_grad for p in adapter_parameters(model, REFERENCE).values())
+    copy_policy(model, REFERENCE)
+    with inference(model), using(model, REFERENCE):
+        assert (model(**inputs).logits - before).abs().max() > 0.01
+
+
+def test_two_adapters_in_one_loss_both_get_their_gradient(tokenizer, chats):
+    model, inputs = policy(), encode(tokenizer, *chats)
+    model.add_adapter("critic", model.peft_config[POLICY])
+    for parameter in adapter_parameters(model, "critic").values():
+        parameter.requires_grad_(True)
+    loss = model(**inputs).logits.std()
+    with using(model, "critic"):
+        loss = loss + model(**inputs).logits.std()
+    loss.backward()
+    for adapter in (POLICY, "critic"):
+        gradients = [p.grad for p in adapter_parameters(model, adapter).values()]
+        assert all(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def dequantised(model):
+    """The same model with each 4-bit layer's weight written out in float32."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    dense = copy.deepcopy(model)
+    for name, module in list(dense.named_modules()):
+        if isinstance(module, Linear4bit):
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            linear = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+            linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+            parent, _, child = name.rpartition(".")
+            setattr(dense.get_submodule(parent), child, linear)
+    return dense
+
+
+def test_4bit_gradients_after_rollouts_equal_the_dequantised_models(
+    reward_folder, tokenizer, chats
+):
+    model = policy(four_bit=True)
+    dense = dequantised(model)
+    inputs = encode(tokenizer, *chats)
+    reward = SharedBaseReward(model, reward_folder, name="rm", tokenizer=tokenizer)
+    reward(prompts=chats[0], completions=chats[1])  # passes in eval mode
+    with inference(model):
+        model(**inputs)
+    for m in (model, dense):
+        m.train()
+        m(**inputs, labels=inputs["input_ids"]).loss.backward()
+    wanted = {n: p.grad for n, p in dense.named_parameters() if p.grad is not None}
+    assert len(wanted) == len(adapter_parameters(model, POLICY)) > 0
+    for name, parameter in adapter_parameters(model, POLICY).items():
+        difference = (parameter.grad - wanted[name]).norm() / wanted[name].norm()
+        assert difference < 1e-3, name
+
+
+def test_a_reward_adapter_of_another_base_is_refused(reward_folder, tokenizer, tmp_path):
+    config = AutoModelForCausalLM.from_pretrained(TINY).config
+    config.hidden_size *= 2
+    other = get_peft_model(
+        AutoModelForCausalLM.from_config(config), LoraConfig(task_type="CAUSAL_LM", **LORA)
+    )
+    with pytest.raises(ModelError, match="does not fit the base"):
+        SharedBaseReward(other, reward_folder, name="rm", tokenizer=tokenizer)
+
+
+def test_whether_a_reward_adapter_shares_the_base(reward_folder, tmp_path):
+    shutil.copytree(TINY, tmp_path / "same weights, another model")
+    shutil.copytree(reward_folder, tmp_path / "model")
+    config = tmp_path / "model" / "adapter_config.json"
+    fields = json.loads(config.read_text())
+    for path, shared in {TINY: True, tmp_path / "same weights, another model": False}.items():
+        config.write_text(json.dumps(fields | {"base_model_name_or_path": str(path)}))
+        assert shares_base(policy(), tmp_path) is shared
+    assert not shares_base(policy(), TINY)  # a full model is no adapter
+
+
+def test_a_reward_adapter_without_its_head_is_refused(reward_folder, tokenizer, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(reward_folder, tmp_path / "rm")
+    file = tmp_path / "rm" / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "score" not in k}, file)
+    with pytest.raises(ModelError, match="score head"):
+        SharedBaseReward(policy(), tmp_path / "rm", name="rm", tokenizer=tokenizer)
