@@ -285,14 +285,16 @@ def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
             raise Skip("no assistant reply")
         yield emit(mode, with_system(prompt, cells), reply)
     elif chosen is not None and rejected is not None:
-        prompt, good, bad = split_common(chosen, rejected)
-        yield emit(mode, with_system(prompt, cells), good, bad, margin)
+        prompt, better, worse = split_common(chosen, rejected)
+        yield emit(mode, with_system(prompt, cells), better, worse, margin)
     elif "prompt" in cells:
         bad_reply = reply_of(cells, "rejected") if mode.kind == "preference" else None
         yield emit(mode, prompt_of(cells, mode), reply_of(cells, "chosen"), bad_reply, margin)
     else:
-        start, good_end, bad_end = split_text(text(cells, "chosen"), text(cells, "rejected"))
-        yield emit(mode, start, good_end, bad_end, margin)
+        texts = split_text(text(cells, "chosen"), text(cells, "rejected"))
+        # In messages the blank between prompt and reply is the template's business.
+        start, good, bad = (t.strip() for t in texts) if mode.conversational else texts
+        yield emit(mode, start, good, bad, margin)
 
 
 def with_system(prompt: list[Message], cells: Cells) -> list[Message]:

@@ -1,0 +1,177 @@
+"""Reading files: every ending, every way to be broken."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelforge.data.read import SUFFIXES, read_dataset, read_file
+from modelforge.errors import DataError
+
+ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
+
+
+def as_bytes(suffix: str, rows: list[dict]) -> bytes:
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if suffix == ".json":
+        return json.dumps(rows, indent=1).encode()
+    if suffix == ".csv":
+        import csv
+
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
+    import pyarrow
+    import pyarrow.parquet
+
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def write(folder: Path, name: str, content: bytes | str) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read_file(path, shown=path.name)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_ending_gives_the_same_rows(tmp_path, suffix, packed):
+    raw = as_bytes(suffix, ROWS)
+    name = f"rows{suffix}" + (".gz" if packed else "")
+    path = write(tmp_path, name, gzip.compress(raw) if packed else raw)
+    table = read_file(path, shown=name)
+    assert [row.cells for row in table.rows] == ROWS
+    assert table.rows[1].where.startswith(f"{name}:")
+    assert len(table.sha256) == 64
+
+
+def test_jsonl_tolerates_bom_crlf_and_blank_lines(tmp_path):
+    path = write(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n   \n{"a": NaN}')
+    rows = read_file(path, shown="a.jsonl").rows
+    assert [(row.line, row.cells) for row in rows] == [(1, {"a": 1}), (4, {"a": None})]
+
+
+def test_json_rows_know_their_line(tmp_path):
+    text = '{"version": 1, "data": [\n  {"a": 1},\n\n  {"a":\n 2}, {"a": 3}\n]}'
+    rows = read_file(write(tmp_path, "a.json", text), shown="a.json").rows
+    assert [row.line for row in rows] == [2, 4, 5]
+    pretty = json.dumps([{"a": i} for i in range(3)], indent=2)
+    rows = read_file(write(tmp_path, "b.json", pretty), shown="b.json").rows
+    assert [row.line for row in rows] == [2, 5, 8]
+
+
+def test_csv_rows_know_their_line(tmp_path):
+    path = write(tmp_path, "a.csv", 'a,b\n"x\ny",1\n\nz,2\n')
+    rows = read_file(path, shown="a.csv").rows
+    assert [(row.line, row.cells["a"]) for row in rows] == [(2, "x\ny"), (5, "z")]
+
+
+def test_broken_lines_are_all_told_with_a_caret(tmp_path):
+    path = write(
+        tmp_path, "a.jsonl", '{"a": 1}\n{"a": 1 "b": 2}\n{"a": 2}\n[1]\n{"a": 1, "a": 2}\n'
+    )
+    first, second, third = problems(path)
+    assert first.startswith("a.jsonl:2: broken JSON")
+    shown, caret = first.splitlines()[1:3]
+    assert shown[caret.index("^")] == '"'
+    assert "a.jsonl:4: a row must be a JSON object, this is a list" in second
+    assert "a.jsonl:5: key given twice in one object: 'a'" in third
+
+
+def test_many_problems_are_counted_beyond_ten(tmp_path):
+    found = problems(write(tmp_path, "a.jsonl", "nonsense\n" * 25))
+    assert len(found) == 11
+    assert "15 more problems" in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"\n \n", "holds no rows"),
+        ("a.csv", b"a,b\n", "holds no rows"),
+        ("a.json", b"[]", "holds no rows"),
+        ("a.json", b'{"a": 1}', "must hold a list of objects"),
+        ("a.json", b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
+        ("a.jsonl", b'{"a": "caf\xe9"}', "not UTF-8 at byte 10 (0xe9)"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\0"}', "a.jsonl:2: NUL byte at byte 16"),
+        ("a.jsonl", b'{"a": "\\ud800"}', "surrogate"),
+        ("a.jsonl", b"[" * 100000, "a.jsonl:1: "),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3: 3 cells in a table of 2 columns"),
+        ("a.csv", b"a,a\n1,2\n", "column name given twice"),
+        ("a.csv", b'a,b\n"1,2\n', "broken CSV"),
+        ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
+        ("a.jsonl.gz", b"not gzip", "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}' * 99)[:-9], "not a whole gzip file"),
+        ("a.txt", b"hello", "cannot read files ending in '.txt'"),
+    ],
+)
+def test_bad_files_give_one_clear_problem(tmp_path, name, content, told):
+    (problem,) = problems(write(tmp_path, name, content))
+    assert told in problem
+
+
+def test_a_missing_file_offers_the_nearest_name(tmp_path):
+    write(tmp_path, "train.jsonl", "{}")
+    with pytest.raises(DataError, match=r"did you mean 'train.jsonl'"):
+        read_dataset("trian.jsonl", base_dir=tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        read_dataset("nowhere/train.jsonl", base_dir=tmp_path)
+
+
+def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="the hub does not give it"):
+        read_dataset("nobody/nothing-of-this-name", base_dir=tmp_path)
+
+
+def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", "b.jsonl", '{"a": 1}')
+    write(tmp_path / "data", "a.csv", "a\n2\n")
+    write(tmp_path / "data", "readme.md", "no data")
+    tables = read_dataset("data", base_dir=tmp_path)
+    assert [Path(table.path).name for table in tables] == ["a.csv", "b.jsonl"]
+    write(tmp_path / "data", "c.jsonl", "{")
+    with pytest.raises(DataError, match=r"c.jsonl:1"):
+        read_dataset("data", base_dir=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no data file"):
+        read_dataset("empty", base_dir=tmp_path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), suffix=st.sampled_from(SUFFIXES), packed=st.booleans())
+def test_mutated_bytes_never_raise_anything_else(tmp_path_factory, data, suffix, packed):
+    raw = bytearray(as_bytes(suffix, ROWS))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+        if not raw:
+            break
+    content = gzip.compress(bytes(raw)) if packed else bytes(raw)
+    folder = tmp_path_factory.mktemp("mutated")
+    path = write(folder, f"rows{suffix}" + (".gz" if packed else ""), content)
+    try:
+        table = read_file(path, shown="rows")
+    except DataError as error:
+        assert error.problems
+    else:
+        assert table.rows and all(isinstance(row.cells, dict) for row in table.rows)
