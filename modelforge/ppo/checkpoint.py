@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -74,9 +75,9 @@ def load(trainer: Any, checkpoint: Path) -> None:
     trainer.rollout_metrics = state["rollout_metrics"]
     trainer.stopped = state["stopped"]
     trainer.last_ref_update = state["last_ref_update"]
-    rank, device = trainer.accelerator.process_index, trainer.accelerator.device
-    rollout = checkpoint / "ppo" / f"rollout-{rank}.pt"
-    trainer._buffered_inputs = torch.load(rollout, map_location=device, weights_only=True)
+    rollout = checkpoint / "ppo" / f"rollout-{trainer.accelerator.process_index}.pt"
+    batches = torch.load(rollout, map_location="cpu", weights_only=True)
+    trainer._buffered_inputs = [send_to_device(b, trainer.accelerator.device) for b in batches]
 
 
 def load_weights(trainer: Any, checkpoint: Path) -> None:
