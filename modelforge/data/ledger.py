@@ -181,7 +181,8 @@ class Ledger:
         needed = max(min_rows, 1)
         if usable >= needed:
             return
-        what = f"{usable} of {self.rows_read} rows can be used, at least {needed} needed"
+        read = usable + sum(tally.count for tally in self.dropped.values())
+        what = f"{usable} of {read} rows can be used, at least {needed} needed"
         reasons = sorted(self.dropped.items(), key=lambda item: -item[1].count)
         fix = "see the reasons below" if reasons else "give more rows"
         raise DataError(Problem(where, what, fix), *reason_problems(reasons))

@@ -64,7 +64,7 @@ def load_tokenizer_template(
     """
     choice = choose(tokenizer, chat_template=chat_template, task=task, base_dir=base_dir)
     if choice.text is not None:
-        check_syntax(choice)
+        check_syntax(tokenizer, choice)
     tokenizer.chat_template = choice.text
     return choice
 
@@ -113,17 +113,20 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
-def check_syntax(choice: TemplateChoice) -> None:
+def check_syntax(tokenizer: PreTrainedTokenizerBase, choice: TemplateChoice) -> None:
     """Compile the template, as transformers will.
 
     Raises:
         ModelError: If it is no valid Jinja.
     """
     import jinja2
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        _compile_jinja_template(choice.text)
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}], chat_template=choice.text, tokenize=False
+        )
     except jinja2.TemplateSyntaxError as error:
         what = f"{choice.name}, line {error.lineno}: {error.message}"
         raise ModelError(Problem("chat_template", what, "mend the template")) from None
+    except Exception:
+        return  # it compiles; what it refuses is told row by row

@@ -148,7 +148,9 @@ def tokenize_text(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool = True
 ) -> list[list[int]]:
     """Token ids of strings."""
-    encoded: Any = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+    encoded: Any = tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False, verbose=False
+    )
     return encoded["input_ids"]
 
 
@@ -218,7 +220,10 @@ def by_generation_marks(
 ) -> list[Encoded]:
     """Assistant turns as the template marks them; equals TRL's ``assistant_only_loss``."""
     found: Any = tokenizer.apply_chat_template(
-        conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        conversations,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},
     )
     return [
         Encoded([ids], [0], [i if on else MASKED for i, on in zip(ids, mask, strict=True)])
@@ -236,7 +241,9 @@ def by_prefixes(
     earlier thoughts), only the last turn is supervised.
     """
     spans = assistant_spans(conversations, texts, tokenizer)
-    found: Any = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    found: Any = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     encoded = []
     for i, conversation in enumerate(conversations):
         ids, wanted = found["input_ids"][i], spans[i]
