@@ -1,0 +1,163 @@
+"""The model as the provider would load it, on the meta device: shapes and types, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from modelforge.lora import quantization_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from modelforge.config import Settings
+    from modelforge.plan.tracker import Tracker
+
+
+def meta_model(
+    architecture: PretrainedConfig,
+    settings: Settings,
+    *,
+    head: Literal["causal-lm", "reward"],
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """A model of this architecture, quantised as the settings ask, of meta tensors.
+
+    Args:
+        architecture: transformers' config of the model.
+        settings: ModelForge's keys; ``use_4bit``, ``use_8bit`` and what goes with them.
+        head: ``causal-lm``, or ``reward`` for one score a sequence.
+        dtype: Of the weights that are not quantised.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.quantizers import AutoHfQuantizer
+
+    if head == "reward":
+        architecture.num_labels = 1
+        auto: Any = AutoModelForSequenceClassification
+    else:
+        auto = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto.from_config(architecture, dtype=dtype, attn_implementation="sdpa")
+    quantisation = quantization_config(settings, dtype)
+    if quantisation is None:
+        return model
+    quantizer = AutoHfQuantizer.from_config(quantisation, pre_quantized=False)
+    quantizer.preprocess_model(model=model, device_map={"": "meta"})
+    for module in list(model.modules()):
+        _quantise(module, dtype)
+    model.requires_grad_(False)
+    quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
+    return model
+
+
+def _quantise(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give a bitsandbytes layer the packed weight and constants it has after loading."""
+    import bitsandbytes as bnb
+
+    if isinstance(module, bnb.nn.Linear4bit):
+        _quantise_4bit(module, dtype)
+    elif isinstance(module, bnb.nn.Linear8bitLt):
+        rows, columns = module.out_features, module.in_features
+        packed = torch.empty(rows, columns, dtype=torch.int8, device="meta")
+        scales = torch.empty(rows, dtype=torch.float32, device="meta")
+        module.weight = bnb.nn.Int8Params(
+            packed, requires_grad=False, has_fp16_weights=False, CB=packed, SCB=scales
+        )
+    else:
+        return
+    if module.bias is not None:
+        bias = torch.empty_like(module.bias, dtype=dtype, device="meta")
+        module.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+
+def _quantise_4bit(module: Any, dtype: torch.dtype) -> None:
+    """Two weights a byte, a constant for every 64, and those in 8-bit blocks of 256 if nested."""
+    import bitsandbytes as bnb
+
+    rows, columns = module.out_features, module.in_features
+    weight = module.weight
+    nested, quant_type = weight.compress_statistics, weight.quant_type
+    blocks = -(-rows * columns // 64)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    state = bnb.functional.QuantState(
+        absmax=empty(blocks, dtype=torch.uint8 if nested else torch.float32),
+        shape=torch.Size((rows, columns)),
+        dtype=dtype,
+        blocksize=64,
+        code=empty(16),
+        quant_type=quant_type,
+        offset=empty() if nested else None,
+        state2=bnb.functional.QuantState(
+            absmax=empty(-(-blocks // 256)), code=empty(256), blocksize=256, dtype=torch.float32
+        )
+        if nested
+        else None,
+    )
+    module.weight = bnb.nn.Params4bit(
+        empty(-(-rows * columns // 2), 1, dtype=torch.uint8),
+        requires_grad=False,
+        compress_statistics=nested,
+        quant_type=quant_type,
+        quant_state=state,
+        bnb_quantized=True,
+        module=module,
+    )
+    module.quant_state = state
+
+
+def track_weights(tracker: Tracker, trainer: Any) -> None:
+    """Log every weight, buffer and quantisation constant, in the order of the modules."""
+    from modelforge.plan.tracker import Tag
+
+    for part, tensor in weights(trainer.model):
+        tracker.add(tensor, tag=Tag("static", part))
+    reference = getattr(trainer, "ref_model", None)
+    for _, tensor in weights(reference) if reference is not None else ():
+        tracker.add(tensor, tag=Tag("static", "roles"))
+
+
+def weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Part and tensor of every weight, buffer and constant a model holds."""
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        if state is not None or parameter.dtype == torch.int8:
+            yield "quantised weights", parameter.data
+        else:
+            yield _part(name, parameter), parameter.data
+        yield from (("quantisation constants", t) for t in _constants(parameter, state))
+    yield from (("other weights", buffer) for buffer in model.buffers())
+
+
+def _constants(parameter: Any, state: Any) -> Iterator[torch.Tensor]:
+    held = [getattr(parameter, "SCB", None)]
+    while state is not None:
+        held += [state.absmax, state.code, getattr(state, "offset", None)]
+        state = state.state2
+    yield from (t for t in held if isinstance(t, torch.Tensor))
+
+
+def _part(name: str, parameter: torch.nn.Parameter) -> str:
+    if "lora_" in name and ".default" not in name and not parameter.requires_grad:
+        return "roles"  # an adapter beside the policy's: a reward model, a reference
+    if "lora_" in name:
+        return "LoRA"
+    return "trained weights" if parameter.requires_grad else "other weights"
+
+
+def attach_adapter(model: Any, folder: Path) -> Any:
+    """The base with an adapter of this folder's shape, trainable, as the provider attaches it."""
+    from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    return get_peft_model(model, config)

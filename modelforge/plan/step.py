@@ -1,0 +1,179 @@
+"""The installed trainer's own training step, on meta tensors.
+
+TRL's trainer is built as in a run, from a model without weights and a data set of the longest rows;
+its ``training_step``, gradient clipping and optimiser run for two steps. What those versions of
+TRL, PEFT, bitsandbytes and transformers do is what is logged; nothing of it is written down here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modelforge.plan.autocast import replaced
+from modelforge.plan.generation import sampling
+from modelforge.plan.kernels import Device, running_as
+from modelforge.plan.model import track_weights
+from modelforge.plan.tracker import Tracker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+    from modelforge.plan.job import Job
+
+
+def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
+    """Run a trainer's steps on the meta device and log its memory.
+
+    Args:
+        job: The trainer and its longest batch.
+        device: What kind of device to run as.
+    """
+    tracker = Tracker(device)
+    tracker.share_true, tracker.padded = job.share_true, job.padded
+    with ExitStack() as stack:
+        stack.enter_context(running_as(device))
+        stack.enter_context(_accelerate_state())
+        trainer = _on_meta(job, tracker)(**job.arguments)
+        job.prepare(trainer)
+        if job.generates:
+            stack.enter_context(
+                replaced(trainer.model, "generate", sampling(trainer.model, tracker))
+            )
+        track_weights(tracker, trainer)
+        trainer.train()
+    return tracker, trainer
+
+
+def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
+    """The trainer class with its device and its outer loop replaced, and phases marked."""
+
+    class OnMeta(job.trainer_class):  # type: ignore[misc, valid-type, name-defined]
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            _put_on_meta(self.args)
+            _put_on_meta(self.accelerator)
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:
+            """The model is on the meta device and stays there."""
+
+        def _inner_training_loop(self, *args: Any, **kwargs: Any) -> None:
+            """One step that makes the optimiser's states, then one in the middle of training."""
+            self.create_optimizer()
+            self.model.train()
+            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            self.create_scheduler(num_training_steps=2)
+            self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+            accumulates = self.args.gradient_accumulation_steps > 1
+            with tracker, _marked(self, tracker):
+                self._micro_batch(model)
+                self._update(model)
+                self._buffered_inputs = None  # a rollout (GRPO) with the states beside it
+                if not accumulates or job.generates:
+                    model.zero_grad()
+                self._micro_batch(model)
+                if accumulates and job.generates:
+                    self._micro_batch(model)
+                self._update(model)
+
+        def _micro_batch(self, model: Any) -> None:
+            with tracker.within(phase="forward", scope="head"):
+                items = torch.ones((), dtype=torch.long, device="meta")
+                self.training_step(model, self.data_collator(job.batch), items)
+            tracker.gradients |= {
+                tracker.identity(p.grad) for p in model.parameters() if p.grad is not None
+            }
+
+        def _update(self, model: Any) -> None:
+            with tracker.within(phase="optimizer", scope="optimizer"):
+                if self.args.max_grad_norm:
+                    self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+                self.optimizer.step()
+
+    OnMeta.__name__ = job.trainer_class.__name__
+    return OnMeta
+
+
+def _put_on_meta(thing: Any) -> None:
+    """Let an object's ``device`` be meta."""
+    kind = type(thing)
+    meta = property(lambda self: torch.device("meta"))
+    thing.__class__ = type(kind.__name__, (kind,), {"device": meta})
+
+
+@contextmanager
+def _marked(trainer: Any, tracker: Tracker) -> Iterator[None]:
+    """Phases and scopes marked on what the trainer calls."""
+    backward = trainer.accelerator.backward
+
+    def marked_backward(loss: torch.Tensor, **kwargs: Any) -> None:
+        with tracker.within(phase="backward", scope="head"):
+            backward(loss, **kwargs)
+
+    trainer.accelerator.backward = marked_backward
+    hooks = list(_scope_hooks(trainer.model, tracker))
+    try:
+        yield
+    finally:
+        del trainer.accelerator.backward
+        for hook in hooks:
+            hook.remove()
+
+
+def _scope_hooks(model: Any, tracker: Tracker) -> Iterator[Any]:
+    """Tell layers from head, and passes that keep nothing from those that do."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trunk = base.base_model
+
+    def enter(module: Any, args: Any, kwargs: Any) -> None:
+        if tracker.phase == "forward" and not torch.is_grad_enabled():
+            tracker.phase = "reference"
+        tracker.scope = "layer"
+
+    def leave(module: Any, args: Any, output: Any) -> None:
+        tracker.scope = "head"
+        hidden = output[0]
+        if hidden.requires_grad:
+            hidden.register_hook(past_head)
+
+    def past_head(gradient: torch.Tensor) -> None:
+        tracker.scope = "layer"
+
+    def done(module: Any, args: Any, output: Any) -> None:
+        if tracker.phase == "reference":
+            tracker.phase = "forward"
+
+    yield trunk.register_forward_pre_hook(enter, with_kwargs=True)
+    yield trunk.register_forward_hook(leave)
+    yield base.register_forward_hook(done)
+
+
+@contextmanager
+def _accelerate_state() -> Iterator[None]:
+    """accelerate keeps one state per process: leave it as it was found."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = [AcceleratorState, GradientState, PartialState]
+    before = [dict(state._shared_state) for state in states]
+    try:
+        yield
+    finally:
+        for state, values in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(values)
+
+
+def stand_in_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer of three words: a trainer wants one, and no row needs more."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "a": 2}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="a"
+    )

@@ -1,0 +1,166 @@
+"""Births and deaths of every storage a program makes, on any device, data or none.
+
+The real training step runs on the meta device: shapes and lifetimes, no memory. A dispatch mode
+sees each operator below autograd, so that what is saved for the backward pass, recomputed by
+checkpointing and freed is what PyTorch does, not a formula for it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modelforge.plan.allocator import Event, rounded
+
+if TYPE_CHECKING:
+    from modelforge.plan.kernels import Device
+
+
+class Tag(NamedTuple):
+    """What a storage was born for.
+
+    Attributes:
+        phase: ``static``, ``forward``, ``reference``, ``backward``, ``optimizer``, ``generation``.
+        scope: Inside which part of the model: ``layer``, ``head`` or a static part's name.
+    """
+
+    phase: str
+    scope: str
+
+
+class Tracker(TorchDispatchMode):
+    """Logs storages as they are born and die.
+
+    Attributes:
+        events: In order: (id, bytes) for a birth, (-id, bytes) for a death.
+        tags: What each id was born for.
+        allocated: Bytes alive, rounded as the device's allocator rounds.
+        peak: Their maximum, and ``peak_at`` the number of events it was reached after.
+        phase, scope: Given to what is born next.
+        gradients: Ids of parameters' gradients.
+    """
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+        self.events: list[Event] = []
+        self.tags: dict[int, Tag] = {}
+        self.allocated = self.peak = self.peak_at = 0
+        self.phase, self.scope = "static", ""
+        # How many of a boolean mask's elements are true; set by the step for its own masks.
+        self.share_true = 1.0
+        self.padded = False
+        self.gradients: set[int | None] = set()
+        self._alive: dict[int, tuple[int, Any]] = {}
+        self._once: set[str] = set()
+
+    @contextmanager
+    def within(self, *, phase: str | None = None, scope: str | None = None) -> Iterator[None]:
+        """Tag what is born inside with this phase or scope."""
+        before = self.phase, self.scope
+        self.phase, self.scope = phase or self.phase, self.scope if scope is None else scope
+        try:
+            yield
+        finally:
+            self.phase, self.scope = before
+
+    def born(self, nbytes: int, *, tag: Tag | None = None) -> int:
+        """Log a birth that no tensor stands for; returns its id."""
+        identity = len(self.tags) + 1
+        self.tags[identity] = tag or Tag(self.phase, self.scope)
+        self.events.append((identity, nbytes))
+        self.allocated += self._rounded(nbytes)
+        if self.allocated > self.peak:
+            self.peak, self.peak_at = self.allocated, len(self.events)
+        return identity
+
+    def died(self, identity: int, nbytes: int) -> None:
+        """Log a death."""
+        self.events.append((-identity, nbytes))
+        self.allocated -= self._rounded(nbytes)
+
+    def once(self, name: str, nbytes: int) -> None:
+        """Log memory that is taken at the first use and kept."""
+        if name not in self._once and nbytes:
+            self._once.add(name)
+            self.born(nbytes, tag=Tag("static", name))
+
+    @contextmanager
+    def temporaries(self, sizes: list[int]) -> Iterator[None]:
+        """Memory that a kernel takes for itself while it runs."""
+        held = [(self.born(nbytes), nbytes) for nbytes in sizes]
+        try:
+            yield
+        finally:
+            for identity, nbytes in reversed(held):
+                self.died(identity, nbytes)
+
+    def add(self, tensor: torch.Tensor, *, tag: Tag | None = None) -> None:
+        """Follow a tensor's storage, unless it is followed already."""
+        if tensor.device.type != "meta":
+            return  # the collator's own tensors, in the machine's memory
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        nbytes = storage.nbytes()
+        identity = self.born(nbytes, tag=tag)
+
+        def on_death(_: Any) -> None:
+            self._alive.pop(key, None)
+            self.died(identity, nbytes)
+
+        self._alive[key] = (identity, weakref.ref(storage, on_death))
+
+    def identity(self, tensor: torch.Tensor) -> int | None:
+        """The id of a tensor's storage, if it is followed."""
+        found = self._alive.get(tensor.untyped_storage()._cdata)
+        return found[0] if found else None
+
+    def alive_at(self, position: int) -> dict[int, int]:
+        """Id → bytes of what is alive after so many events."""
+        alive: dict[int, int] = {}
+        for identity, nbytes in self.events[:position]:
+            if identity > 0:
+                alive[identity] = nbytes
+            else:
+                del alive[-identity]
+        return alive
+
+    def peaks(self) -> dict[str, int]:
+        """Phase → the most bytes alive at a birth in it."""
+        peaks: dict[str, int] = {}
+        allocated = 0
+        for identity, nbytes in self.events:
+            if identity < 0:
+                allocated -= self._rounded(nbytes)
+                continue
+            allocated += self._rounded(nbytes)
+            phase = self.tags[identity].phase
+            peaks[phase] = max(peaks.get(phase, 0), allocated)
+        return peaks
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        run = self.device.operators.get(func._schema.name)
+        if run is not None:
+            out = run(self, func, args, kwargs)
+        else:
+            out = func(*args, **kwargs)
+        if isinstance(out, torch.Tensor):
+            self.add(out)
+        elif isinstance(out, list | tuple):
+            for item in out:
+                if isinstance(item, torch.Tensor):
+                    self.add(item)
+        return out
+
+    def _rounded(self, nbytes: int) -> int:
+        return rounded(nbytes) if self.device.rounds else nbytes
