@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from modelforge.errors import ModelError
+from modelforge.lora import exact_4bit_on_cpu
 from modelforge.ppo.roles import (
     POLICY,
     REFERENCE,
@@ -23,7 +24,6 @@ from modelforge.ppo.roles import (
     adapter_parameters,
     copy_policy,
     inference,
-    keep_4bit_gradients_right,
     shares_base,
     using,
 )
@@ -47,7 +47,7 @@ def policy(four_bit=False):
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(TINY, **loading(four_bit))
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **LORA))
-    keep_4bit_gradients_right(model)
+    exact_4bit_on_cpu(model)
     return model
 
 
@@ -94,7 +94,7 @@ def separate_scores(folder, tokenizer, chats, four_bit):
     base = AutoModelForSequenceClassification.from_pretrained(
         TINY, num_labels=1, **loading(four_bit)
     )
-    keep_4bit_gradients_right(base)  # else its scores are those of bfloat16 on some CPUs
+    exact_4bit_on_cpu(base)  # else its scores are those of bfloat16 on some CPUs
     model = PeftModel.from_pretrained(base, folder).eval()
     model.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_scoring_leaves_policy_and_reference_as_they_were(
     assert model.training and model.active_adapter == POLICY
     assert trained == {name for name, p in model.named_parameters() if p.requires_grad}
     plain = AutoModelForCausalLM.from_pretrained(TINY, **loading(four_bit)).eval()
-    keep_4bit_gradients_right(plain)
+    exact_4bit_on_cpu(plain)
     with inference(model):
         assert torch.equal(model(**inputs).logits, before)
         with using(model, None):

@@ -1,82 +1,48 @@
-"""PPOTrainer on the tiny model: its loss, its rollouts, resuming, and the hooks it leans on."""
+"""PPOTrainer on the tiny model: its loss, its rollouts, and the hooks it leans on."""
 
 import inspect
 import itertools
-import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import load_dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    TrainerCallback,
+)
 from trl import GRPOTrainer
 
-from modelforge.errors import ConfigError, ModelError, RunError
+from modelforge.errors import ConfigError, ModelError
 from modelforge.ppo.config import PPOConfig
-from modelforge.ppo.roles import CRITIC, POLICY, REFERENCE, adapter_parameters, inference, using
+from modelforge.ppo.roles import (
+    CRITIC,
+    POLICY,
+    REFERENCE,
+    SharedBaseReward,
+    adapter_parameters,
+    inference,
+    using,
+)
 from modelforge.ppo.trainer import HOOKS, METRICS, STATE, PPOTrainer
 
-TINY = Path(__file__).parent.parent / "examples" / "tiny" / "model"
-TOKENIZER = AutoTokenizer.from_pretrained(TINY, padding_side="left")
-PROMPTS = load_dataset(
-    "json", data_files=str(TINY.parent / "data" / "prompts_train.jsonl"), split="train"
-).select_columns(["prompt"])
+sys.path.append(str(Path(__file__).parent))  # the tests are no package
 
-
-def cheerful(completions, **kwargs):
-    return [c[0]["content"].count("!") + 0.01 * len(c[0]["content"]) for c in completions]
-
-
-def brief(completions, **kwargs):
-    return [-0.1 * len(c[0]["content"].split()) for c in completions]
-
-
-def policy(**lora):
-    torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    return get_peft_model(
-        base,
-        LoraConfig(
-            **{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM",
-               "lora_dropout": 0.1, **lora}
-        ),
-    )  # fmt: skip
-
-
-def trainer(folder, model=None, rewards=(cheerful,), data=PROMPTS, callbacks=None, **settings):
-    """Rollouts of 8 completions, two minibatches of 4, two epochs: a cycle of four updates."""
-    config = PPOConfig(
-        **{
-            "output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none",
-            "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1,
-            "per_device_train_batch_size": 4, "steps_per_generation": 2, "num_iterations": 2,
-            "gradient_accumulation_steps": 1, "max_completion_length": 12, "max_steps": 8,
-            "learning_rate": 2e-3, "value_learning_rate": 1e-2, "gradient_checkpointing": False,
-            **settings,
-        }
-    )  # fmt: skip
-    return PPOTrainer(
-        policy() if model is None else model, list(rewards), config, train_dataset=data,
-        processing_class=TOKENIZER, callbacks=callbacks,
-    )  # fmt: skip
-
-
-def first_minibatch(t):
-    """A rollout and its first minibatch, as the training loop would come by them."""
-    t.create_optimizer()
-    t.current_gradient_accumulation_steps = 1
-    t.model.train()
-    return t._prepare_inputs(next(iter(t.get_train_dataloader())))
-
-
-def logs(t):
-    return [entry for entry in t.state.log_history if "loss" in entry]
-
+from ppo_parts import (
+    PROMPTS,
+    TINY,
+    TOKENIZER,
+    brief,
+    cheerful,
+    first_minibatch,
+    logs,
+    policy,
+    trainer,
+)
 
 # --- the contract with TRL -----------------------------------------------------------------------
 
@@ -303,64 +269,37 @@ def test_evaluation_leaves_the_state_of_training_alone(tmp_path):
     assert state == (t.kl.coef, t.shaper.moments.state(), t.rollout_metrics)
 
 
-# --- resuming ------------------------------------------------------------------------------------
-
-EVERYTHING = {
-    "value_mode": "adapter", "reference": "initial", "ref_update_steps": 4, "kl_target": 0.5,
-    "kl_horizon": 50, "kl_stop": 5e-3, "reward_normalization": "standardize",
-    "reward_normalize_sources": True, "gradient_accumulation_steps": 2, "steps_per_generation": 4,
-    "per_device_train_batch_size": 2, "entropy_coef": 0.01, "logging_steps": 3,
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "kills", "rows"),
-    [({}, (1, 4, 6), 600), (EVERYTHING, (2, 5, 8), 600), ({}, (3, 7), 20)],
-    ids=["plain, within and between rollouts", "everything on", "over several epochs"],
-)
-def test_a_killed_run_goes_on_as_if_never_killed(tmp_path, settings, kills, rows):
-    def run(folder, resume=None):
-        t = trainer(
-            folder, policy(init_lora_weights=False), rewards=(cheerful, brief), max_steps=12,
-            data=PROMPTS.select(range(rows)),
-            **{"save_strategy": "steps", "save_steps": 1, **settings},
-        )  # fmt: skip
-        t.train(resume_from_checkpoint=resume)
-        return t
-
-    whole = run(tmp_path / "whole")
-    timings = {"step_time", "epoch", "total_flos"}
-    if settings:  # transformers' own average since the last log begins anew at a resume
-        timings.add("loss")
-    for step in kills:
-        resumed = run(tmp_path / f"from-{step}", str(tmp_path / "whole" / f"checkpoint-{step}"))
-        for ours, theirs in zip(logs(resumed), logs(whole), strict=True):
-            assert {k: v for k, v in ours.items() if k not in timings} == {
-                k: v for k, v in theirs.items() if k not in timings
-            }
-        for (name, ours), theirs in zip(
-            resumed.model.named_parameters(), whole.model.parameters(), strict=True
-        ):
-            assert torch.equal(ours, theirs), name
-        assert resumed.kl.coef == whole.kl.coef
-        assert resumed.shaper.moments.state() == whole.shaper.moments.state()
-
-
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
-    t = trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_policy_reference_reward_and_value_on_one_base(tmp_path, four_bit):
+    torch.manual_seed(0)
+    scorer = get_peft_model(
+        AutoModelForSequenceClassification.from_pretrained(TINY, num_labels=1),
+        LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS",
+                   modules_to_save=["score"], init_lora_weights=False),
+    )  # fmt: skip
+    scorer.save_pretrained(tmp_path / "reward")
+    loading = {"dtype": torch.float32}
+    if four_bit:
+        loading["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+    model = policy(**loading)
+    reward = SharedBaseReward(model, tmp_path / "reward", name="quality", tokenizer=TOKENIZER)
+    t = trainer(tmp_path, model, rewards=(reward, brief), max_steps=4, value_mode="adapter",
+                reference="initial", save_strategy="steps", save_steps=4)  # fmt: skip
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    learning = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in learning.values()} == {torch.float32}  # TRL had made them bfloat16
     t.train()
-    checkpoint = tmp_path / "checkpoint-1"
-    other = trainer(tmp_path / "other", policy(r=8), max_steps=2)
-    with pytest.raises((RunError, RuntimeError), match=r"fit|size mismatch"):
-        other.train(resume_from_checkpoint=str(checkpoint))
-    state = checkpoint / "ppo" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"processes": 2}))
-    with pytest.raises(RunError, match="written by 2 processes"):
-        trainer(tmp_path / "other", max_steps=2).train(resume_from_checkpoint=str(checkpoint))
-    state.unlink()
-    with pytest.raises(RunError, match="no complete PPO checkpoint"):
-        trainer(tmp_path / "other", max_steps=2).train(resume_from_checkpoint=str(checkpoint))
+    parameters = dict(model.named_parameters())
+    assert all(torch.equal(parameters[n], p) for n, p in frozen.items())
+    assert all(not torch.equal(parameters[n], p) for n, p in learning.items())
+    assert {n for n in learning if POLICY not in n and CRITIC not in n} == {
+        n for n in learning if "v_head" in n
+    }
+    assert all(math.isfinite(entry["rewards/quality/mean"]) for entry in logs(t))
+    folders = {p.name for p in (tmp_path / "checkpoint-4").rglob("*") if p.is_dir()}
+    assert folders == {"ppo", CRITIC, REFERENCE}  # reward adapters are their own run's
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -388,50 +327,3 @@ def test_a_model_without_lora_or_an_unknown_reward_is_refused(tmp_path):
         trainer(tmp_path, base)
     with pytest.raises(ConfigError, match="did you mean 'cheerful'"):
         trainer(tmp_path, reward_ensemble=["cheeful"])
-
-
-# --- several processes ---------------------------------------------------------------------------
-
-TWO = """
-import sys, torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
-import test_ppo_trainer as parts
-
-def run(folder, resume=None):
-    t = parts.trainer(folder, save_strategy="steps", save_steps=3, max_steps=6, kl_target=1.0,
-                      kl_stop=0.5, value_mode={value_mode!r})
-    t.train(resume_from_checkpoint=resume)
-    assert t.accelerator.num_processes == 2
-    own = torch.cat([b["advantages"][b["loss_mask"] > 0] for b in t._buffered_inputs]).double()
-    sums = torch.stack([own.sum(), (own**2).sum(), torch.tensor(len(own)).double()])
-    dist.all_reduce(sums)
-    assert abs(sums[0] / sums[2]) < 1e-3 and abs(sums[1] / sums[2] - 1) < 1e-3, sums
-    assert abs(own.mean()) > 1e-4  # neither process is white alone
-    trained = [p.detach().flatten() for p in t.model.parameters() if p.requires_grad]
-    both = [torch.empty_like(torch.cat(trained)) for _ in range(2)]
-    dist.all_gather(both, torch.cat(trained))
-    assert torch.equal(*both)
-    return parts.logs(t)
-
-whole = run({folder!r} + "/whole")
-resumed = run({folder!r} + "/resumed", {folder!r} + "/whole/checkpoint-3")
-for a, b in zip(whole, resumed, strict=True):
-    for key in ("loss", "reward", "kl/reference", "value/loss", "kl/coef"):
-        assert a[key] == b[key], (key, a, b)
-print("both agree")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("value_mode", ["trunk_detached", "adapter"])
-def test_two_processes_whiten_together_stay_equal_and_resume(tmp_path, value_mode):
-    script = tmp_path / "two.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(TWO.format(tests=tests, folder=str(tmp_path), value_mode=value_mode))
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-         "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("both agree") == 2

@@ -94,7 +94,7 @@ def _load_adapter(policy: Any, folder: Path, name: str) -> None:
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise RunError(Problem(str(folder), "holds no adapter", "resume from an earlier one"))
-    result = set_peft_model_state_dict(policy, load_file(path), adapter_name=name)
+    result: Any = set_peft_model_state_dict(policy, load_file(path), adapter_name=name)
     missing = [key for key in result.missing_keys if f".{name}." in key]
     if missing or result.unexpected_keys:
         key = [*missing, *result.unexpected_keys][0]

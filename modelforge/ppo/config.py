@@ -1,13 +1,20 @@
 """``PPOConfig``: GRPO's configuration with PPO's settings, checked as a whole."""
 
+# ruff: noqa: RUF009  (_field gives a dataclasses.field)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from trl import GRPOConfig
 
 from modelforge.errors import ConfigError, Problem, did_you_mean
+from modelforge.ppo.maths import KLEstimator
+from modelforge.ppo.shaping import Normalization
+from modelforge.ppo.value import ValueMode
+
+Reference = Literal["base", "initial"]
 
 
 def _field(default: Any, help: str) -> Any:
@@ -15,10 +22,10 @@ def _field(default: Any, help: str) -> Any:
 
 
 CHOICES = {
-    "kl_estimator": ("k1", "k3"),
-    "value_mode": ("trunk_detached", "trunk", "adapter"),
-    "reference": ("base", "initial"),
-    "reward_normalization": ("none", "center", "scale", "standardize"),
+    "kl_estimator": get_args(KLEstimator),
+    "value_mode": get_args(ValueMode),
+    "reference": get_args(Reference),
+    "reward_normalization": get_args(Normalization),
     # those of TRL's losses that are the clipped surrogate and take an advantage for each token
     "loss_type": ("bnpo", "dapo", "grpo", "dr_grpo"),
     "importance_sampling_level": ("token",),
@@ -47,12 +54,14 @@ class PPOConfig(GRPOConfig):
     kl_coef: float = _field(0.1, "Weight of the per-token KL to the reference in the reward.")
     kl_target: float | None = _field(None, "KL a completion (nats) to steer kl_coef towards.")
     kl_horizon: int = _field(10_000, "Completions over which the steering moves kl_coef by 20 %.")
-    kl_estimator: str = _field("k1", "Per-token KL estimate: k1 (unbiased) or k3 (never negative).")
+    kl_estimator: KLEstimator = _field(
+        "k1", "Per-token KL estimate: k1 (unbiased) or k3 (never negative)."
+    )
     kl_cap: float | None = _field(None, "Bound of one token's KL estimate, in nats.")
     kl_stop: float | None = _field(
         None, "Skip the rest of a rollout's updates once KL(old ‖ new policy) a token passes this."
     )
-    value_mode: str = _field(
+    value_mode: ValueMode = _field(
         "trunk_detached",
         "Where the value head reads: the policy's hidden states (trunk_detached: no gradient into "
         "them; trunk) or its own LoRA (adapter).",
@@ -62,7 +71,7 @@ class PPOConfig(GRPOConfig):
     value_learning_rate: float | None = _field(
         None, "Learning rate of value head and value adapter; none: the policy's."
     )
-    reference: str = _field(
+    reference: Reference = _field(
         "base",
         "Reference policy: the base (adapters off), or the policy as it began (initial), as after "
         "SFT.",
@@ -70,7 +79,7 @@ class PPOConfig(GRPOConfig):
     ref_update_steps: int | None = _field(
         None, "Make the current policy the reference every so many steps (reference: initial)."
     )
-    reward_normalization: str = _field(
+    reward_normalization: Normalization = _field(
         "none",
         "Running moments of the reward: center, scale (by the standard deviation) or standardize "
         "(both).",

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+KLEstimator = Literal["k1", "k3"]
 Reduce = Callable[[Tensor], Tensor]
 
 
@@ -73,7 +74,7 @@ def gae(
 
 
 def kl_estimate(
-    logps: Tensor, ref_logps: Tensor, kind: Literal["k1", "k3"], cap: float | None = None
+    logps: Tensor, ref_logps: Tensor, kind: KLEstimator, cap: float | None = None
 ) -> Tensor:
     """Per-token estimate of KL(policy ‖ reference) on tokens that the policy sampled, (B, T).
 

@@ -75,17 +75,6 @@ def adapter_parameters(model: Any, adapter: str) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if adapter in n.split(".")}
 
 
-def keep_4bit_gradients_right(model: nn.Module) -> None:
-    """Stop bitsandbytes repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    It repacks them at the first forward in eval mode; gradients after that are wrong, with a
-    mere warning.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
 def copy_policy(model: Any, adapter: str) -> None:
     """Make ``adapter`` a frozen copy of the policy's weights as they are now."""
     if adapter not in model.peft_config:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
+from modelforge.lora import exact_4bit_on_cpu
 from modelforge.ppo import checkpoint, maths
 from modelforge.ppo.config import PPOConfig
 from modelforge.ppo.roles import (
@@ -23,7 +24,6 @@ from modelforge.ppo.roles import (
     REFERENCE,
     copy_policy,
     inference,
-    keep_4bit_gradients_right,
     using,
 )
 from modelforge.ppo.shaping import RewardShaper
@@ -76,7 +76,10 @@ class PPOTrainer(GRPOTrainer):
 
     _tag_names = ["modelforge", "ppo"]
     _name = "PPO"
-    args: PPOConfig
+    # What transformers leaves optional, and is always there in this trainer.
+    args: Any
+    model: Any
+    processing_class: Any
 
     def __init__(self, model: Any, reward_funcs: Any, args: PPOConfig, *more: Any, **kwargs: Any):
         super().__init__(model, reward_funcs, args, *more, **kwargs)
@@ -88,7 +91,7 @@ class PPOTrainer(GRPOTrainer):
         if self.is_fsdp_enabled or stage == 3:
             what = "PPO switches adapters within a step, which sharded parameters do not allow"
             raise RunError(Problem("distributed", what, "use DDP or ZeRO-2"))
-        keep_4bit_gradients_right(policy)
+        exact_4bit_on_cpu(policy)
         self.critic = Critic(policy, args.value_mode)
         if args.reference == "initial":
             copy_policy(policy, REFERENCE)
@@ -128,7 +131,8 @@ class PPOTrainer(GRPOTrainer):
             out = super()._get_per_token_logps_and_entropies(
                 model, input_ids, mask, logits_to_keep, *a, **k
             )
-        self._logps, self._values = out[0], torch.cat(values) if values else None
+        # the critic's own adapter reads no trunk: its values come from a pass of its own
+        self._logps, self._values = out[0], torch.cat(values) if values else torch.empty(0)
         return out
 
     def _forward(self, batch: dict[str, Tensor], size: int) -> None:
@@ -339,7 +343,7 @@ class PPOTrainer(GRPOTrainer):
         checkpoint.load(self, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        checkpoint.load_weights(self, Path(self.state.best_model_checkpoint))
+        checkpoint.load_weights(self, Path(str(self.state.best_model_checkpoint)))
 
 
 def _finish_adapters(policy: Any, args: PPOConfig) -> None:

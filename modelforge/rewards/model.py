@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from modelforge.errors import ModelError, Problem
+from modelforge.lora import exact_4bit_on_cpu
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
 
 
@@ -109,6 +110,7 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
         base_name = PeftConfig.from_pretrained(path).base_model_name_or_path
         # The base has no head of its own; the adapter's is loaded over it, as was checked.
         base = AutoModelForSequenceClassification.from_pretrained(base_name, num_labels=1, **kwargs)
+        exact_4bit_on_cpu(base)
         with warnings.catch_warnings():
             # PEFT only warns of keys that the adapter's file lacks: the head would be random.
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -123,4 +125,5 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
     if model.config.num_labels != 1:
         what = f"gives {model.config.num_labels} labels; a reward model gives one score"
         raise ModelError(Problem(path, what))
+    exact_4bit_on_cpu(model)
     return model.eval()
