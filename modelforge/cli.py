@@ -51,8 +51,9 @@ def train(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -
 
     loaded = load_config(config, overrides=set_ or ())
     from modelforge import run
-    from modelforge.console import say
+    from modelforge.console import quieten, say
 
+    quieten()
     result = run.train(loaded)
     if as_json:
         _print_json(
@@ -85,9 +86,11 @@ def check(
     loaded = load_config(config, overrides=set_ or ())
     report: dict[str, Any] = {"config": "ok"}
     if not config_only:
+        from modelforge.console import quieten
         from modelforge.run import prepare
         from modelforge.rundir import choices_json
 
+        quieten()
         job = prepare(loaded)
         report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
     if as_json:
@@ -109,8 +112,10 @@ def data(
     from modelforge.config import load_config
 
     loaded = load_config(config, overrides=set_ or ())
+    from modelforge.console import quieten
     from modelforge.dataview import show_data
 
+    quieten()
     ledger = show_data(loaded, rows=rows, to=to)
     if as_json:
         _print_json(ledger.to_dict())
@@ -205,8 +210,10 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train the tiny model that comes along: sft, then dpo, measured before and after."""
+    from modelforge.console import quieten
     from modelforge.demo import run_demo
 
+    quieten()
     report = run_demo(output)
     if as_json:
         _print_json(report)

@@ -24,13 +24,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+# Those transformers reports to. "all" is left out: it takes whatever happens to be installed.
+Tracker = Literal[
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow"),
+    *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+]
+
+
 class DatasetSource(Section):
     """One of several data sets mixed into one."""
 
     path: Annotated[str, Field(description="File, folder or hub id.", min_length=1)]
     split: Annotated[str | None, Field(description="Split of a hub data set.")] = None
     name: Annotated[str | None, Field(description="Configuration of a hub data set.")] = None
-    weight: Annotated[float, Field(description="Share of the mix it is drawn with.", gt=0)] = 1.0
+    weight: Annotated[
+        Annotated[float, Field(gt=0)] | None, Field(description="Share of the mix; all or none.")
+    ] = None
 
 
 Dataset = Annotated[str, Field(min_length=1)] | Annotated[list[DatasetSource], Field(min_length=1)]
@@ -39,7 +48,10 @@ Dataset = Annotated[str, Field(min_length=1)] | Annotated[list[DatasetSource], F
 class Generation(Section):
     """How completions are sampled while training (grpo, rlhf)."""
 
-    max_new_tokens: Annotated[int, Field(description="Longest completion, in tokens.", ge=1)] = 256
+    max_new_tokens: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="Longest completion, in tokens; by default half of max_seq_length."),
+    ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
     top_k: Annotated[int, Field(description="Keep the k likeliest tokens; 0 keeps all.", ge=0)] = 0
     top_p: Annotated[float, Field(description="Nucleus sampling mass.", gt=0, le=1)] = 1.0
@@ -122,7 +134,8 @@ class Settings(Section):
         ),
     ] = None
     report_to: Annotated[
-        str | list[str], Field(description="Trackers: tensorboard, wandb, trackio, none.")
+        Tracker | Literal["none"] | list[Tracker],
+        Field(description="Trackers of the curves; metrics.jsonl is written in any case."),
     ] = "tensorboard"
     seed: Annotated[int, Field(description="Seed of everything random.", ge=0, lt=2**32)] = 42
     resume: Annotated[

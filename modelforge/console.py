@@ -14,6 +14,25 @@ from modelforge.errors import UserError
 console = Console(stderr=True, highlight=False)
 
 
+def quieten() -> None:
+    """Silence the bars and advice of the libraries below: the command says what matters itself.
+
+    For the command only. A program that uses the library decides for itself what it hears.
+    """
+    import logging
+    import warnings
+
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
 def say(text: str) -> None:
     """One line, as it is."""
     console.print(escape(text), soft_wrap=True)

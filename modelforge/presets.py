@@ -21,6 +21,15 @@ def preset(strategy: str) -> dict[str, Any]:
     return {"strategy": strategy, "model_name": "", "dataset": ""}
 
 
+def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
+    """The shipped config that trains the tiny model, with its paths in the folder `tiny`."""
+    shipped = files("modelforge.configs") / "tiny" / f"{strategy}.json"
+    values = json.loads(shipped.read_text(encoding="utf-8"))
+    for key in ("model_name", "dataset", "eval_dataset"):
+        values[key] = str(tiny / values[key].partition("examples/tiny/")[2])
+    return values
+
+
 def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> Path:
     """Write a config, and beside it the schema that an editor completes it with.
 

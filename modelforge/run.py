@@ -16,9 +16,10 @@ from modelforge.hardware import Hardware, choose_profile, detect_hardware, devic
 from modelforge.lora import lora_defaults
 from modelforge.rundir import RunDir, choices_json, open_run
 from modelforge.source import find_model
+from modelforge.trackers import check_trackers, tensorboard_in
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from modelforge.data import Data
     from modelforge.providers.base import ModelSource, Provider
@@ -96,10 +97,7 @@ def train(
     job = prepare(config)
     job.run.create()
     _write_start(job)
-    parts = load(job)
-    trainer = job.strategy.build_trainer(parts, callbacks=_callbacks(job.run))
-    trainer.remove_callback(_default_progress())
-    _save_policy_only(trainer.model)
+    trainer = build_trainer(job, load(job))
     _say_trainable(trainer.model)
 
     look = _looker(job, trainer)
@@ -139,9 +137,11 @@ def prepare(config: Config) -> Prepared:
     )
     hardware = detect_hardware()
     config = fill_defaults(config, strategy, hardware)
-    provider = choose_provider(config, hardware)
-    config = config.with_choices({"provider": provider[1]})
-    tokenizer = provider[0].load_tokenizer(source)
+    provider, choice = choose_provider(config, hardware)
+    config = config.with_choices({"provider": choice})
+    config = fit_to_model(config, provider.load_model_config(source))
+    check_trackers(config)
+    tokenizer = provider.load_tokenizer(source)
     data = read_data(config, strategy, tokenizer)
     columns = data.train.column_names
     config = config.with_defaults(strategy.check_data(config, columns))
@@ -154,7 +154,7 @@ def prepare(config: Config) -> Prepared:
     )
     show_choices(config.choices)
     return Prepared(
-        config, strategy, provider[0], source, tokenizer, data, args, hardware, run, checkpoint
+        config, strategy, provider, source, tokenizer, data, args, hardware, run, checkpoint
     )
 
 
@@ -179,7 +179,7 @@ def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Con
     ]
     for layer in layers:
         config = config.with_defaults(layer)
-    config = config.with_defaults(strategy.derived_defaults(config))
+    config = config.with_choices(strategy.derived_defaults(config))
     return config.with_choices(lora_defaults(config, hardware))
 
 
@@ -207,10 +207,11 @@ def read_data(config: Config, strategy: Strategy, tokenizer: PreTrainedTokenizer
         columns=settings.columns,
         kind=strategy.data_kind,
         tokenizer=tokenizer,
-        template=template,
+        chat_template=template,
         max_length=strategy.max_row_tokens(config),
         seed=settings.seed,
         base_dir=config.base_dir,
+        drop_long=strategy.head == "reward",
     )
     headline("Data")
     for line in data.ledger.summary_lines():
@@ -242,6 +243,15 @@ def load(job: Prepared) -> Parts:
     )
 
 
+def fit_to_model(config: Config, model: PreTrainedConfig) -> Config:
+    """The config within the model's context: beyond it positions were never trained."""
+    context = getattr(model.get_text_config(), "max_position_embeddings", None)
+    if context is None or config.settings.max_seq_length <= context:
+        return config
+    why = f"the model's context ends there ({config.settings.max_seq_length} was set)"
+    return config.with_choices({"max_seq_length": Choice(context, "model", why)})
+
+
 def _trl_fields(strategy: Strategy) -> Iterable[str]:
     return strategy.trl_config_class().__dataclass_fields__  # type: ignore[attr-defined]
 
@@ -264,16 +274,17 @@ def choose_provider(config: Config, hardware: Hardware) -> tuple[Provider, Choic
     return provider, choice
 
 
-def _callbacks(run: RunDir) -> list[Any]:
-    from modelforge.callbacks import MetricsFile, Progress
-
-    return [MetricsFile(run), Progress()]
-
-
-def _default_progress() -> Any:
+def build_trainer(job: Prepared, parts: Parts) -> Any:
+    """The strategy's trainer with the run's callbacks."""
     from transformers import PrinterCallback
 
-    return PrinterCallback
+    from modelforge.callbacks import MetricsFile, Progress
+
+    with tensorboard_in(job.run):
+        trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
+    trainer.remove_callback(PrinterCallback)
+    _save_policy_only(trainer.model)
+    return trainer
 
 
 def _save_policy_only(model: Any) -> None:

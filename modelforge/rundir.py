@@ -123,7 +123,9 @@ def run_name(config: Config) -> str:
         return settings.run_name
     said = {key: value for key, value in config.said.items() if key not in _NOT_THE_RUN}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:6]
-    model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.model_name).name).strip("-.") or "model"
+    path = Path(settings.model_name)
+    name = path.parent.name if path.name == "model" else path.name
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
     return f"{settings.strategy}-{model}-{digest}"
 
 

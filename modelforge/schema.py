@@ -91,6 +91,7 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
     for field in dataclasses.fields(config_class):
         if field.init and field.name not in own and field.name not in OWNED:
             own[field.name] = _field_schema(field, hints[field.name])
+            schema.setdefault("$defs", {}).update(own[field.name].pop("$defs", {}))
     _without_titles(schema)
     return {
         "$schema": _JSON_SCHEMA,

@@ -97,7 +97,9 @@ class Strategy:
         return ()
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
-        """Defaults that follow from other values."""
+        """Values that follow from others, where the user left them open."""
+        if config.given("per_device_eval_batch_size"):
+            return {}
         batch = config.get("per_device_train_batch_size")
         return {"per_device_eval_batch_size": Choice(batch, "default", "as for training")}
 

@@ -55,10 +55,11 @@ class GRPO(Strategy):
 
         settings = config.settings
         assert isinstance(settings, GRPOSettings)
-        if settings.generation.max_new_tokens >= settings.max_seq_length:
+        new_tokens = settings.generation.max_new_tokens
+        if new_tokens is not None and new_tokens >= settings.max_seq_length:
             yield Problem(
                 f"{config.name}: generation.max_new_tokens",
-                f"is {settings.generation.max_new_tokens}: nothing of max_seq_length "
+                f"is {new_tokens}: nothing of max_seq_length "
                 f"({settings.max_seq_length}) is left for the prompt",
                 "lower it, or raise max_seq_length",
             )
@@ -108,13 +109,25 @@ class GRPO(Strategy):
         return {}
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
-        group = config.get("num_generations_eval") or config.get("num_generations")
-        why = "a group is evaluated as a whole"
-        return {"per_device_eval_batch_size": Choice(group, "default", why)}
+        settings = config.settings
+        assert isinstance(settings, GRPOSettings)
+        choices: dict[str, Choice] = {}
+        if not config.given("per_device_eval_batch_size"):
+            group = config.get("num_generations_eval") or config.get("num_generations")
+            why = "a group is evaluated as a whole"
+            choices["per_device_eval_batch_size"] = Choice(group, "default", why)
+        if settings.generation.max_new_tokens is None:
+            half = {"max_new_tokens": settings.max_seq_length // 2}
+            generation = settings.generation.model_copy(update=half).model_dump()
+            why = "half of max_seq_length for the completion"
+            choices["generation"] = Choice(generation, "default", why)
+        return choices
 
     def max_row_tokens(self, config: Config) -> int:
         assert isinstance(config.settings, GRPOSettings)
-        return config.settings.max_seq_length - config.settings.generation.max_new_tokens
+        new_tokens = config.settings.generation.max_new_tokens
+        assert new_tokens is not None, "filled by derived_defaults"
+        return config.settings.max_seq_length - new_tokens
 
     def arguments(self, config: Config) -> dict[str, Any]:
         settings = config.settings

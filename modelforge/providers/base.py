@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from modelforge.config import Config
     from modelforge.hardware import Hardware
@@ -51,6 +51,10 @@ class Provider(Protocol):
 
     def refusal(self, config: Config, hardware: Hardware) -> str | None:
         """Why this provider cannot serve this run, or None. Loads nothing."""
+        ...
+
+    def load_model_config(self, source: ModelSource) -> PreTrainedConfig:
+        """The model's own config: its architecture and context, without weights."""
         ...
 
     def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from modelforge.providers.base import Loaded, ModelSource
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from modelforge.config import Config
     from modelforge.hardware import Hardware
@@ -23,6 +23,14 @@ class HuggingFace:
 
     def refusal(self, config: Config, hardware: Hardware) -> str | None:
         return None
+
+    def load_model_config(self, source: ModelSource) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(source.base, revision=source.revision)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(_unreadable(source.base, "model", error)) from None
 
     def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer

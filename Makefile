@@ -1,0 +1,24 @@
+# On a fresh machine with Python 3.11 or newer: `make demo` runs the main job, `make test` the tests.
+# Both make the environment they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: install demo test lint
+install: $(VENV)/installed
+
+demo: install
+	$(BIN)/modelforge demo
+
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
