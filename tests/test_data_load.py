@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelforge.data import load_data, load_tokenizer_template, write_normal_form
@@ -221,6 +221,35 @@ def test_normal_form_written_and_read_again_is_the_same(load):
         assert again.train.to_list() == first.train.to_list()
     with pytest.raises(DataError, match="cannot be written"):
         write_normal_form([], load.folder / "no" / "folder.jsonl")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+cells = st.fixed_dictionaries(
+    {"prompt": json_values | st.text(min_size=1)},
+    optional={name: json_values for name in ("completion", "chosen", "rejected", "x", "margin")},
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(cells, min_size=1, max_size=4),
+    kind=st.sampled_from(["demonstration", "preference", "prompt"]),
+    template=st.sampled_from(["plain", "none"]),
+)
+def test_any_rows_load_or_are_refused(load, rows, kind, template):
+    try:
+        data = load(rows, kind, template=template, max_length=40)
+    except DataError as error:
+        assert error.problems
+    else:
+        assert len(data.train) == data.ledger.kept > 0
+        assert data.ledger.rows_read >= len(rows)
 
 
 # --- split and mixture -------------------------------------------------------------------------

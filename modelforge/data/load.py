@@ -9,8 +9,8 @@ out before.
 
 Pairs also serve as demonstrations (their chosen side), and both serve as prompts: a prompt row has
 ``prompt``, the columns of its file as they are, and the reference in ``answer`` unless the file has
-a column of that name. All rows are held in memory, about three times the file's size while
-loading; there is no streaming.
+a column of that name. All rows are held in memory (measured: about eight times a text file's size
+while loading); there is no streaming.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ def load_data(
     Args:
         dataset: File, folder, hub id, or a list (see the module).
         eval_dataset: Held-out data in the same forms; weights are not used.
-        eval_split: Evaluation rows taken from ``dataset`` where ``eval_dataset`` is not given: a
-            share below 1 or a number of rows; 0: none; None: 5 %, at least 8 and at most 256 rows,
-            none of fewer than 40.
+        eval_split: Evaluation rows taken from ``dataset`` where that is not given: a share below 1,
+            a number, 0 for none; None: 5 %, at least 8, at most 256, none of fewer than 40.
         dataset_split: Split of a hub data set.
         columns: Our name → the file's column, where the format is not recognised.
         kind: ``demonstration``, ``preference`` or ``prompt``.
@@ -102,29 +101,24 @@ def load_data(
         seed: Of the split and the mixture.
         base_dir: Relative paths are looked up here first, then in the working folder.
         min_rows: Fewer training rows than this are refused.
-        drop_long: Pairs over ``max_length`` are dropped, as RewardTrainer does; else counted as
-            cut, as DPOTrainer does.
+        drop_long: Drop longer pairs, as RewardTrainer does; else DPOTrainer cuts them.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
-        chat_template: The choice, for the ledger.
+        chat_template: For the ledger.
 
     Raises:
         DataError: With all problems of the files; or if too few rows can be used.
     """
-    ledger = Ledger(kind)
-    if chat_template is not None:
-        ledger.chat_template = {"name": chat_template.name, "reason": chat_template.reason}
+    ledger = Ledger(kind, chat_template=described(chat_template))
     parts = parts_of(dataset, dataset_split)
     eval_parts = [] if eval_dataset is None else parts_of(eval_dataset, dataset_split)
-    tables = read_all([*parts, *eval_parts], base_dir or Path())
-
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
+    tables = read_all([*parts, *eval_parts], base_dir or Path())
     made = convert_all(tables, mode, columns or {}, ledger, eval_from=len(parts))
-    unify(made)
+    del tables  # from here on the examples are enough
     limits = Limits(kind, max_length, drop_long, end_ids(tokenizer, eos_token_ids))
     kept = [check(rows, limits, tokenizer=tokenizer, ledger=ledger) for rows in made]
     ledger.refuse_if_too_few(named(dataset), sum(map(len, kept[: len(parts)])), min_rows)
     account([item for rows in kept for item in rows], ledger, limits)
-
     train, evaluation = divide(kept, len(parts), eval_split, seed, min_rows, ledger)
     order = mixture(train, [part.weight for part in parts], seed, ledger)
     flat = [item for rows in train for item in rows]
@@ -135,6 +129,11 @@ def load_data(
         to_dataset(evaluation, names, ledger) if evaluation else None,
         ledger,
     )
+
+
+def described(choice: TemplateChoice | None) -> dict[str, str]:
+    """A template choice for the ledger."""
+    return {} if choice is None else {"name": choice.name, "reason": choice.reason}
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, extra: Collection[int]) -> frozenset[int]:
@@ -218,7 +217,7 @@ def convert_all(
     *,
     eval_from: int,
 ) -> list[Made]:
-    """The examples of each part.
+    """The examples of each part, all in one schema.
 
     Raises:
         DataError: If a file's format is not recognised, or a mapped column is missing.
@@ -236,6 +235,7 @@ def convert_all(
         made.append(rows)
     if problems:
         raise DataError(*problems)
+    unify(made)
     return made
 
 
@@ -267,7 +267,9 @@ def convert(
         column = match.columns.get(skip.role, skip.role)
         ledger.drop(f"{skip.reason}: {column}" if skip.role else skip.reason, row.where)
 
-    return form.convert(match.items(rows), mode, drop)
+    for row, example in form.convert(match.items(rows), mode, drop):
+        # Only prompt rows hand their other cells on.
+        yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
 
 
 def unify(made: Sequence[Made]) -> None:
