@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_LOWER = frozenset(
-    "linear matmul mm bmm mv addmm addmv addbmm baddbmm einsum chain_matmul conv1d conv2d conv3d "
-    "conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention prelu "
-    "__matmul__ __rmatmul__".split()
-)
-_CUDA_FLOAT = frozenset(
-    "acos asin cosh erfinv exp __exp__ expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow "
-    "__pow__ __rpow__ softplus layer_norm group_norm norm cosine_similarity nll_loss cross_entropy "
-    "cumprod cumsum dist softmax log_softmax sum prod renorm logsumexp binary_cross_entropy "
-    "kl_div l1_loss mse_loss smooth_l1_loss".split()
-)
-_CPU_FLOAT = frozenset("mse_loss cosine_similarity nll_loss cross_entropy".split())
+_LOWER = """
+    linear matmul mm bmm mv addmm addmv addbmm baddbmm einsum chain_matmul conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention prelu
+    __matmul__ __rmatmul__
+"""
+_CUDA_FLOAT = """
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__
+    __rpow__ softplus layer_norm group_norm norm cosine_similarity nll_loss cross_entropy cumprod
+    cumsum dist softmax log_softmax sum prod renorm logsumexp binary_cross_entropy kl_div l1_loss
+    mse_loss smooth_l1_loss
+"""
+_CPU_FLOAT = "mse_loss cosine_similarity nll_loss cross_entropy"
 
 _active: list[_Casting] = []
 
@@ -33,12 +33,16 @@ _active: list[_Casting] = []
 @contextmanager
 def replaced(target: Any, name: str, replacement: Any) -> Iterator[None]:
     """An attribute of a library holds another value inside."""
-    original = getattr(target, name)
+    there = hasattr(target, name)
+    original = getattr(target, name, None)
     setattr(target, name, replacement)
     try:
         yield
     finally:
-        setattr(target, name, original)
+        if there:
+            setattr(target, name, original)
+        else:
+            delattr(target, name)
 
 
 class _Casting(TorchFunctionMode):
@@ -46,7 +50,8 @@ class _Casting(TorchFunctionMode):
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        self._float = _CUDA_FLOAT if device == "cuda" else _CPU_FLOAT
+        self._lower = frozenset(_LOWER.split())
+        self._float = frozenset((_CUDA_FLOAT if device == "cuda" else _CPU_FLOAT).split())
         self.weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __torch_function__(
@@ -62,7 +67,7 @@ class _Casting(TorchFunctionMode):
 
     def dtype_of(self, name: str) -> torch.dtype | None:
         """The type a function computes in, or None where it takes what comes."""
-        if name in _LOWER:
+        if name in self._lower:
             return torch.get_autocast_dtype("cpu")
         return torch.float32 if name in self._float else None
 

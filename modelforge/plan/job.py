@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from modelforge.hardware import Hardware
 
 # What belongs to the machine, the hub or another program, and changes no tensor of a step.
-_LEFT_OUT = frozenset(
-    "deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub "
-    "eval_strategy load_best_model_at_end use_vllm use_liger_kernel resume_from_checkpoint "
-    "parallelism_config ddp_backend".split()
-)
+_LEFT_OUT = """
+    deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub
+    eval_strategy load_best_model_at_end use_vllm use_liger_kernel resume_from_checkpoint
+    parallelism_config ddp_backend
+"""
 _TOKEN = 2  # of the stand-in tokenizer's word
 
 
@@ -96,7 +96,7 @@ def build_job(
 
     strategy = registry.get_strategy(config.settings.strategy)()
     trainer_class = strategy.trl_trainer_class()
-    kept = {k: v for k, v in config.trl.items() if k not in _LEFT_OUT}
+    kept = {k: v for k, v in config.trl.items() if k not in _LEFT_OUT.split()}
     args = strategy.build_args(
         replace(config, trl=kept), output_dir=output_dir, device=_device_fields(config, hardware)
     )

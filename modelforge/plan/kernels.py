@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from modelforge.plan.autocast import autocasting, cast_for, replaced
 
@@ -67,8 +67,7 @@ def running_as(device: Device) -> Iterator[None]:
     """Meta tensors take this device's code paths inside."""
     with ExitStack() as stack:
         for target, name, replacement in _patches(device):
-            if hasattr(target, name):
-                stack.enter_context(replaced(target, name, replacement))
+            stack.enter_context(replaced(target, name, replacement))
         stack.enter_context(autocasting(device.type))
         yield
 
@@ -106,8 +105,7 @@ def _trl_patches() -> Iterator[tuple[Any, str, Any]]:
     yield chunked, "_forward_kernel", _Launches()
     yield chunked, "_backward_kernel", _Launches()
     yield chunked, "_addmm_fp32", lambda accumulator, a, b: None
-    if not hasattr(chunked, "triton"):
-        chunked.triton = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
+    yield chunked, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b))
 
 
 class _Launches:
@@ -243,7 +241,19 @@ def _scatter_into(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _matmul(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     tracker.once("workspace", tracker.device.workspace)
+    left, right = args[-2:]
+    tracker.flops += 2 * left.numel() * right.shape[-1]
     return func(*args, **kwargs)
+
+
+def _attention_forward(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
+    tracker.flops += _attention_flops(*args[:2])
+    return func(*args, **kwargs)
+
+
+def _attention_flops(query: torch.Tensor, key: torch.Tensor) -> int:
+    """Scores and their sum over values, half of it masked: 4 · B · H · S · T · D / 2."""
+    return 2 * query.numel() * key.shape[2]
 
 
 def _contiguous_inputs(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
@@ -260,6 +270,7 @@ def _contiguous_inputs(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> A
 def _flash_backward(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     """Flash attention 2 accumulates dQ in float32 and expands dK, dV of grouped heads."""
     query, key = args[1], args[2]
+    tracker.flops += _attention_flops(query, key) * 5 // 2
     batch, heads, length, width = query.shape
     length = -(-length // 128) * 128
     step = 32 if width <= 128 else 64
@@ -277,6 +288,7 @@ def _gemm_4bit(smallest: int) -> Operator:
         inputs, shape = args[0], args[2]
         if tracker.device.type == "cuda":
             tracker.once("workspace", tracker.device.workspace)
+        tracker.flops += 2 * inputs.numel() * shape[0]
         sizes: list[int] = []
         if inputs.numel() // inputs.shape[-1] > smallest:
             constants = args[7] if len(args) > 7 else kwargs.get("absmax_8bit")
@@ -330,6 +342,8 @@ _CUDA: dict[str, Operator] = {
     "aten::_softmax": _contiguous_inputs,
     "aten::_log_softmax_backward_data": _contiguous_inputs,
     "aten::_softmax_backward_data": _contiguous_inputs,
+    "aten::_scaled_dot_product_flash_attention": _attention_forward,
+    "aten::_scaled_dot_product_efficient_attention": _attention_forward,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     # Up to 1536 rows a kernel may multiply packed weights; which does depends on card and shape.
     "bitsandbytes::gemm_4bit": _gemm_4bit(512),

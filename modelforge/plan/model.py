@@ -41,7 +41,7 @@ def meta_model(
     else:
         auto = AutoModelForCausalLM
     with torch.device("meta"):
-        model = auto.from_config(architecture, dtype=dtype, attn_implementation="sdpa")
+        model = auto.from_config(architecture, dtype=dtype)
     quantisation = quantization_config(settings, dtype)
     if quantisation is None:
         return model
@@ -121,7 +121,7 @@ def track_weights(tracker: Tracker, trainer: Any) -> None:
         tracker.add(tensor, tag=Tag("static", part))
     reference = getattr(trainer, "ref_model", None)
     for _, tensor in weights(reference) if reference is not None else ():
-        tracker.add(tensor, tag=Tag("static", "roles"))
+        tracker.add(tensor, tag=Tag("static", "reference, reward, value"))
 
 
 def weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -145,8 +145,9 @@ def _constants(parameter: Any, state: Any) -> Iterator[torch.Tensor]:
 
 
 def _part(name: str, parameter: torch.nn.Parameter) -> str:
-    if "lora_" in name and ".default" not in name and not parameter.requires_grad:
-        return "roles"  # an adapter beside the policy's: a reward model, a reference
+    adapter = "lora_" in name or "modules_to_save" in name
+    if "v_head" in name or (adapter and ".default" not in name):
+        return "reference, reward, value"
     if "lora_" in name:
         return "LoRA"
     return "trained weights" if parameter.requires_grad else "other weights"

@@ -7,11 +7,15 @@ TRL, PEFT, bitsandbytes and transformers do is what is logged; nothing of it is 
 
 from __future__ import annotations
 
-import tempfile
+import logging
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from random import getstate, setstate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from modelforge.plan.autocast import replaced
@@ -25,9 +29,42 @@ if TYPE_CHECKING:
 
     from modelforge.plan.job import Job
 
+# What torchrun and accelerate tell a process of the others.
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Trainers built inside know of no other process and leave no trace, nor a line of output."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    states = [AcceleratorState, GradientState, PartialState]
+    shared = [dict(state._shared_state) for state in states]
+    launcher = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
+    bars, level = not are_progress_bars_disabled(), logging.root.manager.disable
+    random, numpy_random, torch_random = getstate(), np.random.get_state(), torch.get_rng_state()
+    disable_progress_bars()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            enable_progress_bars()
+        setstate(random)
+        np.random.set_state(numpy_random)
+        torch.set_rng_state(torch_random)
+        os.environ.update(launcher)
+        for state, values in zip(states, shared, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(values)
+
 
 def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
-    """Run a trainer's steps on the meta device and log its memory.
+    """Run a trainer's steps on the meta device and log its memory; to be called :func:`alone`.
 
     Args:
         job: The trainer and its longest batch.
@@ -37,7 +74,6 @@ def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
     tracker.share_true, tracker.padded = job.share_true, job.padded
     with ExitStack() as stack:
         stack.enter_context(running_as(device))
-        stack.enter_context(_accelerate_state())
         trainer = _on_meta(job, tracker)(**job.arguments)
         job.prepare(trainer)
         if job.generates:
@@ -81,6 +117,7 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
                 self._update(model)
 
         def _micro_batch(self, model: Any) -> None:
+            tracker.flops = 0  # those of the last micro-batch stay
             with tracker.within(phase="forward", scope="head"):
                 items = torch.ones((), dtype=torch.long, device="meta")
                 self.training_step(model, self.data_collator(job.batch), items)
@@ -150,21 +187,6 @@ def _scope_hooks(model: Any, tracker: Tracker) -> Iterator[Any]:
     yield trunk.register_forward_pre_hook(enter, with_kwargs=True)
     yield trunk.register_forward_hook(leave)
     yield base.register_forward_hook(done)
-
-
-@contextmanager
-def _accelerate_state() -> Iterator[None]:
-    """accelerate keeps one state per process: leave it as it was found."""
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    states = [AcceleratorState, GradientState, PartialState]
-    before = [dict(state._shared_state) for state in states]
-    try:
-        yield
-    finally:
-        for state, values in zip(states, before, strict=True):
-            state._shared_state.clear()
-            state._shared_state.update(values)
 
 
 def stand_in_tokenizer() -> PreTrainedTokenizerBase:

@@ -43,6 +43,7 @@ class Tracker(TorchDispatchMode):
         peak: Their maximum, and ``peak_at`` the number of events it was reached after.
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
+        flops: Floating point operations of matrix products and attention.
     """
 
     def __init__(self, device: Device) -> None:
@@ -56,6 +57,7 @@ class Tracker(TorchDispatchMode):
         self.share_true = 1.0
         self.padded = False
         self.gradients: set[int | None] = set()
+        self.flops = 0
         self._alive: dict[int, tuple[int, Any]] = {}
         self._once: set[str] = set()
 
@@ -150,10 +152,7 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         run = self.device.operators.get(func._schema.name)
-        if run is not None:
-            out = run(self, func, args, kwargs)
-        else:
-            out = func(*args, **kwargs)
+        out = run(self, func, args, kwargs) if run else func(*args, **kwargs)
         if isinstance(out, torch.Tensor):
             self.add(out)
         elif isinstance(out, list | tuple):

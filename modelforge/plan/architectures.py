@@ -1,0 +1,141 @@
+"""A model's shape: from its folder, from the presets that ship with ModelForge, or from the hub."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.errors import ModelError, Problem, did_you_mean
+from modelforge.source import local_folder
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model's shape, and how it is known.
+
+    Attributes:
+        architecture: transformers' config.
+        adapter: Folder of an adapter that training goes on from, or None.
+        source: Where the shape comes from, for a reader.
+    """
+
+    architecture: PretrainedConfig
+    adapter: Path | None
+    source: str
+
+
+def find_architecture(name: str, *, base_dir: Path, revision: str | None, where: str) -> Found:
+    """The shape of a model; its weights need not be there.
+
+    Args:
+        name: A model, adapter or run folder (only its config is read), the name or hub id of a
+            shipped preset, or another hub id, which needs the network.
+        base_dir: Relative paths are looked up here first.
+        revision: Hub revision.
+        where: How to call the key in messages.
+
+    Raises:
+        ModelError: If no shape is to be had.
+    """
+    folder = local_folder(name, base_dir)
+    if folder is not None:
+        return _in_folder(folder, base_dir=base_dir, where=where)
+    preset = _preset(name)
+    if preset is not None:
+        return Found(_build(preset), None, f"shipped preset {preset['name']}")
+    return Found(_read(name, revision, where), None, name)
+
+
+def list_architectures() -> list[dict[str, Any]]:
+    """The shipped presets: ``name``, ``published`` parameters, ``config``."""
+    folder = files("modelforge.configs") / "architectures"
+    return [
+        preset
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
+        if entry.name.endswith(".json")
+        for preset in json.loads(entry.read_text(encoding="utf-8"))
+    ]
+
+
+def with_layers(architecture: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """The same model with another number of layers."""
+    shorter = copy.deepcopy(architecture)
+    text = shorter.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return shorter
+
+
+def layer_period(architecture: PretrainedConfig) -> int:
+    """After how many layers their kinds repeat (1 where all are alike)."""
+    kinds = getattr(architecture.get_text_config(), "layer_types", None) or ["full"]
+    for period in range(1, len(kinds)):
+        if all(kinds[i] == kinds[i - period] for i in range(period, len(kinds))):
+            return period
+    return len(kinds)
+
+
+def _in_folder(folder: Path, *, base_dir: Path, where: str) -> Found:
+    if (folder / "model").is_dir() and not (folder / "config.json").is_file():
+        folder = folder / "model"
+    elif (folder / "model").is_dir() and (folder / "choices.json").is_file():
+        folder = folder / "model"  # a run's folder: its config.json is the run's
+    if (folder / "adapter_config.json").is_file():
+        try:
+            adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            base = adapter["base_model_name_or_path"]
+        except (ValueError, KeyError, OSError):
+            what = f"{folder}/adapter_config.json names no base model"
+            raise ModelError(Problem(where, what, "train it again")) from None
+        found = find_architecture(
+            base, base_dir=base_dir, revision=adapter.get("revision"), where=where
+        )
+        return Found(found.architecture, folder, found.source)
+    return Found(_read(str(folder), None, where), None, str(folder))
+
+
+def _preset(name: str) -> dict[str, Any] | None:
+    """The preset a hub id means: ``owner/Meta-Llama-3.1-8B-Instruct`` is ``llama-3.1-8b``."""
+    model = name.rpartition("/")[2].lower().removeprefix("meta-")
+    matching = [
+        p for p in list_architectures() if re.match(re.escape(p["name"]) + r"(?![\w.])", model)
+    ]
+    return max(matching, key=lambda p: len(p["name"]), default=None)
+
+
+def _build(preset: dict[str, Any]) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    values = dict(preset["config"])
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def _read(name: str, revision: str | None, where: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        message = " ".join(str(error).split())[:200]
+        near = did_you_mean(name.rpartition("/")[2].lower(), _names())
+        raise ModelError(
+            Problem(
+                where,
+                f"the shape of {name} is not known: {message}",
+                near or "give a folder with its config.json, or one of " + ", ".join(_names()),
+            )
+        ) from None
+
+
+def _names() -> Iterator[str]:
+    return (preset["name"] for preset in list_architectures())

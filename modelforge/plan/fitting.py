@@ -1,0 +1,260 @@
+"""``fit``: a config changed, where the user left it open, to stay within a budget.
+
+What is changed, in this order; each change is a :class:`~modelforge.config.Choice` with its reason:
+
+1. micro-batch and accumulation together (their product, the effective batch, stays) and the
+   length: the longest length up to the one wanted, then the largest micro-batch at it; a length
+   below half of the one wanted is left for the last resort
+2. gradient checkpointing: a third more computation
+3. the optimiser: ``paged_adamw_8bit``
+4. the LoRA rank: 16, then 8
+5. the length again, down to 128
+
+What the user set is never touched. If nothing fits, the error names the smallest budget that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modelforge.config import Choice, Config
+from modelforge.errors import Problem, RunError
+from modelforge.plan.planning import assemble, card, find
+from modelforge.plan.result import GIB, MARGIN, Calibration, Plan
+
+if TYPE_CHECKING:
+    from modelforge.hardware import Hardware
+    from modelforge.plan.architectures import Found
+
+_MICRO, _ACCUMULATION, _LENGTH = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_seq_length",
+)
+_SHORTEST = 128
+_STEP = 64  # lengths are multiples of it
+# What the allocator holds beyond what tensors take, until the whole model has shown it.
+_RESERVED = 1.03
+
+
+def fit(
+    config: Config,
+    *,
+    budget_gb: float,
+    hardware: Hardware | None = None,
+    num_processes: int = 1,
+    calibration: Calibration | None = None,
+    longest_row: int | None = None,
+) -> tuple[Config, Plan]:
+    """A config that stays within a budget, and its plan.
+
+    Args:
+        config: With every value filled in.
+        budget_gb: What the run may take of a card, in GB of 2³⁰ bytes.
+        hardware: Of the machine to plan for; by default a CUDA card with bfloat16.
+        num_processes: Cards that train together.
+        calibration: What earlier runs on that machine taught.
+        longest_row: Tokens of the longest row (prompt and completion): the length that is wanted,
+            where the user set none.
+
+    Raises:
+        RunError: If nothing fits, with the smallest budget that does.
+        ConfigError: If TRL refuses a value, or the strategy stands on no trainer of TRL.
+        ModelError: If the model's shape is not to be had.
+    """
+    search = _Search(
+        config=config,
+        found=find(config),
+        hardware=hardware or card(budget_gb),
+        budget_gb=budget_gb,
+        num_processes=num_processes,
+        calibration=calibration or Calibration(),
+        wanted=_wanted_length(config, longest_row),
+    )
+    for lean, last in _levers(config, search.hardware):
+        while (best := search.best(lean, last=last)) is not None:
+            plan = search.plan(best)
+            if plan.fits:
+                return best, plan
+            search.learn(best, plan)
+    raise search.refusal(lean)
+
+
+def _wanted_length(config: Config, longest_row: int | None) -> int:
+    if longest_row is None or config.given(_LENGTH):
+        return config.settings.max_seq_length
+    return max(_STEP, -(-longest_row // _STEP) * _STEP)
+
+
+def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, bool]]:
+    """The config leaner and leaner, and whether the shortest lengths may be tried with it."""
+    yield config, False
+    if not config.given("gradient_checkpointing") and not config.get("gradient_checkpointing"):
+        why = "activations do not fit otherwise: recomputed, for a third more computation"
+        config = _chosen(config, gradient_checkpointing=Choice(True, "plan", why))
+        yield config, False
+    optim = str(config.get("optim", "adamw_torch_fused"))
+    if not config.given("optim") and "adamw" in optim and "8bit" not in optim:
+        paged = "paged_adamw_8bit" if hardware.device == "cuda" else "adamw_8bit"
+        why = "8-bit states, a quarter of the memory" + ", in RAM when the card is full" * (
+            hardware.device == "cuda"
+        )
+        config = _chosen(config, optim=Choice(paged, "plan", why))
+        yield config, False
+    for rank in (16, 8):
+        if not config.given("lora_r") and config.settings.lora_r > rank:
+            choices = {"lora_r": Choice(rank, "plan", "a higher rank does not fit")}
+            if not config.given("lora_alpha"):
+                choices["lora_alpha"] = Choice(2 * rank, "plan", "twice lora_r, as is usual")
+            config = _chosen(config, **choices)
+            yield config, False
+    yield config, True
+
+
+def _chosen(config: Config, **choices: Choice) -> Config:
+    return config.with_choices(choices)
+
+
+@dataclass
+class _Search:
+    """Probes of one config's variants, each made once."""
+
+    config: Config
+    found: Found
+    hardware: Hardware
+    budget_gb: float
+    num_processes: int
+    calibration: Calibration
+    wanted: int
+    ratio: float = _RESERVED
+    peaks: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def best(self, lean: Config, *, last: bool) -> Config | None:
+        """The longest, then the largest micro-batch, that the probes say fits."""
+        for length in self._lengths(last=last):
+            base = _with_length(lean, length, self.wanted)
+            sizes = self._micro_batches(base)
+            smallest = _with_micro(base, sizes[0])
+            if not self._fits(smallest):
+                continue
+            low, high = 0, len(sizes) - 1
+            while low < high:  # peaks grow with the micro-batch
+                middle = (low + high + 1) // 2
+                if self._fits(_with_micro(base, sizes[middle])):
+                    low = middle
+                else:
+                    high = middle - 1
+            return _with_micro(base, sizes[low])
+        return None
+
+    def plan(self, config: Config) -> Plan:
+        """The whole model, simulated and replayed."""
+        from modelforge.plan.memory import simulate
+
+        return assemble(
+            config, self.found, self.hardware, simulate(config, self.found, self.hardware),
+            budget_gb=self.budget_gb, num_processes=self.num_processes,
+            calibration=self.calibration,
+        )  # fmt: skip
+
+    def learn(self, config: Config, plan: Plan) -> None:
+        """Take the ratio of reserved to probed from a plan that did not fit after all."""
+        self.ratio = max(self.ratio * 1.01, plan.peak_reserved / self._peak(config))
+
+    def refusal(self, leanest: Config) -> RunError:
+        """What to say when nothing fits."""
+        shortest = _with_micro(
+            _with_length(leanest, self._lengths(last=True)[-1], self.wanted),
+            self._micro_batches(leanest)[0],
+        )
+        plan = self.plan(shortest)
+        needed = plan.total / (1 - MARGIN) / GIB
+        what = (
+            f"{self.config.settings.model_name} with {self.config.settings.strategy} does not fit "
+            f"in {self.budget_gb:g} GB: the leanest way needs {needed:.1f} GB"
+        )
+        return RunError(
+            Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
+        )
+
+    def _fits(self, config: Config) -> bool:
+        context = self.calibration.context_gb * GIB * (self.hardware.device == "cuda")
+        total = self._peak(config) * self.ratio * self.calibration.reserved + context
+        return total <= (1 - MARGIN) * self.budget_gb * GIB
+
+    def _peak(self, config: Config) -> int:
+        from modelforge.plan.memory import probe
+
+        key = tuple(config.get(k) for k in (_MICRO, _LENGTH, *_LEVER_KEYS))
+        if key not in self.peaks:
+            self.peaks[key] = probe(config, self.found, self.hardware)
+        return self.peaks[key]
+
+    def _lengths(self, *, last: bool) -> list[int]:
+        """Lengths to try, longest first."""
+        if self.config.given(_LENGTH):
+            return [self.wanted]
+        shares = (1, 3 / 4, 1 / 2) if not last else (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16)
+        floor = max(min(_SHORTEST, self.wanted), _fixed_completion(self.config) + _STEP)
+        lengths = [round(self.wanted * share / _STEP) * _STEP for share in shares[1:]]
+        kept = sorted({n for n in lengths if floor <= n < self.wanted}, reverse=True)
+        return [self.wanted, *kept, *([floor] if last and floor < self.wanted else [])]
+
+    def _micro_batches(self, config: Config) -> list[int]:
+        """Micro-batches to try, smallest first: divisors of the effective batch."""
+        micro = config.get(_MICRO) or 8
+        if config.given(_MICRO) or config.given(_ACCUMULATION):
+            return [micro]
+        effective = micro * (config.get(_ACCUMULATION) or 1)
+        return [n for n in range(1, effective + 1) if effective % n == 0]
+
+
+_LEVER_KEYS = ("gradient_checkpointing", "optim", "lora_r")
+
+
+def _with_micro(config: Config, micro: int) -> Config:
+    now = config.get(_MICRO) or 8
+    if micro == now:
+        return config
+    effective = now * (config.get(_ACCUMULATION) or 1)
+    size = "the largest that fits" if micro > now else "more does not fit"
+    kept = f"effective batch stays {effective}"
+    return _chosen(
+        config,
+        per_device_train_batch_size=Choice(micro, "plan", size),
+        gradient_accumulation_steps=Choice(effective // micro, "plan", kept),
+    )
+
+
+def _with_length(config: Config, length: int, wanted: int) -> Config:
+    if length == config.settings.max_seq_length:
+        return config
+    why = "the longest row" if length == wanted else f"{wanted} does not fit"
+    choices = {_LENGTH: Choice(length, "plan", why)}
+    generation = getattr(config.settings, "generation", None)
+    if generation is not None and not _fixed_completion(config):
+        half = generation.model_dump() | {"max_new_tokens": length // 2}
+        choices["generation"] = Choice(half, "plan", "half of max_seq_length for the completion")
+    return config.with_choices(choices)
+
+
+def _fixed_completion(config: Config) -> int:
+    """Tokens the user wants generated; 0 where that was left open."""
+    said = config.said.get("generation")
+    return (said.get("max_new_tokens") or 0) if isinstance(said, Mapping) else 0
+
+
+def _what_could_give(config: Config) -> str:
+    """What the user set that stands in the way, or else a smaller model."""
+    levers = (_MICRO, _ACCUMULATION, _LENGTH, *_LEVER_KEYS)
+    said = [key for key in levers if config.given(key)]
+    advice = []
+    if said:
+        advice.append("leave open what you set: " + ", ".join(said))
+    if not config.settings.use_4bit:
+        advice.append("set use_4bit to true")
+    if config.settings.lora_r == 0:
+        advice.append("train a LoRA adapter (lora_r 16)")
+    return "; or ".join([*advice, "take a smaller model or a larger card"])

@@ -1,0 +1,128 @@
+"""From a config to the log of its step, and from the log to its peak, by part."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
+from modelforge.plan.architectures import Found, layer_period, with_layers
+
+if TYPE_CHECKING:
+    from modelforge.config import Config
+    from modelforge.hardware import Hardware
+    from modelforge.plan.tracker import Tracker
+
+PARTS = (
+    "quantised weights",
+    "quantisation constants",
+    "other weights",
+    "trained weights",
+    "LoRA",
+    "gradients",
+    "optimiser",
+    "activations",
+    "logits and loss",
+    "reference, reward, value",
+    "generation",
+    "workspace",
+)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A logged step and what it was of.
+
+    Attributes:
+        tracker: The log.
+        tokens: Of one optimiser step on one device.
+        flops: Floating point operations of it, without generation; 0 on the CPU.
+    """
+
+    tracker: Tracker
+    tokens: int
+    flops: int
+
+
+def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
+    """Log two optimiser steps of a config's trainer on the meta device.
+
+    Raises:
+        ConfigError: If TRL refuses a value.
+    """
+    from modelforge.plan.job import build_job
+    from modelforge.plan.kernels import cpu, cuda
+    from modelforge.plan.step import alone, log_steps
+
+    device = cpu() if hardware.device == "cpu" else cuda(hardware.compute_capability or (8, 6))
+    with tempfile.TemporaryDirectory() as folder, alone():
+        architecture = with_layers(
+            found.architecture, found.architecture.get_text_config().num_hidden_layers
+        )
+        job = build_job(
+            config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
+        )
+        tracker, trainer = log_steps(job, device)
+    accumulation = trainer.args.gradient_accumulation_steps
+    return Simulation(tracker, job.tokens * accumulation, tracker.flops * accumulation)
+
+
+def probe(config: Config, found: Found, hardware: Hardware) -> int:
+    """Peak allocated, from two models of few layers.
+
+    Bytes alive are linear in the number of layers, phase by phase; the largest phase of the whole
+    model is the answer. Holds where a phase's peak stays at its place, which :func:`simulate` of
+    the whole model confirms.
+    """
+    layers = found.architecture.get_text_config().num_hidden_layers
+    period = layer_period(found.architecture)
+    few, more = 2 * period, 4 * period
+    if layers <= more:
+        return simulate(config, found, hardware).tracker.peak
+    low, high = (
+        simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
+    )
+    slope = {phase: (high[phase] - low[phase]) / (more - few) for phase in high}
+    return round(max(high[phase] + slope[phase] * (layers - more) for phase in high))
+
+
+def _shortened(found: Found, layers: int) -> Found:
+    return Found(with_layers(found.architecture, layers), found.adapter, found.source)
+
+
+def reserved(tracker: Tracker, *, capacity: int | None = None, expandable: bool = True) -> int:
+    """What the allocator comes to hold for a log, by emulation.
+
+    Raises:
+        OutOfMemory: If the capacity does not do.
+    """
+    if not tracker.device.rounds:
+        if capacity is not None and tracker.peak > capacity:
+            raise OutOfMemory(tracker.peak - capacity, tracker.peak, tracker.peak)
+        return tracker.peak
+    allocator = CachingAllocator(capacity=capacity, expandable=expandable)
+    return allocator.replay(tracker.events).max_reserved
+
+
+def parts_at_peak(tracker: Tracker) -> dict[str, int]:
+    """Bytes alive at the peak by part, largest kinds first as :data:`PARTS` lists them."""
+    parts = dict.fromkeys(PARTS, 0)
+    for identity, nbytes in tracker.alive_at(tracker.peak_at).items():
+        size = rounded(nbytes) if tracker.device.rounds else nbytes
+        parts[_part(tracker, identity)] += size
+    return {part: size for part, size in parts.items() if size}
+
+
+def _part(tracker: Tracker, identity: int) -> str:
+    phase, scope = tracker.tags[identity]
+    if phase == "static":
+        return scope
+    if identity in tracker.gradients:
+        return "gradients"
+    if phase == "optimizer":
+        return "optimiser"
+    if phase in ("generation", "reference"):
+        return "generation" if phase == "generation" else "reference, reward, value"
+    return "logits and loss" if scope == "head" else "activations"

@@ -1,0 +1,119 @@
+"""What a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+GIB = 2**30
+# Left free of a budget for what no plan sees: other kernels' workspaces, the display.
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What earlier runs on a machine taught; the defaults are those of no run.
+
+    Attributes:
+        context_gb: What CUDA takes besides PyTorch's allocator: driver, kernels, libraries.
+            Measured 0.3 to 0.6 GiB on cards since Ampere.
+        reserved: Measured ÷ predicted peak reserved.
+        flops_per_second: Reached in training; None where none was measured.
+        source: For a reader.
+    """
+
+    context_gb: float = 0.5
+    reserved: float = 1.0
+    flops_per_second: float | None = None
+    source: str = "no run on this machine yet"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need of each card. All sizes in bytes; 1 GB is 2³⁰ bytes.
+
+    Attributes:
+        strategy, model: What is trained.
+        device: ``cuda`` or ``cpu``.
+        settings: The values that decide it: micro-batch, accumulation, length and so on.
+        parts: What is alive at the peak, by part; sums to ``peak_allocated``.
+        peak_allocated: The most that tensors take at once.
+        peak_reserved: The most that PyTorch's allocator holds for them.
+        context: What CUDA takes besides.
+        phase: In which phase the peak falls.
+        phases: The peak of each phase.
+        budget: What the run may take, or None.
+        tokens_per_step: Tokens of one optimiser step, over all cards.
+        flops_per_step: Floating point operations of it on one card, without generation; 0 where
+            they were not counted.
+        seconds_per_step: Of training, without generation; None where no run has shown how fast
+            this machine is.
+        notes: What the figures rest on, and what they leave out.
+    """
+
+    strategy: str
+    model: str
+    device: str
+    settings: Mapping[str, Any]
+    parts: Mapping[str, int]
+    peak_allocated: int
+    peak_reserved: int
+    context: int
+    phase: str
+    phases: Mapping[str, int]
+    budget: int | None
+    tokens_per_step: int
+    flops_per_step: int
+    seconds_per_step: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """What the card must hold: reserved and context."""
+        return self.peak_reserved + self.context
+
+    @property
+    def headroom(self) -> int | None:
+        """What is left of the budget; negative where it does not fit."""
+        return None if self.budget is None else self.budget - self.total
+
+    @property
+    def fits(self) -> bool:
+        """Whether it stays within the budget, with a margin."""
+        return self.budget is None or self.total <= (1 - MARGIN) * self.budget
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON, sizes in bytes."""
+        values = asdict(self)
+        return values | {"total": self.total, "headroom": self.headroom, "fits": self.fits}
+
+    def lines(self) -> list[str]:
+        """For the terminal: a bar for each part, then the sums."""
+        rows = [*self.parts.items(), ("peak allocated", self.peak_allocated)]
+        rows += [("allocator", self.peak_reserved - self.peak_allocated)]
+        rows += [("CUDA context", self.context)] if self.context else []
+        width = max(len(name) for name, _ in rows)
+        scale = self.budget or self.total
+        lines = []
+        for name, size in rows:
+            bar = "" if name == "peak allocated" else "█" * round(40 * size / scale)
+            lines.append(f"{name:<{width}} {_gib(size):>9}  {bar}".rstrip())
+        lines.append(f"{'total':<{width}} {_gib(self.total):>9}  peak in: {self.phase}")
+        if self.headroom is not None:
+            state = "fits" if self.fits else "does not fit" if self.headroom < 0 else "too tight"
+            budget = f"of {_gib(self.budget or 0)} budget: {state}"
+            lines.append(f"{'headroom':<{width}} {_gib(self.headroom):>9}  {budget}")
+        return [*lines, *self._speed(), *(f"note: {note}" for note in self.notes)]
+
+    def _speed(self) -> list[str]:
+        tokens = f"{self.tokens_per_step:,} tokens a step"
+        if self.flops_per_step:
+            tokens += f", {self.flops_per_step / 1e12:.0f} TFLOP"
+        if self.seconds_per_step is None:
+            return [tokens + "; time not estimated: no run has shown this machine's speed"]
+        return [tokens + f", about {self.seconds_per_step:.1f} s"]
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GB"
