@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from modelforge.config import Config, load_config
+from modelforge.config import Config
+from modelforge.configfile import load_config
 from modelforge.errors import (
     ConfigError,
     DataError,
@@ -25,11 +28,9 @@ from modelforge.hardware import (
     detect_hardware,
     list_profiles,
 )
+from modelforge.job import Result
 from modelforge.registry import get_strategy, list_strategies, register_strategy
 from modelforge.strategy import Measure, Parts, Strategy
-
-if TYPE_CHECKING:
-    from modelforge.run import Result
 
 __all__ = [
     "Config",
@@ -57,10 +58,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def train(
+    config: str | Path | Mapping[str, Any] | Config, *, overrides: Iterable[str] = ()
+) -> Result:
+    """Train by a config: a file, a mapping, or one already loaded; see `modelforge.run.train`."""
     # `import modelforge` stays light: what trains is imported when it is used.
-    if name in ("train", "Result"):
-        import importlib
+    from modelforge import run
 
-        return getattr(importlib.import_module("modelforge.run"), name)
-    raise AttributeError(f"module 'modelforge' has no attribute '{name}'")
+    return run.train(config, overrides=overrides)

@@ -47,7 +47,7 @@ def main() -> None:
 @app.command()
 def train(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -> None:
     """Train by a config. The same command again goes on where a stopped run was."""
-    from modelforge.config import load_config
+    from modelforge.configfile import load_config
 
     loaded = load_config(config, overrides=set_ or ())
     from modelforge import run
@@ -80,7 +80,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a config, then its data and TRL's own rules, without loading weights."""
-    from modelforge.config import load_config
+    from modelforge.configfile import load_config
     from modelforge.console import say
 
     loaded = load_config(config, overrides=set_ or ())
@@ -109,7 +109,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Show what is trained on: statistics, and rows coloured by what is trained and masked."""
-    from modelforge.config import load_config
+    from modelforge.configfile import load_config
 
     loaded = load_config(config, overrides=set_ or ())
     from modelforge.console import quieten

@@ -1,21 +1,13 @@
-"""JSON or YAML → one typed config, with every error at once and the reason of every value.
-
-Imports no ML library: ``modelforge check`` of a config with a typo answers at once.
-"""
+"""The config as a run sees it: typed keys, and the source and reason of every value."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
-
-from modelforge.errors import ConfigError, Problem
 
 
 class Section(BaseModel):
@@ -214,154 +206,3 @@ class Config:
     def resolved(self) -> dict[str, Any]:
         """All values as plain JSON: ModelForge's keys first, then TRL's."""
         return {**self.settings.model_dump(mode="json"), **dict(self.trl)}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: ``2e-4`` is a number (YAML 1.1 reads it as a string)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[str] = ()) -> Config:
-    """Read, validate and type a config; no ML library is imported.
-
-    Args:
-        source: A ``.json``, ``.yaml`` or ``.yml`` file, or the mapping itself.
-        overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
-            JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
-
-    Raises:
-        ConfigError: With every problem found, each with its key.
-    """
-    from modelforge import registry, schema
-
-    path = None if isinstance(source, Mapping) else Path(source)
-    raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-    where = path.name if path else "config"
-    raw.pop("$schema", None)
-    choices = {key: Choice(value, "config") for key, value in raw.items()}
-    for key, value in _overrides(raw, overrides).items():
-        choices[key] = Choice(value, "--set")
-    values = {key: choice.value for key, choice in choices.items()}
-
-    strategy = registry.strategy_for(values, where=where)
-    problems = schema.validate(values, strategy, where=where)
-    if problems:
-        raise ConfigError(*problems)
-    own = strategy.settings.model_fields
-    config = Config(
-        settings=strategy.settings.model_validate({k: v for k, v in values.items() if k in own}),
-        trl={k: v for k, v in values.items() if k not in own},
-        said=values,
-        choices=choices,
-        base_dir=path.resolve().parent if path else Path.cwd(),
-        path=path,
-    )
-    problems = list(_contradictions(config)) + list(strategy().check(config))
-    if problems:
-        raise ConfigError(*problems)
-    return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or YAML file."""
-    if not path.is_file():
-        found = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        fix = "files there: " + ", ".join(found[:5]) if found else "give the path of a JSON file"
-        raise ConfigError(Problem(str(path), "no such config file", fix))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise ConfigError(Problem(str(path), f"cannot be read: {error}", "save as UTF-8")) from None
-    try:
-        if path.suffix in (".yaml", ".yml"):
-            raw = yaml.load(text, Loader=_Loader)
-        else:
-            raw = json.loads(text, object_pairs_hook=_refuse_duplicates)
-    except json.JSONDecodeError as error:
-        where = f"{path.name}:{error.lineno}:{error.colno}"
-        raise ConfigError(
-            Problem(where, f"not valid JSON: {error.msg}", _json_advice(error))
-        ) from None
-    except RecursionError:
-        raise ConfigError(Problem(path.name, "nested too deeply", "a config is flat")) from None
-    except (yaml.YAMLError, ValueError) as error:
-        message = " ".join(str(error).split())
-        raise ConfigError(Problem(path.name, f"cannot be parsed: {message}")) from None
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ConfigError(
-            Problem(
-                path.name, "does not hold one object of named keys", 'start with {"strategy": …}'
-            )
-        )
-    return raw
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"the key '{key}' stands twice; keep one")
-        seen[key] = value
-    return seen
-
-
-def _json_advice(error: json.JSONDecodeError) -> str:
-    before = error.doc[: error.pos].rstrip()
-    if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
-        return "remove the comma before the closing bracket"
-    if error.doc[error.pos : error.pos + 1] == "'":
-        return 'use double quotes: "'
-    return "check the comma and quotes before this place"
-
-
-def _overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """``["a=1", "b.c=x"]`` → ``{"a": 1, "b": {**raw["b"], "c": "x"}}``."""
-    result: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        head, _, tail = key.strip().partition(".")
-        if not equals or not head:
-            raise ConfigError(Problem(f"--set {text}", "is not key=value", "e.g. --set lora_r=8"))
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        if tail:
-            section = result.get(head, raw.get(head)) or {}
-            if not isinstance(section, dict):
-                raise ConfigError(Problem(f"--set {text}", f"'{head}' is not a section"))
-            parsed = {**section, tail: parsed}
-        result[head] = parsed
-    return result
-
-
-def _contradictions(config: Config) -> Iterable[Problem]:
-    """Keys that are each right and cannot stand together."""
-    settings, where = config.settings, config.name
-    if settings.use_4bit and settings.use_8bit:
-        yield Problem(f"{where}: use_8bit", "use_4bit is on too", "keep one of the two")
-    if settings.lora_r == 0 and (settings.use_4bit or settings.use_8bit):
-        yield Problem(
-            f"{where}: lora_r",
-            "0 trains all weights, and quantised weights cannot be trained",
-            "set lora_r to 8 or more, or use_4bit and use_8bit to false",
-        )
-    if settings.provider == "unsloth":
-        yield Problem(
-            f"{where}: provider",
-            "this version of ModelForge does not drive Unsloth yet",
-            "set provider to huggingface",
-        )
-    for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
-        if config.given(ours) and config.given(theirs):
-            yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")
-    if config.trl.get("bf16") and config.trl.get("fp16"):
-        yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")
-    if config.given("eval_dataset") and settings.eval_split:
-        yield Problem(f"{where}: eval_split", "eval_dataset is given too", "keep one of the two")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.doctor import versions
 
 if TYPE_CHECKING:
-    from modelforge.run import Prepared
+    from modelforge.job import Prepared
 
 _CHART_WIDTH, _CHART_HEIGHT, _CHARTS = 420, 140, 8
 

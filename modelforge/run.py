@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
-from modelforge.config import Choice, Config, load_config
+from modelforge.config import Choice, Config
+from modelforge.configfile import load_config
 from modelforge.console import headline, say, show_choices
 from modelforge.errors import Problem, RunError
 from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
+from modelforge.job import Prepared, Result
 from modelforge.lora import lora_defaults
 from modelforge.rundir import RunDir, choices_json, open_run
 from modelforge.source import find_model
@@ -22,56 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from modelforge.data import Data
-    from modelforge.providers.base import ModelSource, Provider
+    from modelforge.providers.base import Provider
     from modelforge.strategy import Parts, Strategy
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run left.
-
-    Attributes:
-        run_dir: The run's folder.
-        model_dir: The trained adapter (or model) with its tokenizer.
-        before: Held-out figures of the model the run began with.
-        after: The same of the trained model.
-        resumed_from: The checkpoint the run went on from, or None.
-    """
-
-    run_dir: Path
-    model_dir: Path
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    resumed_from: Path | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that can start: everything read and checked, no weights loaded.
-
-    Attributes:
-        config: With every value filled in.
-        strategy: The strategy.
-        provider: Who loads the model.
-        source: Where the model comes from.
-        tokenizer: With its chat template.
-        data: Rows in normal form, and their ledger.
-        args: The TRL config object.
-        hardware: The machine.
-        run: The run's folder; nothing is written there yet.
-        checkpoint: Where to go on from, or None.
-    """
-
-    config: Config
-    strategy: Strategy
-    provider: Provider
-    source: ModelSource
-    tokenizer: PreTrainedTokenizerBase
-    data: Data
-    args: Any
-    hardware: Hardware
-    run: RunDir
-    checkpoint: Path | None
 
 
 def train(
@@ -208,7 +161,8 @@ def read_data(config: Config, strategy: Strategy, tokenizer: PreTrainedTokenizer
         kind=strategy.data_kind,
         tokenizer=tokenizer,
         chat_template=template,
-        max_length=strategy.max_row_tokens(config),
+        # Packing cuts sequences itself, and loses nothing at the cuts.
+        max_length=None if config.get("packing") else strategy.max_row_tokens(config),
         seed=settings.seed,
         base_dir=config.base_dir,
         drop_long=strategy.head == "reward",

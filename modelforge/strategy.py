@@ -123,6 +123,24 @@ class Strategy:
         """The train and evaluation sets in the form the TRL trainer takes."""
         return parts.data.train, parts.data.eval
 
+    def tokenised(self, parts: Parts, *, train_length: int | None) -> Any:
+        """The sets as tokens, made and checked by the data room: what was shown is trained.
+
+        Args:
+            parts: The run's.
+            train_length: Where training rows are cut, in tokens; None leaves them whole.
+        """
+        from modelforge.data import tokenize
+
+        lengths = (train_length, parts.config.settings.max_seq_length)
+        return tuple(
+            rows
+            and tokenize(
+                rows, kind=self.data_kind, tokenizer=parts.tokenizer, max_length=max_length
+            )
+            for rows, max_length in zip((parts.data.train, parts.data.eval), lengths, strict=True)
+        )
+
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
         """Keyword arguments for the trainer beyond those that all of TRL's share."""
         return {}

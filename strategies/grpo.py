@@ -147,7 +147,10 @@ class GRPO(Strategy):
             config.resolved()["rewards"], where=f"{config.name}: rewards", base_dir=config.base_dir
         )
         functions, weights = build_rewards(
-            specs, tokenizer=parts.tokenizer, base_dir=config.base_dir
+            specs,
+            tokenizer=parts.tokenizer,
+            base_dir=config.base_dir,
+            device=str(parts.args.device),
         )
         parts.args.reward_weights = weights
         return {"reward_funcs": functions}

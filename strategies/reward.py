@@ -39,15 +39,4 @@ class Reward(Strategy):
         return {"max_length": config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:
-        from modelforge.data import tokenize
-
-        return tuple(
-            rows
-            and tokenize(
-                rows,
-                kind=self.data_kind,
-                tokenizer=parts.tokenizer,
-                max_length=parts.config.settings.max_seq_length,
-            )
-            for rows in (parts.data.train, parts.data.eval)
-        )
+        return self.tokenised(parts, train_length=parts.config.settings.max_seq_length)

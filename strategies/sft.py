@@ -38,18 +38,6 @@ class SFT(Strategy):
         return {"max_length": config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:
-        """Tokens and labels as the data room made and checked them: what was shown is trained."""
-        from modelforge.data import tokenize
-
-        return tuple(
-            rows
-            and tokenize(
-                rows,
-                kind=self.data_kind,
-                tokenizer=parts.tokenizer,
-                max_length=None
-                if rows is parts.data.train and parts.args.packing
-                else parts.config.settings.max_seq_length,
-            )
-            for rows in (parts.data.train, parts.data.eval)
-        )
+        # Packing cuts sequences itself.
+        length = None if parts.args.packing else parts.config.settings.max_seq_length
+        return self.tokenised(parts, train_length=length)

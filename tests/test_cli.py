@@ -1,0 +1,158 @@
+"""The command: what it prints, for people and for machines, and its exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelforge import cli, list_strategies, load_config
+from modelforge.config import Settings
+from modelforge.rewards import BUILTIN
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "configs" / "tiny"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["modelforge", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_strategies_profiles_and_schema_for_people_and_machines(command):
+    code, out, _ = command("strategies")
+    assert code == 0 and all(name in out for name in list_strategies())
+    listed = json.loads(command("strategies", "--json")[1])
+    assert listed["dpo"]["data"] == "preference"
+    assert "mid" in command("profiles")[1]
+    assert json.loads(command("profiles", "--json")[1])[0]["name"] == "cpu"
+    assert json.loads(command("schema", "grpo")[1])["properties"]["rewards"]
+    code, _, err = command("schema", "grop")
+    assert code == 2 and "did you mean 'grpo'" in err
+
+
+def test_doctor_says_what_can_run_here(command):
+    report = json.loads(command("doctor", "--json")[1])
+    assert report["versions"]["trl"] and report["hardware"]["cores"] >= 1
+    assert all(state == "can run" for state in report["strategies"].values())
+    assert report["providers"]["unsloth"].startswith("cannot run")
+    assert "providers" in command("doctor")[1]
+
+
+@pytest.mark.parametrize("strategy", list_strategies())
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_init_writes_a_config_that_loads_and_never_overwrites(command, tmp_path, strategy, ending):
+    path = tmp_path / f"mine.{ending}"
+    assert command("init", strategy, "--output", path)[0] == 0
+    assert load_config(path).settings.strategy == strategy
+    assert (tmp_path / f"{strategy}.schema.json").is_file()
+    written = path.read_text()
+    assert f"{strategy}.schema.json" in written
+    assert ending == "json" or "# Longest sequence" in written
+    assert command("init", strategy, "--output", path)[0] == 2
+    assert path.read_text() == written
+
+
+def test_check_reports_the_data_and_the_choices(command):
+    code, out, err = command("check", TINY / "dpo.json", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["config"] == "ok"
+    assert report["data"]["kept"] == report["data"]["train_rows"] + report["data"]["eval_rows"]
+    assert report["choices"]["choices"]["provider"]["reason"]
+    assert "chosen for you" in err
+
+
+def test_a_bad_config_is_json_for_a_machine_too(command, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text('{"strategy": "sft", "model_name": "m", "dataset": "d", "lora_rr": 1}')
+    code, out, _ = command("check", path, "--json")
+    problem = json.loads(out)["problems"][0]
+    assert code == 2 and problem["where"] == "bad.json: lora_rr" and "lora_r" in problem["fix"]
+
+
+def test_data_shows_what_is_trained_on_and_converts(command, tmp_path):
+    target = tmp_path / "normal.jsonl"
+    code, out, err = command("data", TINY / "sft.json", "--rows", "1", "--to", target, "--json")
+    assert code == 0 and json.loads(out)["supervised_share"] < 1
+    assert "hats" in err or "What" in err or "many" in err
+    row = json.loads(target.read_text().splitlines()[0])
+    assert set(row) <= {"messages", "prompt", "completion"}
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("modelforge.registry.list_strategies", broken)
+    monkeypatch.setattr("sys.argv", ["modelforge", "strategies"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def shipped_configs():
+    return sorted(p for p in (ROOT / "configs").rglob("*.json") if '"strategy":' in p.read_text())
+
+
+@pytest.mark.parametrize("path", shipped_configs(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_config_is_valid(path):
+    assert load_config(path).settings.strategy in list_strategies()
+
+
+def test_the_documents_name_every_key_reward_and_strategy():
+    config = (ROOT / "docs" / "config.md").read_text()
+    assert all(f"`{key}`" in config for key in Settings.model_fields)
+    rewards = (ROOT / "docs" / "rewards.md").read_text()
+    assert all(f"| `{name}` |" in rewards for name in BUILTIN)
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"| `{name}` |" in readme for name in list_strategies()[:5])
+
+
+def test_the_readmes_config_and_links_hold(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    assert load_config(json.loads(block)).settings.strategy == "qlora"
+    assert len(block.strip().splitlines()) == 8
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"^make (\w+)", readme, re.MULTILINE):
+        assert f"\n{name}: install" in makefile
+    for name in re.findall(r"^modelforge (\w+)", readme, re.MULTILINE):
+        assert name in {command.callback.__name__ for command in cli.app.registered_commands}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward"])
+def test_every_example_runs(name, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs").is_dir()
+
+
+@pytest.mark.slow
+def test_the_demo_raises_both_figures(command, tmp_path):
+    code, out, err = command("demo", "--output", tmp_path, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    task, pairs = list(report["before"])
+    assert report["after sft"][task] > report["before"][task] + 0.2
+    assert report["after dpo"][pairs] > report["after sft"][pairs] + 0.1
