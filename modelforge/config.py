@@ -18,8 +18,19 @@ class Section(BaseModel):
 
 # Those transformers reports to. "all" is left out: it takes whatever happens to be installed.
 Tracker = Literal[
-    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow"),
-    *("neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
 ]
 
 

@@ -51,7 +51,7 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
 
 
 def answer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
 

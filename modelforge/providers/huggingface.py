@@ -68,7 +68,7 @@ class HuggingFace:
         kwargs: dict[str, Any] = {"dtype": dtype, "revision": source.revision}
         if head == "reward":
             kwargs["num_labels"] = 1
-            auto = transformers.AutoModelForSequenceClassification
+            auto: Any = transformers.AutoModelForSequenceClassification
         else:
             auto = transformers.AutoModelForCausalLM
         quantization = quantization_config(settings, dtype)
