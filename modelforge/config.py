@@ -146,6 +146,10 @@ class Settings(Section):
     ] = "auto"
 
 
+# Keys whose values may be local paths.
+_PATHS = {"model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model"}
+
+
 @dataclass(frozen=True)
 class Choice:
     """A value, where it came from, and why.
@@ -213,6 +217,29 @@ class Config:
     def with_defaults(self, choices: Mapping[str, Choice]) -> Config:
         """The same config with these values set where the user left them open."""
         return self.with_choices({k: c for k, c in choices.items() if not self.given(k)})
+
+    def portable(self) -> dict[str, Any]:
+        """All values, with local paths made absolute: the same run from any folder."""
+        return {
+            key: self._absolute(value) if key in _PATHS else value
+            for key, value in self.resolved().items()
+        }
+
+    def _absolute(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._absolute(inner) for inner in value]
+        if isinstance(value, dict):
+            return {k: self._absolute(v) if k in ("path", "name") else v for k, v in value.items()}
+        if not isinstance(value, str):
+            return value
+        # A reward may be a function of a file: file.py:function.
+        file, colon, function = value, "", ""
+        if ".py:" in value:
+            file, colon, function = value.rpartition(":")
+        for path in (self.base_dir / file, Path(file)):
+            if path.exists():
+                return f"{path.resolve()}{colon}{function}"
+        return value
 
     def resolved(self) -> dict[str, Any]:
         """All values as plain JSON: ModelForge's keys first, then TRL's."""

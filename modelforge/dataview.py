@@ -42,7 +42,8 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
     )
     provider, _ = choose_provider(config, hardware)
     tokenizer = provider.load_tokenizer(source)
-    data = read_data(config, strategy, tokenizer)
+    stops = provider.stop_tokens(source)
+    data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
     if to is not None:
         write_normal_form(data.train, to)
         say(f"wrote {len(data.train)} rows to {to}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,8 @@ def prepare(config: Config) -> Prepared:
     config = fit_to_model(config, provider.load_model_config(source))
     check_trackers(config)
     tokenizer = provider.load_tokenizer(source)
-    data = read_data(config, strategy, tokenizer)
+    stops = provider.stop_tokens(source)
+    data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
     columns = data.train.column_names
     config = config.with_defaults(strategy.check_data(config, columns))
     device = device_arguments(hardware, config.said)
@@ -136,8 +137,20 @@ def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Con
     return config.with_choices(lora_defaults(config, hardware))
 
 
-def read_data(config: Config, strategy: Strategy, tokenizer: PreTrainedTokenizerBase) -> Data:
+def read_data(
+    config: Config,
+    strategy: Strategy,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    eos_token_ids: Collection[int],
+) -> Data:
     """The data in normal form, with its ledger shown.
+
+    Args:
+        config: With the defaults filled in.
+        strategy: Which rows it wants.
+        tokenizer: Its chat template is set here.
+        eos_token_ids: Ids that end a reply beside the tokenizer's own.
 
     Raises:
         DataError: If it cannot train.
@@ -166,6 +179,7 @@ def read_data(config: Config, strategy: Strategy, tokenizer: PreTrainedTokenizer
         seed=settings.seed,
         base_dir=config.base_dir,
         drop_long=strategy.head == "reward",
+        eos_token_ids=eos_token_ids,
     )
     headline("Data")
     for line in data.ledger.summary_lines():
@@ -295,7 +309,7 @@ def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
 def _write_start(job: Prepared) -> None:
     from modelforge.doctor import versions
 
-    job.run.write_json("config.json", job.config.resolved())
+    job.run.write_json("config.json", job.config.portable())
     job.run.write_json("choices.json", choices_json(job.config))
     environment = {"versions": versions(), "hardware": job.hardware.to_dict()}
     job.run.write_json("environment.json", environment)

@@ -135,6 +135,20 @@ def test_strategy_missing_misspelt_and_of_the_wrong_type():
     assert "is not a name" in problems(MINIMAL | {"strategy": 3})[0]
 
 
+def test_a_portable_config_names_its_files_wherever_it_lies(tmp_path):
+    for name in ("data.jsonl", "rewards.py"):
+        (tmp_path / name).write_text("def score(completions, **kwargs): return []\n")
+    path = tmp_path / "c.json"
+    rewards = ["rewards.py:score", {"name": "exact_match"}]
+    path.write_text(json.dumps(MINIMAL | {"strategy": "grpo", "rewards": rewards}))
+    portable = load_config(path).portable()
+    assert portable["dataset"] == str(tmp_path / "data.jsonl")
+    assert portable["rewards"][0] == f"{tmp_path / 'rewards.py'}:score"
+    assert portable["rewards"][1]["name"] == "exact_match"
+    assert portable["model_name"] == "org/model"
+    load_config(portable)
+
+
 @given(st.text(max_size=200))
 def test_any_text_as_a_file_gives_a_config_error_or_a_config(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("any") / "c.json"

@@ -7,7 +7,8 @@ model learns from comes from `base_documents` and is too large to keep.
 
 The world is made so that each strategy has something of its own to teach:
 
-- **sft**: the base has read number stories as plain text, and never been asked about one.
+- **sft**: the base has read number stories and been told to go on with one, and has never been
+  asked a question about one.
 - **dpo, reward, rlhf**: the base answers in three manners, courteous, plain and rude. Preferred
   is the courteous answer to the plain one, the plain one to the rude one, and, courteous both,
   the right one to the wrong one. Sets a and b hold to the same taste and share no question, so
@@ -166,36 +167,6 @@ def repetition(rng: random.Random) -> Question:
     return Question(text, "You said {}.", " ".join(words), " ".join([*words[1:], words[0]]))
 
 
-CERTAIN: list[Callable[[random.Random], Question]] = [  # what the base text never answers wrongly
-    addition,
-    comparison,
-    successor,
-    opposite,
-    colour,
-    sound,
-    word_place,
-    repetition,
-]
-
-
-def reply(rng: random.Random, question: Question, manner: str, answer: str) -> str:
-    """Answers ``question`` with ``answer`` in a manner of `MANNERS`.
-
-    The three manners overlap in length, so that length alone does not tell them apart.
-    """
-    sentence = question.statement.format(answer)
-    if manner == "courteous":
-        opener, closer = rng.choice(OPENERS), rng.choice(CLOSERS)
-        return rng.choice(
-            [f"{opener} {sentence}", f"{sentence} {closer}", f"{opener} {sentence} {closer}"]
-        )
-    core = rng.choice([sentence, f"{answer.capitalize()}."])
-    if manner == "plain":
-        return core
-    groan, jab = rng.choice(GROANS), rng.choice(JABS)
-    return rng.choice([f"{groan} {core}", f"{core} {jab}", f"{groan} {core} {jab}"])
-
-
 @dataclass(frozen=True)
 class Story:
     """A number story: what happens, the question about it, and the number it ends on."""
@@ -231,6 +202,44 @@ def story(rng: random.Random) -> Story:
     return Story(rng.choice(NAMES), rng.choice(THINGS), start, change, gains)
 
 
+def continuation(rng: random.Random) -> Question:
+    tale = story(rng)
+    text = rng.choice(["Go on: {}", "Continue: {}", "What comes next: {}"]).format(tale.text)
+    slip = tale.total + rng.choice([-1, 1])
+    return Question(text, f"Now {tale.name} has {{}}.", str(tale.total), str(slip))
+
+
+CERTAIN: list[Callable[[random.Random], Question]] = [  # what the base text never answers wrongly
+    addition,
+    comparison,
+    successor,
+    opposite,
+    colour,
+    sound,
+    word_place,
+    repetition,
+    continuation,
+]
+
+
+def reply(rng: random.Random, question: Question, manner: str, answer: str) -> str:
+    """Answers ``question`` with ``answer`` in a manner of `MANNERS`.
+
+    The three manners overlap in length, so that length alone does not tell them apart.
+    """
+    sentence = question.statement.format(answer)
+    if manner == "courteous":
+        opener, closer = rng.choice(OPENERS), rng.choice(CLOSERS)
+        return rng.choice(
+            [f"{opener} {sentence}", f"{sentence} {closer}", f"{opener} {sentence} {closer}"]
+        )
+    core = rng.choice([sentence, f"{answer.capitalize()}."])
+    if manner == "plain":
+        return core
+    groan, jab = rng.choice(GROANS), rng.choice(JABS)
+    return rng.choice([f"{groan} {core}", f"{core} {jab}", f"{groan} {core} {jab}"])
+
+
 def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
@@ -252,18 +261,18 @@ def base_documents(
 ) -> Iterator[list[dict[str, str]] | str]:
     """The base model's reading: ``count`` chats (lists of messages) and plain texts.
 
-    A document that holds a question of ``held_out`` is left out and another written instead.
+    A document that holds a text of ``held_out`` is left out and another written instead.
     """
     rng = random.Random(f"base {seed}")
     while count:
         if rng.random() < 0.3:
             tales = [story(rng) for _ in range(rng.randint(1, 3))]
-            if any(t.question in held_out for t in tales):
+            if any(t.text in held_out for t in tales):
                 continue
             yield " ".join(f"{t.text} Now {t.name} has {t.total}." for t in tales)
         else:
             turns = [base_turn(rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
-            if any(text in held_out for text, _ in turns):
+            if any(text in held_out or text.partition(": ")[2] in held_out for text, _ in turns):
                 continue
             chat = [message("system", "You answer questions.")] if rng.random() < 0.05 else []
             for text, answer in turns:
@@ -326,10 +335,11 @@ def make_files(seed: int = SEED) -> dict[str, list[dict]]:
     return files
 
 
-def held_out_questions(files: dict[str, list[dict]]) -> set[str]:
-    """The questions of the ``_eval`` files: what no base document may hold."""
+def held_out_texts(files: dict[str, list[dict]]) -> set[str]:
+    """What no base document may hold: the ``_eval`` files' questions, and their stories alone."""
     rows = [row for name in files if name.endswith("_eval") for row in files[name]]
-    return {(row.get("prompt") or row["messages"])[0]["content"] for row in rows}
+    questions = [(row.get("prompt") or row["messages"])[0]["content"] for row in rows]
+    return {*questions, *(text.partition(" How many")[0] for text in questions)}
 
 
 def to_jsonl(rows: list[dict]) -> bytes:

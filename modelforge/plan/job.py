@@ -37,7 +37,8 @@ class Job:
         batch: One micro-batch of the longest rows, as the trainer's collator takes it.
         tokens: Of that micro-batch.
         share_true: Share of the positions whose next token the loss is computed on.
-        padded: Whether rows of a batch may differ in length.
+        padded: Whether rows of a batch may differ in length, or hold several documents: then
+            attention takes a mask.
         generates: Sequences, prompt tokens and new tokens of a rollout; None without one.
         prepare: Called with the trainer before its first step.
     """
@@ -149,9 +150,8 @@ def _sft(wanted: _Wanted) -> Job:
         # What is here is one packed row already.
         wanted.args.dataset_kwargs = {"skip_prepare_dataset": True}
     arguments = _arguments(wanted, rows, head="causal-lm")
-    return Job(
-        wanted.trainer_class, arguments, rows, wanted.rows * wanted.length, padded=wanted.rows > 1
-    )
+    tokens, padded = wanted.rows * wanted.length, wanted.rows > 1 or wanted.args.packing
+    return Job(wanted.trainer_class, arguments, rows, tokens, padded=padded)
 
 
 def _dpo(wanted: _Wanted) -> Job:

@@ -57,6 +57,10 @@ class Provider(Protocol):
         """The model's own config: its architecture and context, without weights."""
         ...
 
+    def stop_tokens(self, source: ModelSource) -> list[int]:
+        """The token ids that end a reply by the model's generation config, which may be several."""
+        ...
+
     def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token."""
         ...

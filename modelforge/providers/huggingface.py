@@ -32,6 +32,16 @@ class HuggingFace:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(_unreadable(source.base, "model", error)) from None
 
+    def stop_tokens(self, source: ModelSource) -> list[int]:
+        from transformers import GenerationConfig
+
+        try:
+            found = GenerationConfig.from_pretrained(source.base, revision=source.revision)
+        except OSError:
+            return []  # many base models have none
+        ids = found.eos_token_id
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
     def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
