@@ -27,6 +27,8 @@ STRATEGIES = {
     "reward": "modelforge.strategies.reward:Reward",
     "dpo": "modelforge.strategies.dpo:DPO",
     "grpo": "modelforge.strategies.grpo:GRPO",
+    "rloo": "modelforge.strategies.rloo:RLOO",
+    "ppo": "modelforge.strategies.ppo:PPO",
 }
 
 PROVIDERS = {

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: str | Path | Mapping[str, Any] | Config, *, overrides: Iterable[str] = ()
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    overrides: Iterable[str] = (),
+    strategy: Strategy | None = None,
 ) -> Result:
     """Train by a config: a file, a mapping, or one already loaded.
 
     Args:
         config: What to train.
         overrides: ``key=value`` strings that win over the config.
+        strategy: The strategy itself, in place of the one found by the config's name.
 
     Raises:
         UserError: If the config, the data, the model or the machine will not do; raised before a
@@ -42,12 +46,16 @@ def train(
     """
     if not isinstance(config, Config):
         config = load_config(config, overrides=overrides)
+    strategy = strategy or registry.get_strategy(config.settings.strategy)()
+    if strategy.staged:
+        prepare(config, strategy)  # refuses what can be refused before the first stage
+        return strategy.run_stages(config, train)
     run, _ = open_run(config)
     if run.finished and config.settings.resume == "auto":
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
         return _result(run, None)
 
-    job = prepare(config)
+    job = prepare(config, strategy)
     job.run.create()
     _write_start(job)
     trainer = build_trainer(job, load(job))
@@ -72,7 +80,7 @@ def train(
     return _result(job.run, job.checkpoint)
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
     """Everything before the weights: machine, defaults, tokenizer, data, TRL's arguments.
 
     Raises:
@@ -80,7 +88,7 @@ def prepare(config: Config) -> Prepared:
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    strategy = registry.get_strategy(config.settings.strategy)()
+    strategy = strategy or registry.get_strategy(config.settings.strategy)()
     run, checkpoint = open_run(config)
     source = find_model(
         config.settings.model_name,
@@ -93,6 +101,7 @@ def prepare(config: Config) -> Prepared:
     provider, choice = choose_provider(config, hardware)
     config = config.with_choices({"provider": choice})
     config = fit_to_model(config, provider.load_model_config(source))
+    config = config.with_choices(strategy.derived_defaults(config))  # of the length that fits
     check_trackers(config)
     tokenizer = provider.load_tokenizer(source)
     stops = provider.stop_tokens(source)
@@ -296,6 +305,7 @@ def _looker(job: Prepared, trainer: Any) -> Callable[[], list[dict[str, Any]]]:
 
 def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
     """The held-out figures, without disturbing what training draws at random."""
+    from modelforge.callbacks import TIMED
     from modelforge.samples import undisturbed
 
     if job.data.eval is None:
@@ -303,7 +313,7 @@ def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
     with undisturbed(trainer.model):
         figures = trainer.evaluate()
     kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-    return {k: v for k, v in kept.items() if not k.endswith(("_runtime", "_per_second", "epoch"))}
+    return {k: v for k, v in kept.items() if not k.endswith((*TIMED, "epoch"))}
 
 
 def _write_start(job: Prepared) -> None:

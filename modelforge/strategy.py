@@ -6,7 +6,7 @@ that listing strategies and checking a config stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from modelforge.data import Data, DataKind
+    from modelforge.job import Result
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Strategy:
         settings: Its ModelForge keys.
         defaults: Key → (value, reason), for ModelForge's and TRL's keys alike.
         measure: Its held-out figure.
+        staged: Whether it consists of several runs, which ``run_stages`` starts.
     """
 
     name: ClassVar[str]
@@ -81,6 +83,16 @@ class Strategy:
     settings: ClassVar[type[Settings]] = Settings
     defaults: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     measure: ClassVar[Measure]
+    staged: ClassVar[bool] = False
+
+    def run_stages(self, config: Config, train: Callable[..., Result]) -> Result:
+        """Train in several ordinary runs; only asked of a strategy that is ``staged``.
+
+        Args:
+            config: As the user gave it, checked.
+            train: `modelforge.train`.
+        """
+        raise NotImplementedError
 
     @classmethod
     def trl_config_class(cls) -> type:

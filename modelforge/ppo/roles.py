@@ -90,12 +90,13 @@ def copy_policy(model: Any, adapter: str) -> None:
 
 
 def shares_base(model: Any, folder: Path) -> bool:
-    """Whether this reward adapter was trained on the base that ``model`` stands on."""
+    """Whether this reward adapter was trained on the base that ``model`` is, or stands on."""
     folder = reward_folder(folder)
     if not is_adapter(folder):
         return False
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    theirs, ours = config.get("base_model_name_or_path"), model.get_base_model().name_or_path
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    theirs, ours = config.get("base_model_name_or_path"), base.name_or_path
     if not theirs or not ours:
         return False
     paths = Path(theirs), Path(ours)

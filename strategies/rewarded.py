@@ -1,0 +1,164 @@
+"""What the strategies that learn from rewards share: the reward side, and how it is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
+from modelforge.console import say
+from modelforge.errors import ConfigError, Problem
+from modelforge.strategy import Measure, Parts, Strategy
+
+# Held-out prompts that an evaluation answers: each costs a generation.
+EVAL_PROMPTS = 256
+
+RewardModel = Annotated[str, Field(min_length=1)]
+RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
+
+
+class RewardedSettings(Settings):
+    """What learning from rewards adds to ModelForge's keys."""
+
+    rewards: Annotated[
+        Rewards | None, Field(description="Rewards by name, with weights and arguments.")
+    ] = None
+    reward_model: Annotated[
+        RewardModels | None,
+        Field(
+            description="Reward models: run folder, model folder or hub id, with weights. One "
+            "trained on the policy's own base costs the memory of its adapter alone."
+        ),
+    ] = None
+    judge_model: Annotated[
+        str | None,
+        Field(
+            description="A reward model that scores and is not learned from: it tells whether the "
+            "reward rises because the answers are better.",
+            min_length=1,
+        ),
+    ] = None
+    generation: Annotated[Generation, Field(description="How completions are sampled.")] = (
+        Generation()
+    )
+
+
+class Rewarded(Strategy):
+    """Samples answers to prompts and learns from what rewards say of them.
+
+    Args:
+        functions: Reward functions (or models) in TRL's form with their weights, besides those
+            of the config: for code that has them at hand.
+    """
+
+    data_kind = "prompt"
+    settings = RewardedSettings
+    measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
+
+    def __init__(self, functions: Sequence[tuple[Callable[..., Any], float]] = ()) -> None:
+        self.functions = list(functions)
+
+    def check(self, config: Config) -> Iterable[Problem]:
+        settings = config.settings
+        assert isinstance(settings, RewardedSettings)
+        new_tokens = settings.generation.max_new_tokens
+        if new_tokens is not None and new_tokens >= settings.max_seq_length:
+            yield Problem(
+                f"{config.name}: generation.max_new_tokens",
+                f"is {new_tokens}: nothing of max_seq_length "
+                f"({settings.max_seq_length}) is left for the prompt",
+                "lower it, or raise max_seq_length",
+            )
+        from modelforge.ppo.rewards import parse
+
+        try:
+            parse(config)
+        except ConfigError as error:
+            yield from error.problems
+
+    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+        from modelforge.ppo.rewards import parse
+        from modelforge.rewards import reward_columns
+
+        names = sorted(columns)
+        specs = parse(config)
+        if not self.functions and not any(source.trained_on for source in specs):
+            if "answer" not in names:
+                raise ConfigError(
+                    Problem(
+                        f"{config.name}: rewards",
+                        "is missing, and the data has no column 'answer' to compare with "
+                        f"(columns: {', '.join(names)})",
+                        'set e.g. "rewards": ["exact_match"] or "rewards.py:my_function", or a '
+                        "reward_model",
+                    )
+                )
+            reason = "the data has a column 'answer'"
+            return {"rewards": Choice([{"name": "numeric_answer"}], "data", reason)}
+        needed = reward_columns((source.spec for source in specs), base_dir=config.base_dir)
+        missing = sorted(needed - set(names))
+        if missing:
+            raise ConfigError(
+                *(
+                    Problem(
+                        f"{config.name}: rewards",
+                        f"needs a column '{name}', which the data lacks",
+                        f"columns: {', '.join(names)}",
+                    )
+                    for name in missing
+                )
+            )
+        return {}
+
+    def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
+        settings = config.settings
+        assert isinstance(settings, RewardedSettings)
+        choices = dict(super().derived_defaults(config))
+        if "max_new_tokens" not in (config.said.get("generation") or {}):
+            half = {"max_new_tokens": settings.max_seq_length // 2}
+            generation = settings.generation.model_copy(update=half).model_dump()
+            why = "half of max_seq_length for the completion"
+            choices["generation"] = Choice(generation, "default", why)
+        return choices
+
+    def max_row_tokens(self, config: Config) -> int:
+        assert isinstance(config.settings, RewardedSettings)
+        new_tokens = config.settings.generation.max_new_tokens
+        assert new_tokens is not None, "filled by derived_defaults"
+        return config.settings.max_seq_length - new_tokens
+
+    def arguments(self, config: Config) -> dict[str, Any]:
+        settings = config.settings
+        assert isinstance(settings, RewardedSettings)
+        return {
+            "max_completion_length": settings.generation.max_new_tokens,
+            "temperature": settings.generation.temperature,
+            "top_k": settings.generation.top_k,
+            "top_p": settings.generation.top_p,
+        }
+
+    def datasets(self, parts: Parts) -> Any:
+        train, evaluation = super().datasets(parts)
+        if evaluation is not None and len(evaluation) > EVAL_PROMPTS:
+            say(f"evaluating on the first {EVAL_PROMPTS} of {len(evaluation)} held-out prompts")
+            evaluation = evaluation.select(range(EVAL_PROMPTS))
+        return train, evaluation
+
+    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
+        return {"reward_funcs": [reward.function for reward in parts.extra["rewards"]]}
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
+        from modelforge.ppo.rewards import OnPolicyBase, build
+        from modelforge.ppo.watch import Rollouts, Watch
+
+        rewards = parts.extra["rewards"] = build(parts, self.functions)
+        parts.args.reward_weights = [reward.weight for reward in rewards]
+        trainer: Any = super().build_trainer(parts, callbacks=callbacks)
+        for reward in rewards:
+            if isinstance(reward.function, OnPolicyBase):
+                reward.function.attach(trainer.model)
+        trainer.add_callback(Rollouts(trainer, parts.run_dir))
+        trainer.add_callback(Watch(parts.run_dir))
+        return trainer

@@ -1,0 +1,30 @@
+"""REINFORCE leave-one-out: rewards against the mean of the prompt's other answers."""
+
+from __future__ import annotations
+
+from modelforge.strategies.grpo import GRPO
+
+
+class RLOO(GRPO):
+    """RLOO (Ahmadian et al. 2024): as GRPO, with the others' mean as baseline, KL in the reward."""
+
+    name = "rloo"
+    summary = "REINFORCE with a leave-one-out baseline, from rewards (LoRA)"
+    defaults = {
+        "learning_rate": (1e-5, "usual for RLOO with LoRA"),
+        "num_train_epochs": (1, "each prompt is sampled several times a pass"),
+        "num_generations": (4, "the paper's k"),
+        "beta": (0.05, "the paper's weight of the KL to the start"),
+    }
+
+    @classmethod
+    def trl_config_class(cls) -> type:
+        from trl import RLOOConfig
+
+        return RLOOConfig
+
+    @classmethod
+    def trl_trainer_class(cls) -> type:
+        from trl import RLOOTrainer
+
+        return RLOOTrainer
