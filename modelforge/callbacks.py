@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -13,12 +14,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from modelforge.console import say
 from modelforge.rundir import RunDir
 
+# Ends of the names of figures that speak of this session and not of the run: times, and
+# transformers' mean loss, which starts anew at a resume.
+SESSION = ("_runtime", "_per_second", "_preparation_time", "step_time", "train_loss")
 # The figures a reader wants in the progress bar, under the names TRL's trainers give them.
 _SHOWN = ("loss", "reward", "accuracy", "rewards/accuracies", "kl")
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each log to ``metrics.jsonl``; times stand apart from what can be reproduced."""
+    """Appends each log to ``metrics.jsonl``; what a resume may change stands in ``session``."""
 
     def __init__(self, run: RunDir) -> None:
         self.path = run.path / "metrics.jsonl"
@@ -40,12 +44,12 @@ class MetricsFile(TrainerCallback):
         """Write one line."""
         if not state.is_world_process_zero or not logs:
             return
-        timed = {k: v for k, v in logs.items() if k.endswith(("_runtime", "_per_second"))}
+        session = {k: v for k, v in logs.items() if k.endswith(SESSION)}
         row: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
-        row |= {k: v for k, v in logs.items() if k not in timed and k != "epoch"}
+        row |= {k: v for k, v in logs.items() if k not in session and k != "epoch"}
         if hasattr(self, "meter"):
-            timed |= self.meter.read(logs)
-        row["timing"] = timed
+            session |= self.meter.read(logs)
+        row["session"] = session
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=float) + "\n")
 
@@ -100,6 +104,30 @@ class Progress(TrainerCallback):
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+class Counters(TrainerCallback):
+    """Keeps TRL's count of training tokens over a resume, where TRL starts it anew."""
+
+    file = "modelforge_counters.json"
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the count into the checkpoint."""
+        tokens = getattr(self.trainer, "_total_train_tokens", None)
+        if tokens is not None and state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / self.file).write_text(json.dumps({"train_tokens": int(tokens)}))
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take the count of a checkpoint."""
+        saved = checkpoint / self.file
+        if saved.is_file():
+            self.trainer._total_train_tokens = json.loads(saved.read_text())["train_tokens"]
 
 
 class Meter:
