@@ -29,6 +29,7 @@ STRATEGIES = {
     "grpo": "modelforge.strategies.grpo:GRPO",
     "rloo": "modelforge.strategies.rloo:RLOO",
     "ppo": "modelforge.strategies.ppo:PPO",
+    "rlhf": "modelforge.strategies.rlhf:RLHF",
 }
 
 PROVIDERS = {

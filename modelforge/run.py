@@ -48,8 +48,7 @@ def train(
         config = load_config(config, overrides=overrides)
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     if strategy.staged:
-        prepare(config, strategy)  # refuses what can be refused before the first stage
-        return strategy.run_stages(config, train)
+        return strategy.run_stages(config)
     run, _ = open_run(config)
     if run.finished and config.settings.resume == "auto":
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
@@ -255,11 +254,15 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import PrinterCallback
 
-    from modelforge.callbacks import MetricsFile, Progress
+    from modelforge.callbacks import Counters, MetricsFile, Progress
 
     with tensorboard_in(job.run):
         trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
     trainer.remove_callback(PrinterCallback)
+    counters = Counters(trainer)
+    trainer.add_callback(counters)
+    if job.checkpoint:
+        counters.restore(job.checkpoint)
     _save_policy_only(trainer.model)
     return trainer
 
@@ -305,7 +308,7 @@ def _looker(job: Prepared, trainer: Any) -> Callable[[], list[dict[str, Any]]]:
 
 def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
     """The held-out figures, without disturbing what training draws at random."""
-    from modelforge.callbacks import TIMED
+    from modelforge.callbacks import SESSION
     from modelforge.samples import undisturbed
 
     if job.data.eval is None:
@@ -313,7 +316,7 @@ def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
     with undisturbed(trainer.model):
         figures = trainer.evaluate()
     kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-    return {k: v for k, v in kept.items() if not k.endswith((*TIMED, "epoch"))}
+    return {k: v for k, v in kept.items() if not k.endswith((*SESSION, "epoch"))}
 
 
 def _write_start(job: Prepared) -> None:

@@ -6,7 +6,7 @@ that listing strategies and checking a config stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -85,13 +85,8 @@ class Strategy:
     measure: ClassVar[Measure]
     staged: ClassVar[bool] = False
 
-    def run_stages(self, config: Config, train: Callable[..., Result]) -> Result:
-        """Train in several ordinary runs; only asked of a strategy that is ``staged``.
-
-        Args:
-            config: As the user gave it, checked.
-            train: `modelforge.train`.
-        """
+    def run_stages(self, config: Config) -> Result:
+        """Train in several ordinary runs; only asked of a strategy that is ``staged``."""
         raise NotImplementedError
 
     @classmethod

@@ -116,7 +116,7 @@ class Rewarded(Strategy):
         settings = config.settings
         assert isinstance(settings, RewardedSettings)
         choices = dict(super().derived_defaults(config))
-        if "max_new_tokens" not in (config.said.get("generation") or {}):
+        if (config.said.get("generation") or {}).get("max_new_tokens") is None:
             half = {"max_new_tokens": settings.max_seq_length // 2}
             generation = settings.generation.model_copy(update=half).model_dump()
             why = "half of max_seq_length for the completion"

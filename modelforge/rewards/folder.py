@@ -12,7 +12,9 @@ HEAD_NAMES = ("score", "classifier", "classification_head")
 def reward_folder(folder: Path) -> Path:
     """The folder itself, or ``model`` below it where a whole run's folder was given."""
     inner = folder / "model"
-    return inner if not is_model(folder) and is_model(inner) else folder
+    # A run's folder has a config.json of its own, which is not a model's.
+    is_run = (folder / "choices.json").is_file() or not is_model(folder)
+    return inner if is_run and is_model(inner) else folder
 
 
 def is_model(folder: Path) -> bool:

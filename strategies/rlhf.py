@@ -1,0 +1,157 @@
+"""Preference pairs → reward model → PPO: several ordinary runs, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from modelforge.config import Choice, Config
+from modelforge.errors import Problem
+from modelforge.source import local_folder
+from modelforge.strategies.ppo import PPO, PPOSettings, Share
+from modelforge.strategies.rewarded import RewardedSettings
+
+if TYPE_CHECKING:
+    from modelforge.job import Result
+
+StageName = Literal["sft", "reward", "ppo"]
+ORDER = ("sft", "reward", "ppo")
+
+# Keys that may hold paths relative to the config.
+_PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model")
+
+# What the whole says for all of its stages.
+_WHOLE = ("strategy", "model_name", "dataset", "output_dir", "run_name", "resume", "$schema")
+
+
+def _keys_of(stage: str) -> Any:
+    """A section whose keys are those of a stage's own strategy, for the JSON Schema."""
+
+    def fill(section: dict[str, Any]) -> None:
+        from modelforge import schema
+        from modelforge.strategies.reward import Reward
+        from modelforge.strategies.sft import SFT
+
+        document = schema.load({"reward": Reward, "sft": SFT}[stage])
+        keys = {k: v for k, v in document["properties"].items() if k not in _WHOLE}
+        section["properties"] = _inlined(keys, document["$defs"])
+        section["additionalProperties"] = False
+
+    return fill
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references: pydantic takes those to be its own."""
+    if isinstance(node, list):
+        return [_inlined(inner, definitions) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = {**definitions[node["$ref"].rpartition("/")[2]], **node}
+    return {k: _inlined(v, definitions) for k, v in node.items() if k != "$ref"}
+
+
+class RLHFSettings(PPOSettings):
+    """What rlhf adds to ModelForge's keys."""
+
+    stages: Annotated[
+        Annotated[list[StageName], Field(min_length=1)] | None,
+        Field(
+            description="Of sft, reward and ppo (the policy, by `algorithm`) those to run; by "
+            "default reward and ppo, or ppo alone where a reward_model is given."
+        ),
+    ] = None
+    algorithm: Annotated[
+        Literal["ppo", "rloo", "grpo"], Field(description="What trains the policy.")
+    ] = "ppo"
+    sft_stage: Annotated[
+        dict[str, Any],
+        Field(description="Keys for the sft stage alone.", json_schema_extra=_keys_of("sft")),
+    ] = Field(default_factory=dict)
+    reward_stage: Annotated[
+        dict[str, Any],
+        Field(description="Keys for the reward stage alone.", json_schema_extra=_keys_of("reward")),
+    ] = Field(default_factory=dict)
+    min_reward_accuracy: Annotated[
+        Share | None,
+        Field(
+            description="Held-out pair accuracy below which a reward model is refused; by default "
+            "only one that is certainly worse than chance."
+        ),
+    ] = None
+
+
+class RLHF(PPO):
+    """RLHF (Ouyang et al. 2022); each stage is a run of its own strategy."""
+
+    name = "rlhf"
+    summary = "preference pairs to a reward model to PPO, on one base (LoRA)"
+    data_kind = "preference"
+    settings = RLHFSettings
+    staged = True
+
+    def check(self, config: Config) -> Iterable[Problem]:
+        yield from super().check(config)
+        settings = config.settings
+        assert isinstance(settings, RLHFSettings)
+        stages = settings.stages
+        if stages is not None and stages != [name for name in ORDER if name in stages]:
+            fix = "leave out what is done, keep the order sft, reward, ppo"
+            yield Problem(f"{config.name}: stages", f"cannot run as {', '.join(stages)}", fix)
+        elif stages is not None and "reward" not in stages and "ppo" in stages:
+            if not (settings.reward_model or settings.rewards or self.functions):
+                what = "leaves the policy without a reward"
+                fix = 'add "reward", or set reward_model to the run of a reward model'
+                yield Problem(f"{config.name}: stages", what, fix)
+        if settings.algorithm != "ppo" and config.given("ppo"):
+            what = f"is set, and algorithm is {settings.algorithm}"
+            fix = "remove it: learning_rate, beta and num_generations are set beside it"
+            yield Problem(f"{config.name}: ppo", what, fix)
+        if settings.resume not in ("auto", "never"):
+            fix = "set auto (each stage goes on where it was) or never"
+            yield Problem(f"{config.name}: resume", "is one stage's checkpoint", fix)
+
+    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+        return {}  # the rewards read the columns of the prompts, which the policy's stage checks
+
+    def max_row_tokens(self, config: Config) -> int:
+        return config.settings.max_seq_length
+
+    def run_stages(self, config: Config) -> Result:
+        from modelforge.rlhf import RLHFTrainer
+
+        return RLHFTrainer(config, rewards=self.functions).run()
+
+
+def stages_of(settings: RLHFSettings) -> list[str]:
+    """The stages to run, in order."""
+    return list(settings.stages or (["ppo"] if settings.reward_model else ["reward", "ppo"]))
+
+
+def stage_values(config: Config, name: str, strategy: type[Any]) -> dict[str, Any]:
+    """The config of one stage: what the whole says and that strategy knows.
+
+    The policy's stage takes every key it knows. The others take those that mean the same to them
+    (and not the policy's learning rate), and then their own section.
+
+    Args:
+        config: Of the whole.
+        name: ``sft``, ``reward``, ``dpo`` or the policy's algorithm.
+        strategy: The stage's.
+    """
+    from modelforge import schema
+
+    whole, known = (schema.load(s)["properties"] for s in (RLHF, strategy))
+    policy = issubclass(strategy.settings, RewardedSettings)
+    absolute = config.portable()
+    values: dict[str, Any] = {"strategy": name}
+    for key, value in config.said.items():
+        alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
+        if key in known and key not in ("strategy", "resume") and alike:
+            values[key] = absolute[key] if key in _PATHS else value
+    if policy and "judge_model" in values:
+        folder = local_folder(values["judge_model"], config.base_dir)
+        values["judge_model"] = str(folder or values["judge_model"])
+    return values | dict(getattr(config.settings, f"{name}_stage", {}))
