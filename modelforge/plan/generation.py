@@ -35,8 +35,9 @@ def sampling(model: Any, tracker: Tracker) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         rows, prompt = input_ids.shape
         new = generation_config.max_new_tokens
-        with tracker.within(phase="generation", scope="generation"):
+        with tracker.within(phase="prompt"):
             shapes = _first_token(model, input_ids, attention_mask, generation_config)
+        with tracker.within(phase="generation"):
             _grow(tracker, shapes, prompt, prompt + new - 1)
             _last_token(model, shapes, rows, prompt + new, generation_config)
         return torch.empty((rows, prompt + new), dtype=torch.long, device="meta")
@@ -48,7 +49,7 @@ def _first_token(model: Any, ids: Any, mask: Any, generation_config: Any) -> lis
     """Read the prompt; returns key and value of every layer, as empty tensors of length 0."""
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache: Any = DynamicCache(config=model.config.get_text_config())
     output = model(
         input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
     )
@@ -63,15 +64,14 @@ def _grow(tracker: Tracker, shapes: list[Any], first: int, last: int) -> None:
         rows, heads, _, width = one.shape
         return rows * heads * length * width * one.element_size()
 
-    with tracker.within(scope="cache"):
-        held = [(tracker.born(size(x, first)), size(x, first)) for x in shapes]
-        for length in range(first + 1, last, max(1, (last - first) // _STEPS)):
-            for i, x in enumerate(shapes):
-                longer = (tracker.born(size(x, length)), size(x, length))
-                tracker.died(*held[i])
-                held[i] = longer
-        for identity, nbytes in held:
-            tracker.died(identity, nbytes)
+    held = [(tracker.born(size(x, first)), size(x, first)) for x in shapes]
+    for length in range(first + 1, last, max(1, (last - first) // _STEPS)):
+        for i, x in enumerate(shapes):
+            longer = (tracker.born(size(x, length)), size(x, length))
+            tracker.died(*held[i])
+            held[i] = longer
+    for identity, nbytes in held:
+        tracker.died(identity, nbytes)
 
 
 def _last_token(

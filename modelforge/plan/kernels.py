@@ -63,19 +63,22 @@ def cpu() -> Device:
 
 
 @contextmanager
-def running_as(device: Device) -> Iterator[None]:
+def running_as(device: Device, tracker: Tracker) -> Iterator[None]:
     """Meta tensors take this device's code paths inside."""
     with ExitStack() as stack:
-        for target, name, replacement in _patches(device):
+        for target, name, replacement in _patches(device, tracker):
             stack.enter_context(replaced(target, name, replacement))
         stack.enter_context(autocasting(device.type))
         yield
 
 
-def _patches(device: Device) -> Iterator[tuple[Any, str, Any]]:
+def _patches(device: Device, tracker: Tracker) -> Iterator[tuple[Any, str, Any]]:
     import bitsandbytes.functional as bnb
     import torch.optim.optimizer as optimizer
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
+    place = "_move_adapter_to_device_of_base_layer"
+    yield BaseTunerLayer, place, _on_meta_too(getattr(BaseTunerLayer, place))
     fused = optimizer._get_fused_kernels_supported_devices()
     yield optimizer, "_get_fused_kernels_supported_devices", lambda: [*fused, "meta"]
     yield F, "scaled_dot_product_attention", _attention(device, F.scaled_dot_product_attention)
@@ -86,10 +89,10 @@ def _patches(device: Device) -> Iterator[tuple[Any, str, Any]]:
     yield bnb, "get_paged", _paged
     yield bnb, "prefetch_tensor", lambda *args, **kwargs: None
     yield bnb, "fill", lambda *args, **kwargs: None
-    yield from _trl_patches()
+    yield from _trl_patches(tracker)
 
 
-def _trl_patches() -> Iterator[tuple[Any, str, Any]]:
+def _trl_patches(tracker: Tracker) -> Iterator[tuple[Any, str, Any]]:
     """TRL's fused head as on CUDA: its Triton kernels write in place and take nothing."""
     try:
         import trl.kernels.chunked_logprob as chunked
@@ -100,12 +103,27 @@ def _trl_patches() -> Iterator[tuple[Any, str, Any]]:
     def on_triton(where: torch.device) -> bool:
         return where.type in ("cuda", "meta")
 
+    def add_product(accumulator: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+        tracker.flops += 2 * left.numel() * right.shape[-1]
+
     yield chunked, "_use_triton", on_triton
     yield utils, "_use_triton", on_triton
     yield chunked, "_forward_kernel", _Launches()
     yield chunked, "_backward_kernel", _Launches()
-    yield chunked, "_addmm_fp32", lambda accumulator, a, b: None
+    yield chunked, "_addmm_fp32", add_product
     yield chunked, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b))
+
+
+def _on_meta_too(original: Callable[..., None]) -> Callable[..., None]:
+    """PEFT leaves a second adapter on the CPU where the first is on meta."""
+
+    def move(self: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        original(self, adapter_name, *args, **kwargs)
+        for layers in (getattr(self, name, None) for name in self.adapter_layer_names):
+            if layers is not None and adapter_name in layers:
+                layers[adapter_name] = layers[adapter_name].to("meta")
+
+    return move
 
 
 class _Launches:

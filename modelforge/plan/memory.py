@@ -92,7 +92,7 @@ def _shortened(found: Found, layers: int) -> Found:
     return Found(with_layers(found.architecture, layers), found.adapter, found.source)
 
 
-def reserved(tracker: Tracker, *, capacity: int | None = None, expandable: bool = True) -> int:
+def reserved(tracker: Tracker, *, capacity: int | None = None, expandable: bool) -> int:
     """What the allocator comes to hold for a log, by emulation.
 
     Raises:
@@ -123,6 +123,8 @@ def _part(tracker: Tracker, identity: int) -> str:
         return "gradients"
     if phase == "optimizer":
         return "optimiser"
-    if phase in ("generation", "reference"):
-        return "generation" if phase == "generation" else "reference, reward, value"
+    if phase in ("prompt", "generation"):
+        return "generation"
+    if phase == "reference":
+        return "reference, reward, value"
     return "logits and loss" if scope == "head" else "activations"

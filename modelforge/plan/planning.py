@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,14 @@ def plan(
     )  # fmt: skip
 
 
+def expandable() -> bool:
+    """Whether PyTorch's segments grow: as the environment says, else where they can (Linux)."""
+    said = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))
+    if "expandable_segments:" in said:
+        return "expandable_segments:True" in said
+    return sys.platform == "linux"
+
+
 def card(vram_gb: float | None) -> Hardware:
     """A CUDA card of this size with bfloat16 and flash attention, as all since Ampere have."""
     return Hardware(
@@ -107,7 +117,7 @@ def assemble(
     parts = shard(single, processes=num_processes, stage=sharding_stage(config))
     difference = sum(parts.values()) - sum(single.values())
     on_card = hardware.device == "cuda"
-    held = round((reserved(tracker) + difference) * calibration.reserved)
+    held = reserved(tracker, expandable=expandable()) + difference
     phases = tracker.peaks()
     speed = calibration.flops_per_second
     return Plan(
@@ -117,7 +127,7 @@ def assemble(
         settings={key: config.get(key) for key in _SHOWN if config.get(key) is not None},
         parts=parts,
         peak_allocated=sum(parts.values()),
-        peak_reserved=max(held, sum(parts.values())),
+        peak_reserved=max(round(held * calibration.reserved), sum(parts.values())),
         context=round(calibration.context_gb * GIB) if on_card else 0,
         phase=max(phases, key=lambda phase: phases[phase]),
         phases=phases,
@@ -138,7 +148,7 @@ def _notes(
 ) -> list[str]:
     notes = [f"shape of the model: {found.source}"]
     if hardware.device == "cuda":
-        notes.append("allocator as with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True")
+        notes.append(f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:{expandable()}")
         notes.append(f"CUDA context {calibration.context_gb:g} GB: {calibration.source}")
     if str(config.get("optim", "")).startswith("paged_") and hardware.device == "cuda":
         notes.append("paged optimiser states are in RAM where the card is full: not counted")

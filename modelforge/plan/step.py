@@ -73,7 +73,7 @@ def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
     tracker = Tracker(device)
     tracker.share_true, tracker.padded = job.share_true, job.padded
     with ExitStack() as stack:
-        stack.enter_context(running_as(device))
+        stack.enter_context(running_as(device, tracker))
         trainer = _on_meta(job, tracker)(**job.arguments)
         job.prepare(trainer)
         if job.generates:
@@ -101,7 +101,8 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             """One step that makes the optimiser's states, then one in the middle of training."""
             self.create_optimizer()
             self.model.train()
-            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+            prepared: Any = self.accelerator.prepare(self.model, self.optimizer)
+            model, self.optimizer = prepared
             self.create_scheduler(num_training_steps=2)
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             accumulates = self.args.gradient_accumulation_steps > 1

@@ -25,7 +25,8 @@ class Tag(NamedTuple):
     """What a storage was born for.
 
     Attributes:
-        phase: ``static``, ``forward``, ``reference``, ``backward``, ``optimizer``, ``generation``.
+        phase: ``static``, ``prompt`` and ``generation`` (of a rollout), ``reference`` (a pass that
+            keeps nothing), ``forward``, ``backward``, ``optimizer``.
         scope: Inside which part of the model: ``layer``, ``head`` or a static part's name.
     """
 

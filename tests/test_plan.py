@@ -1,0 +1,352 @@
+"""What a plan says, and what a fitted config keeps."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from modelforge import registry
+from modelforge.config import Choice
+from modelforge.configfile import load_config
+from modelforge.errors import ModelError, RunError
+from modelforge.hardware import choose_profile
+from modelforge.plan import Calibration, fit, plan
+from modelforge.plan.allocator import GIB
+from modelforge.plan.architectures import (
+    find_architecture,
+    layer_period,
+    list_architectures,
+    with_layers,
+)
+from modelforge.plan.memory import PARTS, probe, simulate
+from modelforge.plan.model import meta_model
+from modelforge.plan.planning import card, find
+from modelforge.plan.shards import shard, sharding_stage
+
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+RL = {"generation": {"max_new_tokens": 128}, "num_generations": 2}
+
+
+def config_of(strategy, *, vram=None, model=LLAMA, **said):
+    """A config as a run has it: profile and strategy's defaults where nothing is said."""
+    config = load_config({"strategy": strategy, "model_name": str(model), "dataset": "d", **said})
+    profile, _ = choose_profile(card(vram or 12.0))
+    known = {**profile.defaults, "gradient_accumulation_steps": 8}
+    kind = registry.get_strategy(strategy)
+    defaults = {k: Choice(v, "profile") for k, v in known.items()}
+    defaults |= {k: Choice(v, "strategy") for k, (v, _) in kind.defaults.items()}
+    config = config.with_defaults(defaults)
+    return config.with_defaults(kind().derived_defaults(config))
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A model of few layers as wide as an 8B's: cheap to simulate, dear to run."""
+    return save(tmp_path, hidden_size=4096, intermediate_size=14336, vocab_size=64000)
+
+
+def save(folder, *, layers=2, heads=32, kv=8, **shape):
+    LlamaConfig(
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        tie_word_embeddings=False,
+        **shape,
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_presets_have_the_published_number_of_parameters():
+    from transformers import AutoConfig
+
+    settings_ = config_of("sft", use_4bit=False).settings
+    for preset in list_architectures():
+        values = dict(preset["config"])
+        shape = AutoConfig.for_model(values.pop("model_type"), **values)
+        model = meta_model(shape, settings_, head="causal-lm", dtype=torch.bfloat16)
+        count = sum(p.numel() for p in model.parameters())
+        assert count == preset["published"], preset["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        (LLAMA, "llama-3.1-8b"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "llama-3.1-8b"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "qwen3-4b"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b"),
+        ("mistralai/Mistral-7B-v0.1", "mistral-7b-v0.1"),
+        ("microsoft/Phi-4-mini-instruct", "phi-4-mini"),
+        ("google/gemma-2-2b-it", "gemma-2-2b"),
+    ],
+)
+def test_hub_ids_find_their_preset(name, preset, tmp_path):
+    found = find_architecture(name, base_dir=tmp_path, revision=None, where="model_name")
+    assert found.source == f"shipped preset {preset}"
+
+
+def test_an_adapter_is_planned_on_its_base_from_its_config_alone(tmp_path):
+    from peft import LoraConfig
+
+    base = save(tmp_path / "base", hidden_size=256, intermediate_size=512, vocab_size=1000)
+    adapter = tmp_path / "adapter"
+    LoraConfig(
+        r=24, target_modules=["q_proj"], base_model_name_or_path=str(base), task_type="CAUSAL_LM"
+    ).save_pretrained(adapter)
+    found = find_architecture(str(adapter), base_dir=tmp_path, revision=None, where="model_name")
+    assert (found.adapter, found.architecture.hidden_size) == (adapter, 256)
+    made = plan(config_of("dpo", model=adapter, use_4bit=True))
+    # DPO goes on from it, and keeps a copy of how it began as the reference.
+    assert made.parts["LoRA"] > 0
+    assert made.parts["reference, reward, value"] > 0
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(ModelError, match=r"did you mean 'qwen3-4b'"):
+        find_architecture("Qwen/Qwen3-4", base_dir=tmp_path, revision=None, where="model_name")
+
+
+@pytest.mark.parametrize(
+    ("name", "period"), [("llama-3.1-8b", 1), ("gemma-2-2b", 2), ("gemma-3-1b", 6)]
+)
+def test_layers_repeat_with_their_kinds(name, period, tmp_path):
+    found = find_architecture(name, base_dir=tmp_path, revision=None, where="model_name")
+    assert layer_period(found.architecture) == period
+    shorter = with_layers(found.architecture, 2 * period)
+    assert shorter.num_hidden_layers == 2 * period < found.architecture.num_hidden_layers
+
+
+@pytest.mark.parametrize("strategy", ["sft", "qlora", "dpo", "reward", "grpo"])
+@pytest.mark.parametrize(("vram", "length"), [(12.0, 1024), (16.0, 2048)])
+def test_an_8b_stays_below_12_and_16_gb_at_useful_lengths(strategy, vram, length):
+    config = config_of(strategy, vram=vram)
+    assert config.settings.max_seq_length == length
+    peak = probe(config, find(config), card(vram))
+    # With what the allocator and CUDA hold on top, and in a vendor's GB of 10⁹ bytes.
+    assert 1.08 * peak + 0.5 * GIB < vram * 1e9
+
+
+def test_a_plan_adds_up_and_is_json(wide):
+    made = plan(config_of("sft", model=wide), budget_gb=12, num_processes=2)
+    assert sum(made.parts.values()) == made.peak_allocated <= made.peak_reserved
+    assert made.headroom == 12 * GIB - made.total
+    assert made.tokens_per_step == 2 * 8 * 1024
+    assert made.seconds_per_step is None
+    assert set(made.parts) - {"communication"} <= set(PARTS)
+    again = json.loads(json.dumps(made.to_dict()))
+    assert again["fits"] is True
+    text = "\n".join(made.lines())
+    assert "quantised weights" in text
+    assert "fits" in text
+
+
+def test_calibration_moves_the_plan(wide):
+    config = config_of("sft", model=wide)
+    plain = plan(config)
+    taught = plan(
+        config,
+        calibration=Calibration(
+            context_gb=0.3, reserved=1.1, flops_per_second=1e14, source="3 runs"
+        ),
+    )
+    assert taught.peak_reserved == pytest.approx(1.1 * plain.peak_reserved)
+    assert taught.context == round(0.3 * GIB)
+    assert taught.seconds_per_step == pytest.approx(plain.flops_per_step / 1e14)
+    assert "CUDA context 0.3 GB: 3 runs" in taught.notes
+
+
+def test_flops_are_those_of_the_textbook(wide):
+    """6 · parameters · tokens for full training, with attention on top."""
+    made = plan(
+        config_of("sft", model=wide, lora_r=0, use_4bit=False, gradient_checkpointing=False)
+    )
+    shape = find(config_of("sft", model=wide)).architecture
+    layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    weights = shape.num_hidden_layers * layer + 64000 * 4096
+    attention = shape.num_hidden_layers * 2 * 1024 * 4096 * 3.5 / 6
+    head_again = 2 * 64000 * 4096  # TRL's fused head recomputes its logits
+    expected = 8 * 1024 * (6 * (weights + attention) + head_again)
+    assert made.flops_per_step == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "vocabulary", "said"),
+    [
+        ("sft", 512, {}),
+        ("sft", 128000, {"gradient_checkpointing": False}),
+        ("sft", 32000, {"lora_r": 0, "use_4bit": False}),
+        ("sft", 128000, {"use_8bit": True, "use_4bit": False, "max_seq_length": 256}),
+        ("dpo", 32000, {}),
+        ("reward", 32000, {"use_4bit": False}),
+        ("grpo", 512, {**RL, "beta": 0.04, "max_seq_length": 512}),
+        ("grpo", 128000, {**RL, "max_seq_length": 512}),
+    ],
+)
+def test_two_short_models_tell_the_peak_of_a_deep_one(strategy, said, vocabulary, tmp_path):
+    shape = {"hidden_size": 512, "intermediate_size": 2048, "heads": 8, "kv": 4}
+    model = save(tmp_path, layers=7, vocab_size=vocabulary, **shape)
+    config = config_of(strategy, model=model, **said)
+    found, hardware = find(config), card(12)
+    assert probe(config, found, hardware) == simulate(config, found, hardware).tracker.peak
+
+
+def test_paged_states_do_not_count_and_checkpointing_shows(wide):
+    def peak(**said):
+        return plan(config_of("sft", model=wide, lora_r=64, **said)).peak_allocated
+
+    assert peak(optim="paged_adamw_8bit") < peak(optim="adamw_8bit") < peak(optim="adamw_torch")
+    assert peak(gradient_checkpointing=True) < peak(gradient_checkpointing=False)
+
+
+def test_fit_takes_the_largest_micro_batch_and_keeps_the_effective_batch(wide):
+    config = config_of("sft", model=wide)
+    small, tight = fit(config, budget_gb=3)
+    large, roomy = fit(config, budget_gb=16)
+    for fitted, made in ((small, tight), (large, roomy)):
+        micro = fitted.get("per_device_train_batch_size")
+        assert micro * fitted.get("gradient_accumulation_steps") == 8
+        assert made.fits
+    assert large.get("per_device_train_batch_size") == 8
+    assert small.get("per_device_train_batch_size") < 8
+    choice = large.choices["per_device_train_batch_size"]
+    assert (choice.source, choice.reason) == ("plan", "the largest that fits")
+
+
+def test_fit_never_touches_what_the_user_set(wide):
+    said = {
+        "per_device_train_batch_size": 4,
+        "max_seq_length": 1536,
+        "lora_r": 64,
+        "gradient_checkpointing": False,
+        "optim": "adamw_torch",
+    }
+    with pytest.raises(RunError) as refused:
+        fit(config_of("sft", model=wide, **said), budget_gb=3)
+    fitted, _ = fit(config_of("sft", model=wide, **said), budget_gb=24)
+    assert {key: fitted.get(key) for key in said} == said
+    (problem,) = refused.value.problems
+    assert "leave open what you set: per_device_train_batch_size, max_seq_length" in problem.fix
+
+
+def test_the_smallest_budget_that_a_refusal_names_does(wide):
+    config = config_of("sft", model=wide, per_device_train_batch_size=1)
+    with pytest.raises(RunError, match="does not fit in 1 GB") as refused:
+        fit(config, budget_gb=1)
+    named = float(refused.value.problems[0].what.rpartition("needs ")[2].split()[0])
+    fitted, made = fit(config, budget_gb=named + 0.1)
+    assert made.fits
+    assert fitted.settings.max_seq_length < 512
+    assert fitted.settings.lora_r == 8
+    with pytest.raises(RunError):
+        fit(config, budget_gb=named - 0.1)
+
+
+def test_fit_turns_the_levers_in_order(wide):
+    open_ = config_of("sft", model=wide).with_choices(
+        {"gradient_checkpointing": Choice(False, "profile"), "lora_r": Choice(64, "profile")}
+    )
+    seen = []
+    for budget in (6.0, 2.5, 2.2, 2.0):
+        try:
+            fitted, _ = fit(open_, budget_gb=budget)
+        except RunError:
+            break
+        seen.append(
+            (
+                fitted.get("gradient_checkpointing"),
+                fitted.get("optim"),
+                fitted.settings.lora_r,
+                fitted.settings.max_seq_length,
+            )
+        )
+    order = [
+        (state[0], state[1] == "paged_adamw_8bit", state[2] < 64, state[3] < 512) for state in seen
+    ]
+    assert order == sorted(order)
+    assert order[0] == (False, False, False, False)
+    assert order[-1][0]
+
+
+def test_the_longest_row_sets_the_length_that_is_wanted(wide):
+    fitted, _ = fit(config_of("sft", model=wide), budget_gb=16, longest_row=300)
+    assert fitted.settings.max_seq_length == 320
+    assert fitted.choices["max_seq_length"].reason == "the longest row"
+
+
+def test_a_rollout_shrinks_with_its_length_unless_set(wide):
+    opened = config_of("grpo", model=wide, num_generations=2, per_device_train_batch_size=8,
+                       gradient_accumulation_steps=1)  # fmt: skip
+    fitted, _ = fit(opened, budget_gb=3.5)
+    length = fitted.settings.max_seq_length
+    assert length < 1024
+    assert fitted.settings.generation.max_new_tokens == length // 2
+
+
+def test_planning_leaves_no_trace(wide, monkeypatch):
+    from accelerate.state import PartialState
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = dict(PartialState._shared_state), torch.get_rng_state(), random.getstate()
+    patched = torch.is_autocast_enabled, torch.nn.functional.scaled_dot_product_attention
+    plan(config_of("sft", model=wide))
+    assert dict(PartialState._shared_state) == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert random.getstate() == before[2]
+    assert (torch.is_autocast_enabled, torch.nn.functional.scaled_dot_product_attention) == patched
+    assert os.environ["WORLD_SIZE"] == "2"
+    assert not torch.distributed.is_initialized()
+
+
+def test_shards_divide_what_their_stage_divides(tmp_path):
+    parts = {"other weights": 800, "gradients": 80, "optimiser": 160, "activations": 50}
+    assert shard(parts, processes=1, stage=0) == parts
+    assert shard(parts, processes=4, stage=0) == {**parts, "communication": 80}
+    three = shard(parts, processes=4, stage=3)
+    assert three["other weights"], three["optimiser"] == (200, 40)
+    assert three["activations"] == 50
+    (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+    config = dataclasses.replace(config_of("sft", deepspeed="zero.json"), base_dir=tmp_path)
+    assert sharding_stage(config) == 2
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[1] / "benchmarks" / "memory_fit.py"
+    spec = importlib.util.spec_from_file_location("memory_fit", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_emulated_card_never_runs_out_on_what_fit_accepted(benchmark, seed):
+    """Raises where it does; `benchmarks/memory_fit.py` does the same for 200 configs."""
+    benchmark.try_card(random.Random(seed))
+
+
+@pytest.mark.slow
+def test_an_8b_is_planned_in_20_seconds_imports_included():
+    code = (
+        "from modelforge.configfile import load_config\n"
+        "from modelforge.plan import plan\n"
+        f"config = load_config({{'strategy': 'qlora', 'model_name': '{LLAMA}', 'dataset': 'd',"
+        "'use_4bit': True, 'gradient_checkpointing': True, 'max_seq_length': 2048,"
+        "'per_device_train_batch_size': 2})\n"
+        "print(plan(config, budget_gb=12).total)\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert 7 * GIB < int(done.stdout) < 9 * GIB
+    # Processor time: what a machine with nothing else to do takes.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
