@@ -99,6 +99,32 @@ def check(
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    set_: Overrides = None,
+    vram: Annotated[
+        float | None, typer.Option("--vram", help="Plan for a card of this many GB.", min=0.5)
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="With its defaults.")] = None,
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="Change nothing to make it fit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what memory a run needs, part by part, and fit the config to a card."""
+    from modelforge.configfile import load_config
+
+    loaded = load_config(config, overrides=set_ or ())
+    from modelforge.console import quieten
+    from modelforge.planview import show_plan
+
+    quieten()
+    planned = show_plan(loaded, vram_gb=vram, profile=profile, as_it_is=as_it_is)
+    if as_json:
+        _print_json(planned.to_dict())
+
+
+@app.command()
 def data(
     config: ConfigFile,
     set_: Overrides = None,

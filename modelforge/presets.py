@@ -7,18 +7,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from yaml import safe_dump as to_yaml
 
 from modelforge import registry, schema
 from modelforge.errors import Problem, RunError
 
 
 def preset(strategy: str) -> dict[str, Any]:
-    """The shipped config of a strategy; for a third party's, its name and what must be said."""
+    """The shipped config of a strategy; where none is shipped, what must be said."""
     shipped = files("modelforge.configs") / f"{strategy}.json"
     if shipped.is_file():
         return json.loads(shipped.read_text(encoding="utf-8"))
-    return {"strategy": strategy, "model_name": "", "dataset": ""}
+    return {"strategy": strategy, "model_name": "path-or-hub-id", "dataset": "data.jsonl"}
 
 
 def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
@@ -68,5 +68,6 @@ def _commented(values: dict[str, Any], document: dict[str, Any], schema_name: st
         text = document["properties"].get(key, {}).get("description")
         if text:
             lines.append(f"# {text}")
-        lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True).rstrip())
+        entry = to_yaml({key: value}, sort_keys=False, allow_unicode=True)
+        lines.append(entry.rstrip())
     return "\n".join(lines) + "\n"

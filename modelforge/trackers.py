@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +40,19 @@ def check_trackers(config: Config) -> None:
                 for t in missing
             )
         )
-    if "wandb" in trackers and "WANDB_MODE" not in os.environ:
-        import wandb
+    if "wandb" in trackers and "WANDB_MODE" not in os.environ and not _knows_wandb():
+        say("wandb: no account is set up here, so the run is kept offline (`wandb sync` later)")
+        os.environ["WANDB_MODE"] = "offline"
 
-        if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-            say("wandb: no account is set up here, so the run is kept offline (`wandb sync` later)")
-            os.environ["WANDB_MODE"] = "offline"
+
+def _knows_wandb() -> bool:
+    """Whether wandb has a key. Looked up without importing it: it reads its mode only once."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 @contextmanager
