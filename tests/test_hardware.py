@@ -5,15 +5,10 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from machines import CPU, card
 
-from modelforge import ConfigError, Hardware, choose_profile, detect_hardware, list_profiles
+from modelforge import ConfigError, choose_profile, detect_hardware, list_profiles
 from modelforge.hardware import device_arguments
-
-CPU = Hardware("cpu", "x86_64", 0, 0.0, None, False, 16.0, 2)
-
-
-def card(vram_gb, bf16=True):
-    return Hardware("cuda", "card", 1, vram_gb, (8, 6) if bf16 else (7, 5), bf16, 64.0, 8)
 
 
 def test_this_machine_has_cores_and_memory():

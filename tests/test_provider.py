@@ -1,0 +1,110 @@
+"""Loading: the provider's small interface, all weights or an adapter, 4-bit where it is exact."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from machines import CPU, card
+
+import modelforge
+from modelforge import ModelError, load_config, registry
+from modelforge.lora import lora_defaults
+from modelforge.providers.huggingface import HuggingFace, weights_dtype
+from modelforge.run import fit_to_model
+from modelforge.source import find_model
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "examples" / "tiny" / "model"
+
+
+class Recorder(HuggingFace):
+    """A provider that notes what is asked of it, as another one would answer."""
+
+    asked: list[str] = []
+
+    def __getattribute__(self, name):
+        if name in ("refusal", "load_model_config", "stop_tokens", "load_tokenizer", "load_model"):
+            Recorder.asked.append(name)
+        return super().__getattribute__(name)
+
+
+def config(tmp_path, **values):
+    return {
+        "strategy": "sft",
+        "model_name": str(MODEL),
+        "dataset": str(ROOT / "examples" / "tiny" / "data" / "sft_train.jsonl"),
+        "eval_split": 8,
+        "max_steps": 2,
+        "max_seq_length": 64,
+        "report_to": "none",
+        "output_dir": str(tmp_path),
+    } | values
+
+
+def test_a_run_asks_a_provider_for_five_things_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "get_provider", lambda name: Recorder)
+    modelforge.train(config(tmp_path))
+    assert Recorder.asked == [
+        *("refusal", "load_model_config", "load_tokenizer", "stop_tokens", "load_model")
+    ]
+
+
+def test_a_refusing_provider_ends_the_run_with_its_reason(tmp_path, monkeypatch):
+    class Refusing(HuggingFace):
+        def refusal(self, config, hardware):
+            return "it is Sunday"
+
+    monkeypatch.setattr(registry, "get_provider", lambda name: Refusing)
+    with pytest.raises(modelforge.RunError, match="it is Sunday"):
+        modelforge.train(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_all_weights_are_trained_and_saved_where_the_rank_is_zero(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    result = modelforge.train(config(tmp_path, lora_r=0, learning_rate=1e-3, seed=3))
+    before = AutoModelForCausalLM.from_pretrained(MODEL).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(result.model_dir).state_dict()
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before if "proj" in name)
+    assert 'library_name: "transformers"' in (result.model_dir / "README.md").read_text()
+
+
+def test_frozen_weights_are_16_bit_and_trained_ones_32_bit(tmp_path):
+    lora = load_config(config(tmp_path))
+    full = load_config(config(tmp_path, lora_r=0))
+    assert weights_dtype(lora, card(16)) is torch.bfloat16
+    assert weights_dtype(lora, card(16, bf16=False)) is torch.float16
+    assert weights_dtype(full, card(16)) is torch.float32
+    assert weights_dtype(lora, CPU) is torch.float32
+
+
+def test_what_the_machine_cannot_do_is_turned_off_with_its_reason(tmp_path):
+    asked = load_config(config(tmp_path, use_8bit=True, optim="paged_adamw_8bit", lora_r=4))
+    choices = lora_defaults(asked, CPU)
+    assert choices["use_8bit"].value is False and "CUDA" in choices["use_8bit"].reason
+    assert choices["optim"].value == "adamw_8bit" and choices["optim"].reason
+    assert choices["lora_alpha"].value == 8
+    assert set(lora_defaults(asked, card(16))) == {"lora_alpha"}
+
+
+def test_a_length_beyond_the_models_context_is_lowered_with_the_reason(tmp_path):
+    asked = load_config(config(tmp_path, max_seq_length=100_000))
+    source = find_model(str(MODEL), base_dir=tmp_path, revision=None, where="model_name")
+    fitted = fit_to_model(asked, HuggingFace().load_model_config(source))
+    context = json.loads((MODEL / "config.json").read_text())["max_position_embeddings"]
+    assert fitted.settings.max_seq_length == context
+    assert "context" in fitted.choices["max_seq_length"].reason
+
+
+def test_a_hub_id_is_no_path_and_a_path_is_no_hub_id(tmp_path):
+    def find(name):
+        return find_model(name, base_dir=tmp_path, revision="main", where="model_name")
+
+    assert find("org/model").base == "org/model" and find("org/model").revision == "main"
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    with pytest.raises(ModelError, match="did you mean"):
+        find("./models/mnie")
