@@ -75,6 +75,7 @@ def running_as(device: Device, tracker: Tracker) -> Iterator[None]:
 def _patches(device: Device, tracker: Tracker) -> Iterator[tuple[Any, str, Any]]:
     import bitsandbytes.functional as bnb
     import torch.optim.optimizer as optimizer
+    import torch.utils._foreach_utils as foreach
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     place = "_move_adapter_to_device_of_base_layer"
@@ -84,6 +85,10 @@ def _patches(device: Device, tracker: Tracker) -> Iterator[tuple[Any, str, Any]]
     yield F, "scaled_dot_product_attention", _attention(device, F.scaled_dot_product_attention)
     if device.type != "cuda":
         return
+    # CUDA's optimisers and clipping take whole lists of tensors at once, and temporaries of all.
+    lists = foreach._get_foreach_kernels_supported_devices()
+    for module in (foreach, optimizer):
+        yield module, "_get_foreach_kernels_supported_devices", lambda: [*lists, "meta"]
     yield F, "dropout", _dropout(F.dropout)
     # Paged states live in managed memory: they leave the card when it is full.
     yield bnb, "get_paged", _paged

@@ -89,6 +89,8 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
     """The trainer class with its device and its outer loop replaced, and phases marked."""
 
     class OnMeta(job.trainer_class):  # type: ignore[misc, valid-type, name-defined]
+        optimizer: Any
+
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             _put_on_meta(self.args)
@@ -101,8 +103,7 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             """One step that makes the optimiser's states, then one in the middle of training."""
             self.create_optimizer()
             self.model.train()
-            prepared: Any = self.accelerator.prepare(self.model, self.optimizer)
-            model, self.optimizer = prepared
+            model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
             self.create_scheduler(num_training_steps=2)
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             accumulates = self.args.gradient_accumulation_steps > 1
