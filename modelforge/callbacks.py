@@ -120,7 +120,7 @@ class Counters(TrainerCallback):
         """Put the count into the checkpoint."""
         tokens = getattr(self.trainer, "_total_train_tokens", None)
         if tokens is not None and state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             (folder / self.file).write_text(json.dumps({"train_tokens": int(tokens)}))
 
     def restore(self, checkpoint: Path) -> None:
