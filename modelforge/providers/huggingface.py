@@ -36,7 +36,9 @@ class HuggingFace:
         from transformers import GenerationConfig
 
         try:
-            found = GenerationConfig.from_pretrained(source.base, revision=source.revision or "main")
+            found = GenerationConfig.from_pretrained(
+                source.base, revision=source.revision or "main"
+            )
         except OSError:
             return []  # many base models have none
         ids = found.eos_token_id
