@@ -125,7 +125,7 @@ def test_layers_repeat_with_their_kinds(name, period, tmp_path):
     assert shorter.num_hidden_layers == 2 * period < found.architecture.num_hidden_layers
 
 
-@pytest.mark.parametrize("strategy", ["sft", "qlora", "dpo", "reward", "grpo"])
+@pytest.mark.parametrize("strategy", ["sft", "qlora", "dpo", "reward", "grpo", "ppo", "rlhf"])
 @pytest.mark.parametrize(("vram", "length"), [(12.0, 1024), (16.0, 2048)])
 def test_an_8b_stays_below_12_and_16_gb_at_useful_lengths(strategy, vram, length):
     config = config_of(strategy, vram=vram)

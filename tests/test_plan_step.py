@@ -10,22 +10,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from modelforge import registry
 from modelforge.configfile import load_config
 from modelforge.hardware import Hardware
-from modelforge.lora import exact_4bit_on_cpu, quantization_config
+from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
+from modelforge.plan import roles
 from modelforge.plan.job import build_job
 from modelforge.plan.kernels import cpu
 from modelforge.plan.model import weights
 from modelforge.plan.step import alone, log_steps
+from modelforge.ppo.roles import SharedBaseReward
 from modelforge.providers.huggingface import weights_dtype
 
 # The step runs on the CPU; which types it runs in follows from the machine it is planned for.
 IN_32_BITS = Hardware("cpu", "", 0, 0.0, None, False, 16.0, 2)
 IN_16_BITS = Hardware("cuda", "", 1, 16.0, (8, 0), True, 16.0, 2)
+PPO = {"generation": {"max_new_tokens": 40}, "gradient_accumulation_steps": 2}
 RL = {"generation": {"max_new_tokens": 40}, "num_generations": 2}
 
 
@@ -60,7 +64,17 @@ def real_model(config, hardware, folder: Path):
     return model
 
 
-def real_trainer(job, model):
+def save_reward_adapter(folder: Path) -> None:
+    """A reward model on the same base, as the reward strategy leaves it."""
+    shape = architecture()
+    shape.num_labels = 1
+    settings = load_config({"strategy": "reward", "model_name": "m", "dataset": "d", "lora_r": 8})
+    adapter = lora_config(settings.settings, head="reward")
+    base = AutoModelForSequenceClassification.from_config(shape)
+    get_peft_model(base, adapter).save_pretrained(folder)
+
+
+def real_trainer(job, model, config):
     """The job's trainer with real weights, its own loop, and the job's batch in every step."""
     args = job.arguments["args"]
     args.max_steps, args.save_strategy, args.logging_strategy = 2, "no", "no"
@@ -70,7 +84,14 @@ def real_trainer(job, model):
         def get_train_dataloader(self):
             return [self.data_collator(job.batch)] * steps
 
-    trainer = Real(**(job.arguments | {"model": model}))
+    arguments = dict(job.arguments)
+    if getattr(config.settings, "reward_model", None):
+        arguments["reward_funcs"] = [lambda completions, **_: scorer(len(completions)) or [1.0] * 4]
+    trainer = Real(**(arguments | {"model": model}))
+    if getattr(config.settings, "reward_model", None):
+        folder = Path(config.settings.reward_model)
+        reward = SharedBaseReward(trainer.model, folder, name="0", tokenizer=None)
+        scorer = roles._scorer(reward.score, config, args.per_device_train_batch_size)
     if job.generates:
         _, prompt, new = job.generates
         trainer.model.generate = lambda input_ids, **_: torch.full(
@@ -142,9 +163,19 @@ def stored(model) -> int:
             {**RL, "use_4bit": True, "gradient_accumulation_steps": 2},
             id="grpo-4bit-accumulation",
         ),
+        pytest.param("rloo", IN_32_BITS, RL, id="rloo-lora-32"),
+        pytest.param("ppo", IN_32_BITS, PPO, id="ppo-lora-32"),
+        pytest.param(
+            "ppo",
+            IN_16_BITS,
+            {**PPO, "use_4bit": True, "gradient_checkpointing": True, "reward_model": "reward"},
+            id="ppo-4bit-four-roles",
+        ),
     ],
 )
-def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path):
+def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_reward_adapter(tmp_path / "reward")
     config = load_config(
         {
             "strategy": strategy,
@@ -169,7 +200,8 @@ def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path):
         tracker, _ = log_steps(dataclasses.replace(jobs[0], padded=padded), cpu())
         if "ref_model" in jobs[1].arguments:
             jobs[1].arguments["ref_model"] = real_model(config, hardware, tmp_path / "reference")
-        trainer = real_trainer(jobs[1], real_model(config, hardware, tmp_path / "model"))
+        model = real_model(config, hardware, tmp_path / "model")
+        trainer = real_trainer(jobs[1], model, config)
         held = stored(trainer.model)
         if getattr(trainer, "ref_model", None) is not None:
             held += stored(trainer.ref_model)

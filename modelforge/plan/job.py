@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelforge.config import Choice
 from modelforge.errors import ConfigError, Problem
 from modelforge.lora import lora_config
 from modelforge.plan.model import attach_adapter, meta_model
+from modelforge.plan.roles import reward_models
 from modelforge.plan.step import stand_in_tokenizer
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ def build_job(
     """
     from modelforge import registry
 
-    strategy = registry.get_strategy(config.settings.strategy)()
+    config = _decided(config, adapter)
+    # rlhf runs its stages as runs of their own; the policy's is the one that holds all roles.
+    name = getattr(config.settings, "algorithm", config.settings.strategy)
+    strategy = registry.get_strategy(name)()
     trainer_class = strategy.trl_trainer_class()
     kept = {k: v for k, v in config.trl.items() if k not in _LEFT_OUT.split()}
     args = strategy.build_args(
@@ -108,6 +113,16 @@ def build_job(
             return make(_Wanted(trainer_class, args, config, architecture, hardware, adapter))
     what = f"cannot be planned: {trainer_class.__name__} is none of " + ", ".join(_MAKERS)
     raise ConfigError(Problem(f"{config.name}: strategy", what, "train without a plan"))
+
+
+def _decided(config: Config, adapter: Path | None) -> Config:
+    """With PPO's reference decided, which would look for weights."""
+    section = getattr(config.settings, "ppo", None)
+    if section is None or section.reference != "auto":
+        return config
+    reference = "base" if adapter is None else "initial"
+    values = section.model_dump() | {"reference": reference}
+    return config.with_choices({"ppo": Choice(values, "plan")})
 
 
 def _device_fields(config: Config, hardware: Hardware) -> dict[str, bool]:
@@ -177,15 +192,21 @@ def _reward(wanted: _Wanted) -> Job:
 
 
 def _grpo(wanted: _Wanted) -> Job:
-    """A rollout of the longest prompts and completions."""
+    """A rollout of the longest prompts and completions, scored by whatever models there are."""
     args = wanted.args
     new = args.max_completion_length
     prompt = max(1, wanted.length - new)
     rows = [{"prompt": " ".join(["a"] * prompt)}] * (wanted.rows * args.steps_per_generation)
     arguments = _arguments(wanted, rows, head="causal-lm")
+    scorers: list[Callable[[int], None]] = []
 
     def constant(completions: list[Any], **columns: Any) -> list[float]:
+        for scorer in scorers:
+            scorer(len(completions))
         return [1.0] * len(completions)
+
+    def prepare(trainer: Any) -> None:
+        scorers.extend(reward_models(trainer, wanted.config, wanted.architecture, wanted.rows))
 
     return Job(
         wanted.trainer_class,
@@ -195,6 +216,7 @@ def _grpo(wanted: _Wanted) -> Job:
         share_true=new / (prompt + new - 1),
         padded=True,
         generates=(len(rows), prompt, new),
+        prepare=prepare,
     )
 
 
@@ -212,4 +234,5 @@ _MAKERS: dict[str, Callable[[_Wanted], Job]] = {
     "DPOTrainer": _dpo,
     "RewardTrainer": _reward,
     "GRPOTrainer": _grpo,
+    "RLOOTrainer": _grpo,
 }

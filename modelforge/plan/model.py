@@ -119,9 +119,10 @@ def track_weights(tracker: Tracker, trainer: Any) -> None:
 
     for part, tensor in weights(trainer.model):
         tracker.add(tensor, tag=Tag("static", part))
-    reference = getattr(trainer, "ref_model", None)
-    for _, tensor in weights(reference) if reference is not None else ():
-        tracker.add(tensor, tag=Tag("static", "reference, reward, value"))
+    beside = [getattr(trainer, "ref_model", None), *getattr(trainer, "models_beside", [])]
+    for model in (model for model in beside if model is not None):
+        for _, tensor in weights(model):
+            tracker.add(tensor, tag=Tag("static", "reference, reward, value"))
 
 
 def weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
