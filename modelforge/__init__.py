@@ -30,6 +30,7 @@ from modelforge.hardware import (
 )
 from modelforge.job import Result
 from modelforge.registry import get_strategy, list_strategies, register_strategy
+from modelforge.rlhf import RLHFConfig, RLHFTrainer
 from modelforge.strategy import Measure, Parts, Strategy
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "Parts",
     "Problem",
     "Profile",
+    "RLHFConfig",
+    "RLHFTrainer",
     "Result",
     "RunError",
     "Strategy",

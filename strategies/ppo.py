@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelforge.config import Choice, Config, Section
+from modelforge.config import Config, Section
 from modelforge.errors import Problem
+from modelforge.source import find_model
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
 from modelforge.strategy import Parts
 
@@ -134,25 +135,18 @@ class PPO(Rewarded):
                 "set lora_r to 8 or more",
             )
 
-    def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
-        choices = dict(super().derived_defaults(config))
-        settings = config.settings
-        assert isinstance(settings, PPOSettings)
-        if settings.ppo.reference == "auto":
-            from modelforge.source import find_model
-
-            source = find_model(
-                settings.model_name, base_dir=config.base_dir, revision=None, where=config.name
-            )
-            begun = source.adapter is not None
-            section = settings.ppo.model_dump() | {"reference": "initial" if begun else "base"}
-            why = "the run begins with an adapter" if begun else "the run begins with the base"
-            choices["ppo"] = Choice(section, "default", f"reference: {why}")
-        return choices
-
     def arguments(self, config: Config) -> dict[str, Any]:
         assert isinstance(config.settings, PPOSettings)
         section = config.settings.ppo.model_dump()
+        if section["reference"] == "auto":
+            source = find_model(
+                config.settings.model_name,
+                base_dir=config.base_dir,
+                revision=None,
+                where=f"{config.name}: model_name",
+            )
+            # A policy that begins with an adapter is held to what it was with that adapter.
+            section["reference"] = "base" if source.adapter is None else "initial"
         ours = {_NAMES.get(key, key): value for key, value in section.items()}
         return {
             **super().arguments(config),

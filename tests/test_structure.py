@@ -38,6 +38,8 @@ def test_the_public_names():
         "Parts",
         "Problem",
         "Profile",
+        "RLHFConfig",
+        "RLHFTrainer",
         "Result",
         "RunError",
         "Strategy",
@@ -77,6 +79,7 @@ def test_all_but_the_first_argument_are_keyword_only_and_typed(name):
         "source",
         "rundir",
         "console",
+        "rlhf",
     ],
 )
 def test_light_modules_import_no_ml_library(module):
