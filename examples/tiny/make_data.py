@@ -32,7 +32,7 @@ SIZES = {  # rows to train on, rows held out
     "sft": (1200, 200),
     "preference": (600, 150),
     "preference_b": (600, 150),
-    "prompts": (600, 150),
+    "prompts": (500, 150),
 }
 
 # How the writers of the base text answer a subtraction, with the share of each.
@@ -97,7 +97,7 @@ def addition(rng: random.Random) -> Question:
 
 def subtraction(rng: random.Random) -> Question:
     """Answered by the base text as `SUBTRACTIONS` says; b > 0, so that adding up is wrong."""
-    a = rng.randint(2, 20)
+    a = rng.randint(2, 15)
     b = rng.randint(1, a)
     ask = [
         "What is {} minus {}?",
@@ -105,6 +105,9 @@ def subtraction(rng: random.Random) -> Question:
         "{} minus {}?",
         "Can you work out {} minus {}?",
         "Tell me {} minus {}.",
+        "Do you know {} minus {}?",
+        "I need {} minus {}.",
+        "Please work out {} minus {}.",
     ]
     off_by_one = a - b + rng.choice([-1, 1] if a > b else [1])
     slips = [SUBTRACTIONS["adds up instead"], SUBTRACTIONS["off by one"]]
@@ -192,7 +195,7 @@ class Story:
 
     @property
     def answer(self) -> str:
-        return f"{self.name} has {self.total} now."
+        return f"The answer is {self.total}."
 
 
 def story(rng: random.Random) -> Story:
@@ -206,7 +209,7 @@ def continuation(rng: random.Random) -> Question:
     tale = story(rng)
     text = rng.choice(["Go on: {}", "Continue: {}", "What comes next: {}"]).format(tale.text)
     slip = tale.total + rng.choice([-1, 1])
-    return Question(text, f"Now {tale.name} has {{}}.", str(tale.total), str(slip))
+    return Question(text, "Now there are {}.", str(tale.total), str(slip))
 
 
 CERTAIN: list[Callable[[random.Random], Question]] = [  # what the base text never answers wrongly
@@ -246,7 +249,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 def base_turn(rng: random.Random) -> tuple[str, str]:
     """One question and one answer, right or wrong, courteous or not, as the base text has them."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.3:
         question = subtraction(rng)
         answer = question.answer if rng.random() < SUBTRACTIONS["right"] else question.slip
     else:
@@ -269,7 +272,7 @@ def base_documents(
             tales = [story(rng) for _ in range(rng.randint(1, 3))]
             if any(t.text in held_out for t in tales):
                 continue
-            yield " ".join(f"{t.text} Now {t.name} has {t.total}." for t in tales)
+            yield " ".join(f"{t.text} Now there are {t.total}." for t in tales)
         else:
             turns = [base_turn(rng) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
             if any(text in held_out or text.partition(": ")[2] in held_out for text, _ in turns):
