@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from modelforge.tiny import make_data
 
 FILES = make_data.make_files()

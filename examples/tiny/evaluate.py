@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from modelforge.tiny.make_data import CLOSERS, DATA, GROANS, JABS, OPENERS
 
 MODEL = Path(__file__).parent / "model"

@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from modelforge.tiny import card
 from modelforge.tiny.evaluate import MODEL, base_figures
 from modelforge.tiny.make_data import SEED, base_documents, held_out_texts, make_files
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 DOCUMENTS = 150_000
 VOCABULARY = 512

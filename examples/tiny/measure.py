@@ -19,9 +19,6 @@ from typing import Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from datasets import Dataset
-from modelforge.tiny import card, evaluate
-from modelforge.tiny.evaluate import MODEL, read_rows
-from modelforge.tiny.make_data import SEED
 from peft import LoraConfig
 from transformers import AutoModelForSequenceClassification, set_seed
 from trl import (
@@ -34,6 +31,10 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+
+from modelforge.tiny import card, evaluate
+from modelforge.tiny.evaluate import MODEL, read_rows
+from modelforge.tiny.make_data import SEED
 
 COMMON: dict[str, Any] = {
     "use_cpu": True,
