@@ -234,7 +234,9 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
     what = f"is right on {accuracy:.1%} of {pairs} held-out pairs"
     more = "train it on more pairs, longer, or with a higher reward_stage.learning_rate"
     if least is not None and accuracy < least:
-        raise RunError(Problem(f"{where}: reward model", f"{what}; {least:.1%} was asked for", more))
+        raise RunError(
+            Problem(f"{where}: reward model", f"{what}; {least:.1%} was asked for", more)
+        )
     if accuracy < 0.5 - 2 * error:
         fix = "see whether chosen and rejected are exchanged in the data"
         raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))

@@ -40,3 +40,12 @@ class Reward(Strategy):
 
     def datasets(self, parts: Parts) -> Any:
         return self.tokenised(parts, train_length=parts.config.settings.max_seq_length)
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
+        trainer: Any = super().build_trainer(parts, callbacks=callbacks)
+        # TRL casts what a 4-bit model trains to bfloat16. A score head of that type meets float32
+        # hidden states outside of autocast and fails; and its small steps would round away.
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        return trainer

@@ -12,9 +12,6 @@ from modelforge.console import say
 from modelforge.errors import ConfigError, Problem
 from modelforge.strategy import Measure, Parts, Strategy
 
-# Held-out prompts that an evaluation answers: each costs a generation.
-EVAL_PROMPTS = 256
-
 RewardModel = Annotated[str, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
 
@@ -43,6 +40,14 @@ class RewardedSettings(Settings):
     generation: Annotated[Generation, Field(description="How completions are sampled.")] = (
         Generation()
     )
+    eval_prompts: Annotated[
+        int,
+        Field(
+            description="Held-out prompts that an evaluation answers, the first of them: each "
+            "costs a generation.",
+            ge=1,
+        ),
+    ] = 64
 
 
 class Rewarded(Strategy):
@@ -115,7 +120,12 @@ class Rewarded(Strategy):
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         settings = config.settings
         assert isinstance(settings, RewardedSettings)
-        choices = dict(super().derived_defaults(config))
+        choices: dict[str, Choice] = {}
+        if not config.given("per_device_eval_batch_size"):
+            batch = config.get("per_device_train_batch_size")
+            rollout = batch * (config.get("gradient_accumulation_steps") or 1)
+            why = "as many as a rollout generates at once"
+            choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
         if (config.said.get("generation") or {}).get("max_new_tokens") is None:
             half = {"max_new_tokens": settings.max_seq_length // 2}
             generation = settings.generation.model_copy(update=half).model_dump()
@@ -141,9 +151,11 @@ class Rewarded(Strategy):
 
     def datasets(self, parts: Parts) -> Any:
         train, evaluation = super().datasets(parts)
-        if evaluation is not None and len(evaluation) > EVAL_PROMPTS:
-            say(f"evaluating on the first {EVAL_PROMPTS} of {len(evaluation)} held-out prompts")
-            evaluation = evaluation.select(range(EVAL_PROMPTS))
+        assert isinstance(parts.config.settings, RewardedSettings)
+        count = parts.config.settings.eval_prompts
+        if evaluation is not None and len(evaluation) > count:
+            say(f"evaluating on the first {count} of {len(evaluation)} held-out prompts")
+            evaluation = evaluation.select(range(count))
         return train, evaluation
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:

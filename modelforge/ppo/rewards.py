@@ -124,9 +124,7 @@ class OnPolicyBase:
         return self.reward(**kwargs)
 
 
-def build(
-    parts: Parts, functions: Sequence[tuple[Callable[..., Any], float]] = ()
-) -> list[Reward]:
+def build(parts: Parts, functions: Sequence[tuple[Callable[..., Any], float]] = ()) -> list[Reward]:
     """The rewards of a run, each under its own name; the judge last.
 
     Args:

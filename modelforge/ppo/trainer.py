@@ -174,8 +174,7 @@ class PPOTrainer(GRPOTrainer):
     def _judge(self, batch: dict[str, Any], mode: str) -> dict[str, Tensor]:
         """Advantages and returns of a rollout, from rewards, KL and values; logs its metrics."""
         args, policy = self.args, self._policy()
-        size = args.per_device_train_batch_size
-        size = size if mode == "train" else args.per_device_eval_batch_size
+        size = args.per_device_train_batch_size  # in evaluation too: what is known to fit
         with inference(policy):
             if self._logps is None:  # else TRL has just computed them, for the same purpose
                 self._forward(batch, size)
