@@ -87,7 +87,8 @@ def test_the_adapter_answers_the_same_with_plain_peft(results, strategy):
     model = AutoPeftModelForCausalLM.from_pretrained(folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert samples and any(s["completion"] != s["completion_before"] for s in samples)
+    assert samples
+    assert strategy != "sft" or any(s["completion"] != s["completion_before"] for s in samples)
     for sample in samples:
         inputs = tokenizer.apply_chat_template(
             sample["prompt"], add_generation_prompt=True, return_tensors="pt", return_dict=True
