@@ -116,11 +116,11 @@ class RLHFTrainer:
                 known, before the first stage.
         """
         from modelforge.run import prepare
-        from modelforge.strategies.rlhf import stages_of
+        from modelforge.strategies.rlhf import RLHF, stages_of
 
         stages = stages_of(self.settings)
         headline("── rlhf: " + ", ".join(stages) + " ──")
-        prepare(self.config, registry.get_strategy("rlhf")(self.functions))
+        prepare(self.config, RLHF(self.functions))
         calls = {
             "sft": self.train_sft,
             "reward": self.train_reward_model,
@@ -134,7 +134,7 @@ class RLHFTrainer:
         from modelforge.strategies.rewarded import Rewarded
         from modelforge.strategies.rlhf import stage_values
 
-        strategy = registry.get_strategy(name)
+        strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
@@ -175,9 +175,7 @@ class RLHFTrainer:
         self, values: Mapping[str, Any], functions: Sequence[tuple[RewardFunction, float]]
     ) -> str:
         """A short name of all that a stage is made from: keys, data, models, code."""
-        text = json.dumps(values, sort_keys=True, default=str)
-        # Where the whole lies does not matter; a stage's name says what it was made from.
-        parts = [text.replace(str(self.root.resolve()), "")]
+        parts = [json.dumps(values, sort_keys=True, default=str)]
         for key in ("model_name", "dataset", "eval_dataset", "rewards", "reward_model"):
             for path in _paths(values.get(key), self.config.base_dir):
                 parts += _contents(path)

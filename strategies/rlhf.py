@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -22,8 +23,9 @@ ORDER = ("sft", "reward", "ppo")
 # Keys that may hold paths relative to the config.
 _PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model")
 
-# What the whole says for all of its stages.
-_WHOLE = ("strategy", "model_name", "dataset", "output_dir", "run_name", "resume", "$schema")
+# Keys of the whole that its stages do not take over, and those they cannot be given of their own.
+_OF_THE_WHOLE = ("strategy", "output_dir", "run_name", "resume")
+_NOT_A_STAGES = (*_OF_THE_WHOLE, "model_name", "dataset", "$schema")
 
 
 def _keys_of(stage: str) -> Any:
@@ -35,7 +37,7 @@ def _keys_of(stage: str) -> Any:
         from modelforge.strategies.sft import SFT
 
         document = schema.load({"reward": Reward, "sft": SFT}[stage])
-        keys = {k: v for k, v in document["properties"].items() if k not in _WHOLE}
+        keys = {k: v for k, v in document["properties"].items() if k not in _NOT_A_STAGES}
         section["properties"] = _inlined(keys, document["$defs"])
         section["additionalProperties"] = False
 
@@ -100,11 +102,11 @@ class RLHF(PPO):
         if stages is not None and stages != [name for name in ORDER if name in stages]:
             fix = "leave out what is done, keep the order sft, reward, ppo"
             yield Problem(f"{config.name}: stages", f"cannot run as {', '.join(stages)}", fix)
-        elif stages is not None and "reward" not in stages and "ppo" in stages:
-            if not (settings.reward_model or settings.rewards or self.functions):
-                what = "leaves the policy without a reward"
-                fix = 'add "reward", or set reward_model to the run of a reward model'
-                yield Problem(f"{config.name}: stages", what, fix)
+        given = settings.reward_model or settings.rewards or self.functions
+        if stages is not None and "reward" not in stages and "ppo" in stages and not given:
+            what = "leaves the policy without a reward"
+            fix = 'add "reward", or set reward_model to the run of a reward model'
+            yield Problem(f"{config.name}: stages", what, fix)
         if settings.algorithm != "ppo" and config.given("ppo"):
             what = f"is set, and algorithm is {settings.algorithm}"
             fix = "remove it: learning_rate, beta and num_generations are set beside it"
@@ -118,6 +120,20 @@ class RLHF(PPO):
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length
+
+    def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
+        """The policy's, so that what TRL refuses is refused before the first stage."""
+        assert isinstance(config.settings, RLHFSettings)
+        if config.settings.algorithm == "ppo":
+            return super().build_args(config, output_dir=output_dir, device=device)
+        from modelforge.strategies.grpo import GRPO
+        from modelforge.strategies.rloo import RLOO
+
+        policy = {"grpo": GRPO, "rloo": RLOO}[config.settings.algorithm]
+        config = config.with_defaults(
+            {key: Choice(value, "strategy", why) for key, (value, why) in policy.defaults.items()}
+        )
+        return policy().build_args(config, output_dir=output_dir, device=device)
 
     def run_stages(self, config: Config) -> Result:
         from modelforge.rlhf import RLHFTrainer
@@ -149,7 +165,7 @@ def stage_values(config: Config, name: str, strategy: type[Any]) -> dict[str, An
     values: dict[str, Any] = {"strategy": name}
     for key, value in config.said.items():
         alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
-        if key in known and key not in ("strategy", "resume") and alike:
+        if key in known and key not in _OF_THE_WHOLE and alike:
             values[key] = absolute[key] if key in _PATHS else value
     if policy and "judge_model" in values:
         folder = local_folder(values["judge_model"], config.base_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,11 @@ FAR_FROM_REFERENCE = 1.0
 
 
 class Rollouts(TrainerCallback):
-    """Writes a few of the latest rollout's completions to ``rollouts.jsonl`` at each log."""
+    """Writes a few completions of each rollout that is logged to ``rollouts.jsonl``, once."""
 
     def __init__(self, trainer: Any, run_dir: Path) -> None:
         self.trainer, self.path = trainer, run_dir / "rollouts.jsonl"
+        self.last: list[dict[str, Any]] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,15 +51,21 @@ class Rollouts(TrainerCallback):
         log = self.trainer._logs
         if not state.is_world_process_zero or "loss" not in (logs or {}) or not log["prompt"]:
             return
+        rows = [
+            {
+                "prompt": log["prompt"][i],
+                "completion": log["completion"][i],
+                "rewards": {name: values[i] for name, values in log["rewards"].items()},
+            }
+            for i in range(-min(ROWS, len(log["prompt"])), 0)
+        ]
+        if rows == self.last:  # a rollout serves several updates
+            return
+        self.last = rows
         with self.path.open("a", encoding="utf-8") as file:
-            for i in range(-min(ROWS, len(log["prompt"])), 0):
-                row = {
-                    "step": state.global_step,
-                    "prompt": log["prompt"][i],
-                    "completion": log["completion"][i],
-                    "rewards": {name: values[i] for name, values in log["rewards"].items()},
-                }
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            for row in rows:
+                text = json.dumps({"step": state.global_step, **row}, ensure_ascii=False)
+                file.write(text + "\n")
 
 
 class Watch(TrainerCallback):
@@ -137,7 +145,7 @@ def _kl(train: Sequence[Mapping[str, Any]], target: float | None) -> Problem | N
 
 def _entropy(train: Sequence[Mapping[str, Any]]) -> Problem | None:
     first, last = _mean(train[:WINDOW], "entropy"), _mean(train[-WINDOW:], "entropy")
-    if first is None or last is None or last > 0.1 * first or first < 1e-3:
+    if first is None or last is None or last > 0.2 * first or first < 1e-3:
         return None
     what = f"fell from {first:.3g} to {last:.3g} nats a token: answers hardly vary any more"
     fix = "raise ppo.entropy_coef or ppo.kl_coef, or stop at an earlier checkpoint"
@@ -175,7 +183,7 @@ def _change(logs: Sequence[Mapping[str, Any]], key: str, window: int) -> float |
         return None
     first, last = values[:window], values[-window:]
     # The spread from one log to the next is noise, a tendency apart.
-    steps = [b - a for a, b in zip(values, values[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(values)]
     noise = math.sqrt(sum(step**2 for step in steps) / (2 * len(steps)))
     error = noise * math.sqrt(2 / window)
     change = sum(last) / window - sum(first) / window

@@ -1,0 +1,447 @@
+"""RLHF end to end on the tiny model: stages, their folders, resuming, warnings, bad input."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import modelforge
+from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, cli, load_config
+from modelforge.configfile import load_config as load
+from modelforge.ppo.watch import findings
+from modelforge.strategies.ppo import PPO
+from modelforge.strategies.reward import Reward
+from modelforge.strategies.rlhf import stage_values
+from modelforge.strategies.sft import SFT
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples" / "tiny"
+SHARED = Path(os.environ.get("MODELFORGE_SHARED", ROOT.parent / "shared"))
+
+DESIGN = {
+    "strategy": "rlhf", "task": "text-generation",
+    "model_name": "meta-llama/Llama-3.1-8B-Instruct",
+    "dataset": "/path/to/preference-data.jsonl", "provider": "huggingface",
+    "num_train_epochs": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8,
+    "learning_rate": 1.41e-5, "lora_r": 16, "lora_alpha": 32, "use_4bit": True, "bf16": True,
+    "max_seq_length": 2048, "warmup_ratio": 0.1, "eval_split": 0.1,
+}  # fmt: skip
+
+QUICK = {
+    "strategy": "rlhf",
+    "model_name": str(TINY / "model"),
+    "dataset": str(TINY / "data" / "preference_train.jsonl"),
+    "eval_dataset": str(TINY / "data" / "preference_eval.jsonl"),
+    "max_seq_length": 96,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 8,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "eval_prompts": 8,
+    "generation": {"max_new_tokens": 16},
+    "reward_stage": {"learning_rate": 1e-3, "max_steps": 25, "per_device_train_batch_size": 16},
+    "report_to": "none",
+}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def stages(root):
+    return json.loads((root / "stages.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A short run of both stages."""
+    root = tmp_path_factory.mktemp("rlhf")
+    return modelforge.train(QUICK | {"output_dir": str(root), "run_name": "quick"})
+
+
+# --- the config ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [{}, {"per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4, "lora_r": 64, "lora_alpha": 128}])  # fmt: skip
+def test_the_designs_config_is_valid_as_it_stands(more):
+    config = load_config(DESIGN | more)
+    args = PPO().arguments(load_config(stage_values(config, "ppo", PPO) | {"model_name": "m"}))
+    wanted = {"kl_coef": 0.1, "epsilon": 0.2, "value_clip_range": 0.2, "gae_lambda": 0.95,
+              "gamma": 1.0, "num_iterations": 4, "reference": "base"}  # fmt: skip
+    assert {key: args[key] for key in wanted} == wanted
+    assert PPO.defaults["learning_rate"][0] == 1.41e-5
+
+
+def test_a_stage_takes_what_means_the_same_to_it_and_its_own_section():
+    whole = load(
+        DESIGN | {"loss_type": "dapo", "logging_steps": 7, "ppo": {"kl_coef": 0.3},
+                  "reward_stage": {"learning_rate": 3e-5, "lora_r": 4}}
+    )  # fmt: skip
+    reward = stage_values(whole, "reward", Reward)
+    assert reward["learning_rate"] == 3e-5 and reward["lora_r"] == 4
+    assert reward["logging_steps"] == 7 and reward["warmup_ratio"] == 0.1
+    assert not {"ppo", "loss_type", "reward_stage", "stages"} & set(reward)
+    # TRL's loss_type is another thing in SFT than in PPO, and the rate is the policy's.
+    assert not {"learning_rate", "loss_type"} & set(stage_values(whole, "sft", SFT))
+    policy = stage_values(whole, "ppo", PPO)
+    assert policy["learning_rate"] == 1.41e-5 and policy["loss_type"] == "dapo"
+    assert policy["ppo"] == {"kl_coef": 0.3}
+    assert {"dataset", "eval_split", "use_4bit", "bf16"} <= set(policy) & set(reward)
+
+
+def test_rlhf_config_is_checked_as_it_is_made():
+    assert RLHFConfig(model_name="m", dataset="d.jsonl")["strategy"] == "rlhf"
+    with pytest.raises(ConfigError, match="did you mean 'reward_stage'"):
+        RLHFConfig(model_name="m", dataset="d.jsonl", reward_stag={})
+    with pytest.raises(ConfigError, match="set rlhf"):
+        RLHFTrainer({"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"})
+
+
+# --- a run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_pairs_alone_train_a_reward_model_and_a_policy_each_in_its_folder(quick, capsys):
+    root = quick.run_dir.parent
+    told = stages(root)
+    assert list(told) == ["reward", "ppo"] and told["ppo"]["run"] == quick.run_dir.name
+    assert told["reward"]["after"]["eval_accuracy"] > 0.5
+    for name in told.values():
+        assert (root / name["run"] / "results.json").is_file()
+        assert (root / name["run"] / "model" / "adapter_model.safetensors").is_file()
+    # The policy alone: no head, no second adapter.
+    assert not [key for key in weights(quick.model_dir) if "score" in key or "v_head" in key]
+    metrics = lines(quick.run_dir / "metrics.jsonl")[1]
+    assert {"reward", "rewards/reward_model/mean", "reward/score", "reward/total", "kl/reference",
+            "kl/old_policy", "kl/coef", "entropy", "policy/loss", "value/loss",
+            "value/clip_fraction", "clip_ratio/region_mean", "value/explained_variance",
+            "advantage/mean", "advantage/std", "grad_norm", "completions/mean_length",
+            "completions/without_eos"} <= set(metrics)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rollouts_hold_answers_with_the_scores_of_the_reward_model_loaded_alone(quick):
+    from modelforge.rewards.model import RewardModel
+
+    root = quick.run_dir.parent
+    model = RewardModel.load(str(root / stages(root)["reward"]["run"]))
+    rows = lines(quick.run_dir / "rollouts.jsonl")
+    assert [row["step"] for row in rows] == [1] * 4  # one rollout, for four updates
+    scores = model(
+        prompts=[row["prompt"] for row in rows], completions=[row["completion"] for row in rows]
+    )
+    # A completion cut at max_new_tokens loses nothing: the template is applied to its text.
+    for row, score in zip(rows, scores, strict=True):
+        assert row["rewards"]["reward_model"] == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_run_again_only_where_what_it_is_made_from_changed(
+    quick, tmp_path, capsys
+):
+    root = quick.run_dir.parent
+    config = QUICK | {"output_dir": str(root.parent), "run_name": root.name}
+    first = stages(root)
+    modelforge.train(config | {"ppo": {"kl_coef": 0.2}})
+    assert stages(root)["reward"]["run"] == first["reward"]["run"]
+    assert stages(root)["ppo"]["run"] != first["ppo"]["run"]
+    capsys.readouterr()
+    assert modelforge.train(config) == quick
+    assert capsys.readouterr().err.count("finished") == 2 and stages(root) == first
+    # The same path, other pairs.
+    data = tmp_path / "pairs.jsonl"
+    text = (TINY / "data" / "preference_train.jsonl").read_text().splitlines()
+    trainer = RLHFTrainer(config | {"dataset": str(data)})
+    names = []
+    for count in (100, 200):
+        data.write_text("\n".join(text[:count]) + "\n")
+        values = stage_values(trainer.config, "reward", Reward)
+        names.append(trainer._digest(values, []))
+    assert names[0] != names[1]
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_ppo_goes_on_as_if_nothing_had_happened(quick, tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    values = QUICK | {
+        "stages": ["ppo"], "reward_model": str(quick.run_dir.parent / stages(quick.run_dir.parent)
+        ["reward"]["run"]), "max_steps": 8, "save_steps": 3,
+        "ppo": {"ppo_epochs": 2, "kl_target": 2.0, "reward_normalization": "standardize"},
+    }  # fmt: skip
+    whole = modelforge.train(values | {"output_dir": str(tmp_path / "whole")})
+    step = Trainer.training_step
+
+    def stopped(self, *args, **kwargs):
+        if self.state.global_step >= 5:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            modelforge.train(values | {"output_dir": str(tmp_path / "cut")})
+    resumed = modelforge.train(values | {"output_dir": str(tmp_path / "cut")})
+    assert resumed.resumed_from.name == "checkpoint-3"
+    first, second = weights(whole.model_dir), weights(resumed.model_dir)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for file in ("metrics.jsonl", "rollouts.jsonl"):
+        logs = [lines(result.run_dir / file) for result in (whole, resumed)]
+        kept = [[{k: v for k, v in row.items() if k != "session"} for row in log] for log in logs]
+        assert kept[0] == kept[1], file
+
+
+@pytest.mark.slow
+def test_after_sft_the_policy_begins_with_its_adapter_and_is_held_to_it(tmp_path):
+    trainer = RLHFTrainer(
+        QUICK | {"stages": ["sft", "reward", "ppo"], "output_dir": str(tmp_path), "max_steps": 1,
+                 "sft_stage": {"learning_rate": 1e-3, "max_steps": 15},
+                 "reward_stage": {"max_steps": 1}}
+    )  # fmt: skip
+    result = trainer.run()
+    assert list(stages(trainer.root)) == ["sft", "reward", "ppo"]
+    sft, reward = trainer.done["sft"], trainer.done["reward"]
+    assert sft.after["eval_loss"] < sft.before["eval_loss"]  # on the chosen answers
+    bases = {
+        json.loads((r.model_dir / "adapter_config.json").read_text())["base_model_name_or_path"]
+        for r in (sft, reward, result)
+    }
+    assert bases == {str(TINY / "model")}
+    assert result.before["eval_kl/reference"] == pytest.approx(0, abs=1e-5)
+    start = weights(sft.model_dir)
+    moved = max((weights(result.model_dir)[k] - v).abs().max() for k, v in start.items())
+    assert 0 < moved < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "more"),
+    [("rloo", {"num_generations": 2}), ("grpo", {"num_generations": 4, "beta": 0.05})],
+)
+def test_rloo_and_grpo_have_the_same_reward_side(quick, tmp_path, algorithm, more):
+    from modelforge.rewards.model import RewardModel
+
+    reward = quick.run_dir.parent / stages(quick.run_dir.parent)["reward"]["run"]
+    result = modelforge.train(
+        QUICK | {"algorithm": algorithm, "reward_model": str(reward), "judge_model": str(reward),
+                 "output_dir": str(tmp_path), "max_steps": 1} | more
+    )  # fmt: skip
+    assert result.run_dir.name.startswith(algorithm)
+    assert result.after["eval_rewards/judge/mean"] == result.after["eval_reward"]
+    rows = lines(result.run_dir / "rollouts.jsonl")
+    scores = RewardModel.load(str(reward))(
+        prompts=[row["prompt"] for row in rows], completions=[row["completion"] for row in rows]
+    )
+    for row, score in zip(rows, scores, strict=True):
+        assert row["rewards"]["reward_model"] == pytest.approx(score, abs=1e-4)
+    assert not [key for key in weights(result.model_dir) if "score" in key]
+
+
+@pytest.mark.slow
+def test_rewards_in_code_are_mixed_with_those_of_the_config(tmp_path):
+    def shouting(completions, **kwargs):
+        return [float(c[0]["content"].count("!")) for c in completions]
+
+    values = QUICK | {"output_dir": str(tmp_path), "max_steps": 1}
+    del values["eval_dataset"]
+    values |= {
+        "eval_split": 8,
+        "rewards": [
+            {"name": "length", "weight": 0.3, "arguments": {"target": 8}},
+        ],
+    }
+    trainer = RLHFTrainer(values, rewards=[(shouting, 0.7)])
+    result = trainer.train_ppo()
+    log = lines(result.run_dir / "metrics.jsonl")[1]
+    parts = {"rewards/shouting/mean": 0.7, "rewards/length/mean": 0.3}
+    assert log["reward"] == pytest.approx(sum(log[k] * w for k, w in parts.items()), abs=1e-5)
+    dpo = trainer.train_dpo()
+    assert dpo.after["eval_rewards/accuracies"] >= 0 and dpo.run_dir.parent == trainer.root
+    with pytest.raises(RunError, match="there is no reward"):
+        RLHFTrainer(QUICK).train_ppo()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("least", "says"), [(None, "worse than chance"), (0.99, r"99.0% was asked for")]
+)
+def test_a_misleading_reward_model_stops_the_run_before_ppo(quick, tmp_path, least, says):
+    root = tmp_path / "run"
+    swapped = tmp_path / "swapped.jsonl"
+    rows = lines(TINY / "data" / "preference_eval.jsonl")
+    if least is None:
+        for row in rows:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    swapped.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = QUICK | {"output_dir": str(tmp_path), "run_name": "run", "eval_dataset": str(swapped)}
+    with pytest.raises(RunError, match=says):
+        modelforge.train(values | ({} if least is None else {"min_reward_accuracy": least}))
+    assert list(stages(root)) == ["reward"]
+
+
+@pytest.mark.slow
+def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path):
+    judge = modelforge.train(
+        ROOT / "configs" / "tiny" / "reward.json",
+        overrides=[
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=100", "report_to=none",
+            f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
+            f"eval_dataset={TINY / 'data' / 'preference_b_eval.jsonl'}",
+        ],
+    )  # fmt: skip
+    result = modelforge.train(
+        ROOT / "configs" / "tiny" / "rlhf.json",
+        overrides=[
+            f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
+            "max_steps=72",
+        ],
+    )  # fmt: skip
+    first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]
+    error = result.before["eval_rewards/judge/std"] / 64**0.5
+    assert last - first > 4 * error
+    assert 0 < result.after["eval_kl/reference"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared models and data")
+def test_the_designs_config_runs_on_real_pairs(tmp_path):
+    values = DESIGN | {
+        "model_name": str(SHARED / "models" / "stories260K"),
+        "dataset": str(SHARED / "data" / "hh_helpful_base_train.jsonl"),
+        "eval_dataset": str(SHARED / "data" / "hh_helpful_base_test.jsonl"),
+        "output_dir": str(tmp_path),
+    }
+    del values["eval_split"]
+    result = modelforge.train(
+        values,
+        overrides=["max_steps=4", "eval_prompts=8", "reward_stage.per_device_eval_batch_size=16"],
+    )
+    told = stages(result.run_dir.parent)
+    assert 0.3 < told["reward"]["after"]["eval_accuracy"] < 0.8
+    data = json.loads((result.run_dir.parent / told["reward"]["run"] / "data.json").read_text())
+    assert data["eval_rows"] > 100
+    assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 4
+
+
+# --- warnings ---------------------------------------------------------------------------------
+
+
+class Args:
+    kl_target = None
+
+
+def logs(count=40, **series):
+    """Logs in which each metric goes from a first to a last value, with a little noise."""
+    names = {"kl": "kl/reference", "token": "kl/reference_token", "judge": "rewards/judge/mean",
+             "length": "completions/mean_length", "cut": "completions/clipped_ratio"}  # fmt: skip
+    return [
+        {
+            names.get(key, key): a + (b - a) * i / (count - 1) + 0.01 * (-1) ** i
+            for key, (a, b) in series.items()
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("series", "target", "where"),
+    [
+        ({"token": (0, 2.0)}, None, "kl/reference_token"),
+        ({"kl": (0, 20)}, 4.0, "kl/reference"),
+        ({"entropy": (2.0, 0.01)}, None, "entropy"),
+        ({"length": (20, 200), "cut": (0, 0.9)}, None, "completions/mean_length"),
+        ({"reward": (0, 1), "judge": (0, -1)}, None, "rewards/judge/mean"),
+        ({"reward": (0, 1), "judge": (0, 1)}, None, None),
+        ({"length": (20, 200), "cut": (0, 0)}, None, None),
+        ({"kl": (0, 5), "token": (0, 0.3), "entropy": (1.0, 0.5)}, 4.0, None),
+    ],
+)
+def test_what_goes_wrong_is_named_with_advice(series, target, where):
+    args = Args()
+    args.kl_target = target
+    found = findings(logs(**series), [], args)
+    assert [problem.where for problem in found] == ([where] if where else [])
+    assert all(problem.fix for problem in found)
+
+
+def test_noise_is_no_warning():
+    torch.manual_seed(0)
+    noise = torch.randn(60, 3).tolist()
+    rows = [{"reward": a, "rewards/judge/mean": b, "entropy": 1 + 0.1 * c} for a, b, c in noise]
+    assert findings(rows, [], Args()) == []
+
+
+def test_held_out_scores_alone_show_reward_hacking():
+    held_out = logs(count=6, reward=(0, 2), judge=(0, -2))
+    assert [p.where for p in findings(logs(), held_out, Args())] == ["rewards/judge/mean"]
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+PAIRS = (TINY / "data" / "preference_eval.jsonl").read_text()
+BAD = {
+    "stages in the wrong order": ("keep the order", {"stages": ["ppo", "reward"]}),
+    "an unknown stage": ("did you mean 'sft'", {"stages": ["sftt", "reward"]}),
+    "no stage": ("not empty", {"stages": []}),
+    "ppo without a reward": ("without a reward", {"stages": ["ppo"]}),
+    "misspelt PPO setting": ("did you mean 'kl_coef'", {"ppo": {"kl_coeff": 0.1}}),
+    "PPO setting out of range": ("of at most 1", {"ppo": {"gamma": 1.5}}),
+    "misspelt key of a stage": (
+        "did you mean 'learning_rate'", {"reward_stage": {"learnin_rate": 1e-4}},
+    ),
+    "a stage's key of the whole": ("not a key", {"reward_stage": {"dataset": "x.jsonl"}}),
+    "unknown algorithm": ("did you mean 'grpo'", {"algorithm": "grppo"}),
+    "PPO's section without PPO": (
+        "algorithm is grpo", {"algorithm": "grpo", "ppo": {"kl_coef": 0.1}},
+    ),
+    "a setting said twice": ("keep one", {"ppo": {"clip_range": 0.1}, "epsilon": 0.2}),
+    "all weights": ("cannot be trained", {"lora_r": 0}),
+    "a rollout of one": (
+        "nothing to compare", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1},
+    ),
+    "no room for the prompt": (
+        "is left for the prompt", {"generation": {"max_new_tokens": 96}, "max_seq_length": 96},
+    ),
+    "reward model that is not there": ("no such folder", {"reward_model": "./runs/none"}),
+    "reward model that is a language model": (
+        "not a reward model", {"reward_model": str(TINY / "model")},
+    ),
+    "judge that is a function": ("is no reward model", {"judge_model": "format"}),
+    "checkpoint of one stage": ("one stage's checkpoint", {"resume": "ppo-1/checkpoint-4"}),
+    "KL to a fixed reference": (
+        "the base cannot be updated", {"ppo": {"ref_update_steps": 5, "reference": "base"}},
+    ),
+    "vLLM": ("vLLM would be sent", {"use_vllm": True}),
+    "no pairs": ("demonstration or prompt rows", {"dataset": "prompts.jsonl"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_input_is_one_clear_message_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
+    says, values = BAD[name]
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi?", "answer": "Ho"}\n' * 4)
+    config = {
+        "strategy": "rlhf", "model_name": str(TINY / "model"), "dataset": "pairs.jsonl",
+        "max_seq_length": 96, "max_steps": 1, "output_dir": str(tmp_path / "runs"),
+    } | values  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["modelforge", "train", "config.json"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert stopped.value.code == 2, said
+    assert says in said
+    assert "Traceback" not in said and "1 problem" in said
+    assert sorted(tmp_path.rglob("*")) == before
