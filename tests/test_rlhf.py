@@ -106,6 +106,19 @@ def test_rlhf_config_is_checked_as_it_is_made():
         RLHFTrainer({"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"})
 
 
+def test_the_document_names_every_key_and_metric():
+    from modelforge.ppo.trainer import METRICS
+    from modelforge.strategies.ppo import PPOSection
+    from modelforge.strategies.rewarded import RewardedSettings
+    from modelforge.strategies.rlhf import RLHFSettings
+
+    text = (ROOT / "docs" / "rlhf.md").read_text()
+    own = set(RLHFSettings.model_fields) - set(modelforge.config.Settings.model_fields)
+    assert set(RewardedSettings.model_fields) - set(modelforge.config.Settings.model_fields) <= own
+    assert all(f"`{key}`" in text for key in [*own, *PPOSection.model_fields])
+    assert all(f"| `{name}` | {meaning} |" in text for name, meaning in METRICS.items())
+
+
 # --- a run ------------------------------------------------------------------------------------
 
 
