@@ -40,7 +40,7 @@ def config_of(strategy, *, vram=None, model=LLAMA, **said):
     """A config as a run has it: profile and strategy's defaults where nothing is said."""
     config = load_config({"strategy": strategy, "model_name": str(model), "dataset": "d", **said})
     profile, _ = choose_profile(card(vram or 12.0))
-    known = {**profile.defaults, "gradient_accumulation_steps": 8}
+    known = {"gradient_accumulation_steps": 8, **profile.defaults}
     kind = registry.get_strategy(strategy)
     defaults = {k: Choice(v, "profile") for k, v in known.items()}
     defaults |= {k: Choice(v, "strategy") for k, (v, _) in kind.defaults.items()}

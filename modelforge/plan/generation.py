@@ -39,7 +39,7 @@ def sampling(model: Any, tracker: Tracker) -> Callable[..., torch.Tensor]:
             shapes = _first_token(model, input_ids, attention_mask, generation_config)
         with tracker.within(phase="generation"):
             _grow(tracker, shapes, prompt, prompt + new - 1)
-            _last_token(model, shapes, rows, prompt + new, generation_config)
+            _last_token(model, tracker, shapes, rows, prompt + new, generation_config)
         return torch.empty((rows, prompt + new), dtype=torch.long, device="meta")
 
     return generate
@@ -54,7 +54,9 @@ def _first_token(model: Any, ids: Any, mask: Any, generation_config: Any) -> lis
         input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
     )
     _sample(output.logits[:, -1], generation_config)
-    return [x[:, :, :0].detach() for layer in cache.layers for x in (layer.keys, layer.values)]
+    tensors = [x for layer in cache.layers for x in (layer.keys, layer.values)]
+    # Not views: those would keep the cache.
+    return [x.new_empty((*x.shape[:2], 0, x.shape[3])) for x in tensors]
 
 
 def _grow(tracker: Tracker, shapes: list[Any], first: int, last: int) -> None:
@@ -75,18 +77,27 @@ def _grow(tracker: Tracker, shapes: list[Any], first: int, last: int) -> None:
 
 
 def _last_token(
-    model: Any, shapes: list[Any], rows: int, length: int, generation_config: Any
+    model: Any,
+    tracker: Tracker,
+    shapes: list[Any],
+    rows: int,
+    length: int,
+    generation_config: Any,
 ) -> None:
+    """One token more on a cache that lacks only it."""
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=model.config.get_text_config())
-    for layer in range(len(shapes) // 2):
-        keys, values = (
-            torch.empty((*x.shape[:2], length - 1, x.shape[3]), dtype=x.dtype, device="meta")
-            for x in shapes[2 * layer : 2 * layer + 2]
-        )
-        cache.update(keys, values, layer)
-        del keys, values
+    cache: Any = DynamicCache(config=model.config.get_text_config())
+    with tracker.looking_away():  # filling it takes copies that growing it did not
+        for layer in range(len(shapes) // 2):
+            filled = [
+                x.new_empty((*x.shape[:2], length - 1, x.shape[3]))
+                for x in shapes[2 * layer : 2 * layer + 2]
+            ]
+            cache.update(*filled, layer)
+    for layer in cache.layers:
+        tracker.add(layer.keys)
+        tracker.add(layer.values)
     output = model(
         input_ids=torch.empty((rows, 1), dtype=torch.long, device="meta"),
         attention_mask=torch.empty((rows, length), dtype=torch.long, device="meta"),

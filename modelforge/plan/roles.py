@@ -112,7 +112,7 @@ def _scorer(score: Callable[..., Any], config: Config, batch: int) -> Scorer:
     length = config.settings.max_seq_length
 
     def run(texts: int) -> None:
-        for start in range(0, texts, batch):
+        for start in range(0, min(texts, 2 * batch), batch):  # the rest is as the second
             ids = torch.ones((min(batch, texts - start), length), dtype=torch.long)
             score(input_ids=ids, attention_mask=ids)
 

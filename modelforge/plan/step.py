@@ -100,7 +100,7 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             """The model is on the meta device and stays there."""
 
         def _inner_training_loop(self, *args: Any, **kwargs: Any) -> None:
-            """One step that makes the optimiser's states, then one in the middle of training."""
+            """A step that makes the optimiser's states, then one in the middle of training."""
             self.create_optimizer()
             self.model.train()
             model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
@@ -108,15 +108,24 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             accumulates = self.args.gradient_accumulation_steps > 1
             with tracker, _marked(self, tracker):
-                self._micro_batch(model)
-                self._update(model)
-                self._buffered_inputs = None  # a rollout (GRPO) with the states beside it
-                if not accumulates or job.generates:
+                if job.generates:
+                    self._make_states(model)  # a rollout of its own would only cost time
+                else:
+                    self._micro_batch(model)
+                    self._update(model)
+                if job.generates or not accumulates:
                     model.zero_grad()
                 self._micro_batch(model)
-                if accumulates and job.generates:
+                if job.generates and accumulates:
                     self._micro_batch(model)
                 self._update(model)
+
+        def _make_states(self, model: Any) -> None:
+            with tracker.within(phase="backward", scope="layer"):
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.grad = torch.empty_like(parameter)
+            self._update(model)
 
         def _micro_batch(self, model: Any) -> None:
             tracker.flops = 0  # those of the last micro-batch stay

@@ -61,6 +61,7 @@ class Tracker(TorchDispatchMode):
         self.flops = 0
         self._alive: dict[int, tuple[int, Any]] = {}
         self._once: set[str] = set()
+        self._looks = True
 
     @contextmanager
     def within(self, *, phase: str | None = None, scope: str | None = None) -> Iterator[None]:
@@ -71,6 +72,15 @@ class Tracker(TorchDispatchMode):
             yield
         finally:
             self.phase, self.scope = before
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Log nothing of what is born inside."""
+        self._looks = False
+        try:
+            yield
+        finally:
+            self._looks = True
 
     def born(self, nbytes: int, *, tag: Tag | None = None) -> int:
         """Log a birth that no tensor stands for; returns its id."""
@@ -154,6 +164,8 @@ class Tracker(TorchDispatchMode):
         kwargs = kwargs or {}
         run = self.device.operators.get(func._schema.name)
         out = run(self, func, args, kwargs) if run else func(*args, **kwargs)
+        if not self._looks:
+            return out
         if isinstance(out, torch.Tensor):
             self.add(out)
         elif isinstance(out, list | tuple):
