@@ -4,7 +4,8 @@
 
 For each seed: a reward model is trained on `preference_train`, a judge on `preference_b_train`
 (other pairs, other questions), then each algorithm trains the tiny model against the first for
-the same time. What is reported is the judge's mean score of sampled answers to held-out prompts,
+the same CPU time (one thread: what it takes alone on a
+machine). What is reported is the judge's mean score of sampled answers to held-out prompts,
 before and after, with its standard error; no policy is trained on the judge.
 """
 
@@ -55,15 +56,15 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 
 def stop_after(seconds: float) -> Any:
-    """A callback that ends training once it took so long."""
+    """A callback that ends training after so many seconds of CPU time (of the one thread)."""
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.begin = time.perf_counter()
+            self.begin = time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = time.perf_counter() - self.begin > seconds
+            control.should_training_stop = time.process_time() - self.begin > seconds
 
     return Stop()
 
@@ -176,7 +177,7 @@ def main() -> None:
     print(
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, trl {trl.__version__}; "
-        f"{options.seconds:g} s of training a policy; mean ± standard error\n"
+        f"{options.seconds:g} s of CPU time to train a policy; mean ± standard error\n"
     )
     print("| algorithm | seed | steps | judge before | judge after | reward after | KL, nats |")
     print("|---|---|---|---|---|---|---|", flush=True)

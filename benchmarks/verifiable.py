@@ -1,4 +1,4 @@
-"""A verifiable task: PPO against GRPO at equal time, on subtractions that the base gets wrong.
+"""A verifiable task: PPO against GRPO at equal CPU time, on subtractions that the base gets wrong.
 
     OMP_NUM_THREADS=1 python benchmarks/verifiable.py [--seconds 60] [--seeds 0 1 2]
 
@@ -48,7 +48,7 @@ def main() -> None:
     print(
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, trl {trl.__version__}; "
-        f"{options.seconds:g} s of training\n"
+        f"{options.seconds:g} s of CPU time to train\n"
     )
     print("| algorithm | seed | steps | right before | right after |\n|---|---|---|---|---|")
     ends: dict[str, list[float]] = {name: [] for name in ALGORITHMS}

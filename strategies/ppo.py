@@ -153,11 +153,11 @@ class PPO(Rewarded):
             **{key: value for key, value in ours.items() if not config.given(key)},
         }
 
-    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
-        assert isinstance(parts.config.settings, PPOSettings)
-        models = parts.config.settings.reward_model
+    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
+        from modelforge.ppo.rewards import REWARD_MODEL
+
         if parts.args.reward_std_penalty and parts.args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
-            count = len(models) if isinstance(models, list) else 1
-            parts.args.reward_ensemble = [f"reward_model_{i + 1}" for i in range(count)]
-        return super().build_trainer(parts, callbacks=callbacks)
+            names = [reward.function.__name__ for reward in parts.extra["rewards"]]
+            parts.args.reward_ensemble = [n for n in names if n.startswith(REWARD_MODEL)]
+        return super().trainer_arguments(parts)

@@ -284,6 +284,30 @@ def test_rewards_in_code_are_mixed_with_those_of_the_config(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_ensemble_is_of_the_models_alone(quick, tmp_path):
+    folder = str(quick.run_dir.parent / stages(quick.run_dir.parent)["reward"]["run"])
+    values = {key: value for key, value in QUICK.items() if key != "reward_stage"}
+    result = modelforge.train(
+        values | {
+            "strategy": "ppo", "output_dir": str(tmp_path), "max_steps": 1, "eval_prompts": 8,
+            "reward_model": [{"name": folder, "weight": 0.7}],
+            "rewards": [
+                {"name": "length", "weight": 0.5, "arguments": {"target": 8}},
+                {"name": folder, "weight": 0.3},
+            ],
+            "ppo": {"reward_std_penalty": 1.0},
+        }
+    )  # fmt: skip
+    log = lines(result.run_dir / "metrics.jsonl")[1]
+    names = ("rewards/reward_model_1/mean", "rewards/reward_model_2/mean")
+    assert log[names[0]] == pytest.approx(log[names[1]], abs=1e-6)
+    # Two models that agree are not taken anything off, however the length's reward differs.
+    assert log["reward/score"] == pytest.approx(
+        log[names[0]] + 0.5 * log["rewards/length/mean"], abs=1e-5
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("least", "says"), [(None, "worse than chance"), (0.99, r"99.0% was asked for")]
 )
@@ -306,7 +330,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
-            f"output_dir={tmp_path}", "run_name=judge", "max_steps=100", "report_to=none",
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={TINY / 'data' / 'preference_b_eval.jsonl'}",
         ],
@@ -315,7 +339,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "max_steps=72",
+            "max_steps=56",
         ],
     )  # fmt: skip
     first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]

@@ -75,8 +75,10 @@ def parse(config: Config) -> list[Source]:
             if key != "rewards" and spec.kind != "model":
                 fix = "give the folder of a reward model, or put it in rewards"
                 problems.append(Problem(where, f"'{spec.name}' is no reward model", fix))
+            folder = local_folder(spec.name, config.base_dir) if spec.kind == "model" else None
             weight = 0.0 if key == "judge_model" else spec.weight
-            sources.append(Source(RewardSpec(spec.name, weight, spec.arguments), key))
+            found = RewardSpec(str(folder or spec.name), weight, spec.arguments)
+            sources.append(Source(found, key))
     if problems:
         raise ConfigError(*problems)
     return sources
@@ -138,7 +140,7 @@ def build(parts: Parts, functions: Sequence[tuple[Callable[..., Any], float]] = 
 
     config = parts.config
     sources = parse(config)
-    plain = [source.spec for source in sources if source.key == "rewards"]
+    plain = [source.spec for source in sources if source.spec.kind != "model"]
     made, weights = build_rewards(
         plain,
         tokenizer=parts.tokenizer,
@@ -147,7 +149,7 @@ def build(parts: Parts, functions: Sequence[tuple[Callable[..., Any], float]] = 
     )
     rewards = [Reward(f, w) for f, w in zip(made, weights, strict=True)]
     rewards += [Reward(f, weight) for f, weight in functions]
-    models = [source for source in sources if source.key == "reward_model"]
+    models = [s for s in sources if s.spec.kind == "model" and s.key != "judge_model"]
     for number, source in enumerate(models, start=1):
         name = REWARD_MODEL if len(models) == 1 else f"{REWARD_MODEL}_{number}"
         rewards.append(Reward(_model(source.spec, name, parts), source.spec.weight))
