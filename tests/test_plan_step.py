@@ -211,3 +211,42 @@ def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path, monke
     assert static == held
     assert tracker.peak == pytest.approx(measured, rel=0.005)
     assert tracker.peak > 1.5 * static  # or activations would not be under test
+
+
+def test_sampling_takes_what_generate_takes(tmp_path):
+    """The real ``generate`` on a large rollout: its peak is that of the key-value cache."""
+    config = load_config(
+        {
+            "strategy": "grpo",
+            "model_name": "m",
+            "dataset": "d",
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 16,
+            "gradient_checkpointing": True,
+            "max_seq_length": 96,
+            "num_generations": 2,
+            "generation": {"max_new_tokens": 80},
+            "lora_r": 8,
+            "optim": "adamw_torch",
+        }
+    )
+    with alone():
+        jobs = [
+            build_job(config, architecture(), IN_32_BITS, adapter=None, output_dir=tmp_path)
+            for _ in range(2)
+        ]
+        tracker, _ = log_steps(dataclasses.replace(jobs[0], padded=False), cpu())
+        rows, prompt, _ = jobs[1].generates
+        model = real_model(config, IN_32_BITS, tmp_path / "model")
+        model.generation_config.eos_token_id = None
+        # Completions of full length, whatever random weights would say.
+        jobs[1].arguments["args"].generation_kwargs = {"eos_token_id": None}
+        trainer = jobs[1].trainer_class(**(jobs[1].arguments | {"model": model}))
+        held = stored(trainer.model)
+        ids = [[2] * prompt] * rows
+        gc.collect()
+        measured = held + measured_peak(lambda: trainer._generate_single_turn(ids, None, {}, 2))
+    peaks = tracker.peaks()
+    states = sum(size for i, size in tracker.alive_at(tracker.peak_at).items()
+                 if tracker.tags[i].phase == "optimizer")  # fmt: skip
+    assert peaks["generation"] - states == pytest.approx(measured, rel=0.01)

@@ -109,7 +109,7 @@ def _last_token(
 
 def _sample(logits: torch.Tensor, generation_config: Any) -> None:
     """What transformers' sampling makes of the logits (n, V): warped in float32, then drawn."""
-    scores = logits.to(torch.float32)
+    scores = logits.to(dtype=torch.float32, copy=True)
     if generation_config.temperature not in (None, 1.0):
         scores = scores / generation_config.temperature
     if generation_config.top_p is not None and generation_config.top_p < 1.0:

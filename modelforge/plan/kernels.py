@@ -325,6 +325,12 @@ def _gemm_4bit(smallest: int) -> Operator:
     return run
 
 
+def _multinomial(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
+    """One draw a row divides the weights by exponential noise of their size."""
+    with tracker.temporaries([args[0].numel() * args[0].element_size()]):
+        return func(*args, **kwargs)
+
+
 def _int8_quant(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     """LLM.int8() on data without outlier columns."""
     rows = math.prod(args[0].shape[:-1])
@@ -351,6 +357,7 @@ _META: dict[str, Operator] = {
     "aten::index_put_": _index_put,
     "aten::_index_put_impl_": _index_put,
     "aten::masked_select": _masked_select,
+    "aten::multinomial": _multinomial,
     "aten::masked_scatter": _masked_scatter,
     "aten::scatter_add": _scatter_into,
     "aten::index_add": _scatter_into,
