@@ -4,9 +4,9 @@
 
 For each seed: a reward model is trained on `preference_train`, a judge on `preference_b_train`
 (other pairs, other questions), then each algorithm trains the tiny model against the first for
-the same CPU time (one thread: what it takes alone on a
-machine). What is reported is the judge's mean score of sampled answers to held-out prompts,
-before and after, with its standard error; no policy is trained on the judge.
+the same CPU time of one thread, which is the wall time it takes alone on a machine. Reported is the
+judge's mean score of sampled answers to held-out prompts, before and after, with its standard
+error; no policy is trained on the judge.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ POLICY: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "max_steps": 100_000,
     "generation": {"max_new_tokens": 32},
+    "eval_prompts": 150,
 }
 # The KL to the reference stands in PPO's and RLOO's reward for a completion, in GRPO's loss a
 # token; each is given the weight that keeps its KL near 5 nats a completion.

@@ -26,6 +26,7 @@ POLICY: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "max_steps": 100_000,
     "generation": {"max_new_tokens": 32},
+    "eval_prompts": 150,
 }
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"ppo": {"kl_coef": 0.01, "value_learning_rate": 1e-2}},

@@ -159,18 +159,20 @@ class Rewarded(Strategy):
         return train, evaluation
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
-        return {"reward_funcs": [reward.function for reward in parts.extra["rewards"]]}
+        record = parts.extra["rollouts"].recording
+        return {"reward_funcs": [record(reward.function) for reward in parts.extra["rewards"]]}
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
         from modelforge.ppo.rewards import OnPolicyBase, build
         from modelforge.ppo.watch import Rollouts, Watch
 
         rewards = parts.extra["rewards"] = build(parts, self.functions)
+        rollouts = parts.extra["rollouts"] = Rollouts(parts.run_dir)
         parts.args.reward_weights = [reward.weight for reward in rewards]
         trainer: Any = super().build_trainer(parts, callbacks=callbacks)
         for reward in rewards:
             if isinstance(reward.function, OnPolicyBase):
                 reward.function.attach(trainer.model)
-        trainer.add_callback(Rollouts(trainer, parts.run_dir))
+        trainer.add_callback(rollouts)
         trainer.add_callback(Watch(parts.run_dir))
         return trainer

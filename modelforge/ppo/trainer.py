@@ -41,7 +41,7 @@ HOOKS = {
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_best_model": [],
 }
-STATE = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens", "_logs")
+STATE = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens")
 
 #: The metrics of this trainer, each step; those of TRL (reward, rewards/NAME/mean, entropy,
 #: clip_ratio/*, completions/*, grad_norm) stand beside them under TRL's names.

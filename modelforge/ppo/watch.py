@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,40 @@ FAR_FROM_REFERENCE = 1.0
 class Rollouts(TrainerCallback):
     """Writes a few completions of each rollout that is logged to ``rollouts.jsonl``, once."""
 
-    def __init__(self, trainer: Any, run_dir: Path) -> None:
-        self.trainer, self.path = trainer, run_dir / "rollouts.jsonl"
-        self.last: list[dict[str, Any]] = []
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "rollouts.jsonl"
+        self.model: Any = None
+        self.latest: dict[str, list[Any]] = {}
+        self.scores: dict[str, list[Any]] = {}
+
+    def recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The reward function, each of whose calls in training is kept until the next."""
+        name: str = function.__name__
+
+        def keep(asked: dict[str, Any], scores: Any) -> Any:
+            if self.model is not None and self.model.training:
+                self.latest = {"prompt": asked["prompts"], "completion": asked["completions"]}
+                self.scores[name] = list(scores)
+            return scores
+
+        if inspect.iscoroutinefunction(function):
+
+            async def recorded(**kwargs: Any) -> Any:
+                return keep(kwargs, await function(**kwargs))
+
+        else:
+
+            def recorded(**kwargs: Any) -> Any:
+                return keep(kwargs, function(**kwargs))
+
+        recorded.__name__ = name
+        return recorded
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop what a resumed run is going to write again."""
+        self.model = kwargs["model"]
         if state.is_world_process_zero and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
@@ -48,24 +75,15 @@ class Rollouts(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the rows."""
-        log = self.trainer._logs
-        if not state.is_world_process_zero or "loss" not in (logs or {}) or not log["prompt"]:
+        if not state.is_world_process_zero or "loss" not in (logs or {}) or not self.latest:
             return
-        rows = [
-            {
-                "prompt": log["prompt"][i],
-                "completion": log["completion"][i],
-                "rewards": {name: values[i] for name, values in log["rewards"].items()},
-            }
-            for i in range(-min(ROWS, len(log["prompt"])), 0)
-        ]
-        if rows == self.last:  # a rollout serves several updates
-            return
-        self.last = rows
         with self.path.open("a", encoding="utf-8") as file:
-            for row in rows:
-                text = json.dumps({"step": state.global_step, **row}, ensure_ascii=False)
-                file.write(text + "\n")
+            for i in range(min(ROWS, len(self.latest["prompt"]))):
+                row: dict[str, Any] = {"step": state.global_step}
+                row |= {key: values[i] for key, values in self.latest.items()}
+                row["rewards"] = {name: scores[i] for name, scores in self.scores.items()}
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        self.latest = {}  # a rollout serves several updates
 
 
 class Watch(TrainerCallback):
