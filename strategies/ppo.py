@@ -94,7 +94,9 @@ class PPOSection(Section):
 class PPOSettings(RewardedSettings):
     """What ppo adds to ModelForge's keys."""
 
-    ppo: Annotated[PPOSection, Field(description="PPO's own settings.")] = PPOSection()
+    ppo: Annotated[PPOSection, Field(description="KL, clipping, GAE, value and shaping.")] = (
+        PPOSection()
+    )
 
 
 class PPO(Rewarded):

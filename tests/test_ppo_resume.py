@@ -33,7 +33,7 @@ EVERYTHING = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "kills", "rows"),
-    [({}, (1, 4, 6), 600), (EVERYTHING, (2, 5, 8), 600), ({}, (3, 7), 20)],
+    [({}, (1, 4, 6), 500), (EVERYTHING, (2, 5, 8), 500), ({}, (3, 7), 20)],
     ids=["plain, within and between rollouts", "everything on", "over several epochs"],
 )
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path, settings, kills, rows):
