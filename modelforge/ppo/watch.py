@@ -43,18 +43,15 @@ class Rollouts(TrainerCallback):
                 self.scores[name] = list(scores)
             return scores
 
-        if inspect.iscoroutinefunction(function):
+        async def recorded_later(**kwargs: Any) -> Any:
+            return keep(kwargs, await function(**kwargs))
 
-            async def recorded(**kwargs: Any) -> Any:
-                return keep(kwargs, await function(**kwargs))
+        def recorded(**kwargs: Any) -> Any:
+            return keep(kwargs, function(**kwargs))
 
-        else:
-
-            def recorded(**kwargs: Any) -> Any:
-                return keep(kwargs, function(**kwargs))
-
-        recorded.__name__ = name
-        return recorded
+        found = recorded_later if inspect.iscoroutinefunction(function) else recorded
+        found.__name__ = name
+        return found
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

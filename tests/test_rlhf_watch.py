@@ -1,0 +1,124 @@
+"""RLHF: what is warned of as it trains, and what is refused before."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelforge import cli
+from modelforge.ppo.watch import findings
+
+TINY = Path(__file__).parents[1] / "examples" / "tiny"
+
+
+class Args:
+    kl_target = None
+
+
+def logs(count=40, **series):
+    """Logs in which each metric goes from a first to a last value, with a little noise."""
+    names = {"kl": "kl/reference", "token": "kl/reference_token", "judge": "rewards/judge/mean",
+             "length": "completions/mean_length", "cut": "completions/clipped_ratio"}  # fmt: skip
+    return [
+        {
+            names.get(key, key): a + (b - a) * i / (count - 1) + 0.01 * (-1) ** i
+            for key, (a, b) in series.items()
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("series", "target", "where"),
+    [
+        ({"token": (0, 2.0)}, None, "kl/reference_token"),
+        ({"kl": (0, 20)}, 4.0, "kl/reference"),
+        ({"entropy": (2.0, 0.01)}, None, "entropy"),
+        ({"length": (20, 200), "cut": (0, 0.9)}, None, "completions/mean_length"),
+        ({"reward": (0, 1), "judge": (0, -1)}, None, "rewards/judge/mean"),
+        ({"reward": (0, 1), "judge": (0, 1)}, None, None),
+        ({"length": (20, 200), "cut": (0, 0)}, None, None),
+        ({"kl": (0, 5), "token": (0, 0.3), "entropy": (1.0, 0.5)}, 4.0, None),
+    ],
+)
+def test_what_goes_wrong_is_named_with_advice(series, target, where):
+    args = Args()
+    args.kl_target = target
+    found = findings(logs(**series), [], args)
+    assert [problem.where for problem in found] == ([where] if where else [])
+    assert all(problem.fix for problem in found)
+
+
+def test_noise_is_no_warning():
+    torch.manual_seed(0)
+    noise = torch.randn(60, 3).tolist()
+    rows = [{"reward": a, "rewards/judge/mean": b, "entropy": 1 + 0.1 * c} for a, b, c in noise]
+    assert findings(rows, [], Args()) == []
+
+
+def test_held_out_scores_alone_show_reward_hacking():
+    held_out = logs(count=6, reward=(0, 2), judge=(0, -2))
+    assert [p.where for p in findings(logs(), held_out, Args())] == ["rewards/judge/mean"]
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+PAIRS = (TINY / "data" / "preference_eval.jsonl").read_text()
+BAD = {
+    "stages in the wrong order": ("keep the order", {"stages": ["ppo", "reward"]}),
+    "an unknown stage": ("did you mean 'sft'", {"stages": ["sftt", "reward"]}),
+    "no stage": ("not empty", {"stages": []}),
+    "ppo without a reward": ("without a reward", {"stages": ["ppo"]}),
+    "misspelt PPO setting": ("did you mean 'kl_coef'", {"ppo": {"kl_coeff": 0.1}}),
+    "PPO setting out of range": ("of at most 1", {"ppo": {"gamma": 1.5}}),
+    "misspelt key of a stage": (
+        "did you mean 'learning_rate'", {"reward_stage": {"learnin_rate": 1e-4}},
+    ),
+    "a stage's key of the whole": ("not a key", {"reward_stage": {"dataset": "x.jsonl"}}),
+    "unknown algorithm": ("did you mean 'grpo'", {"algorithm": "grppo"}),
+    "PPO's section without PPO": (
+        "algorithm is grpo", {"algorithm": "grpo", "ppo": {"kl_coef": 0.1}},
+    ),
+    "a setting said twice": ("keep one", {"ppo": {"clip_range": 0.1}, "epsilon": 0.2}),
+    "all weights": ("cannot be trained", {"lora_r": 0}),
+    "a rollout of one": (
+        "nothing to compare", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1},
+    ),
+    "no room for the prompt": (
+        "is left for the prompt", {"generation": {"max_new_tokens": 96}, "max_seq_length": 96},
+    ),
+    "reward model that is not there": ("no such folder", {"reward_model": "./runs/none"}),
+    "reward model that is a language model": (
+        "not a reward model", {"reward_model": str(TINY / "model")},
+    ),
+    "judge that is a function": ("is no reward model", {"judge_model": "format"}),
+    "checkpoint of one stage": ("one stage's checkpoint", {"resume": "ppo-1/checkpoint-4"}),
+    "KL to a fixed reference": (
+        "the base cannot be updated", {"ppo": {"ref_update_steps": 5, "reference": "base"}},
+    ),
+    "vLLM": ("vLLM would be sent", {"use_vllm": True}),
+    "no pairs": ("demonstration or prompt rows", {"dataset": "prompts.jsonl"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_input_is_one_clear_message_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
+    says, values = BAD[name]
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi?", "answer": "Ho"}\n' * 4)
+    config = {
+        "strategy": "rlhf", "model_name": str(TINY / "model"), "dataset": "pairs.jsonl",
+        "max_seq_length": 96, "max_steps": 1, "output_dir": str(tmp_path / "runs"),
+    } | values  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["modelforge", "train", "config.json"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert stopped.value.code == 2, said
+    assert says in said
+    assert "Traceback" not in said and "1 problem" in said
+    assert sorted(tmp_path.rglob("*")) == before
