@@ -156,8 +156,8 @@ class Choice:
 
     Attributes:
         value: The value.
-        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``data`` or
-            ``default``.
+        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``model``, ``data``,
+            ``plan`` or ``default``.
         reason: Why this value, in half a sentence; empty where the user said it.
     """
 
