@@ -1,8 +1,10 @@
 """A verifiable task: PPO against GRPO at equal CPU time, on subtractions that the base gets wrong.
 
-    OMP_NUM_THREADS=1 python benchmarks/verifiable.py [--seconds 60] [--seeds 0 1 2]
+    OMP_NUM_THREADS=1 python benchmarks/verifiable.py [--seconds 60] [--seeds 1 2 3]
 
-Reported is the share of right answers, sampled at temperature 1, to held-out questions.
+Reported is the share of right answers, sampled at temperature 1, to held-out questions. PPO's
+settings were chosen among four on seed 0, which is not among the seeds reported; GRPO's are those of
+`configs/tiny/grpo.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,14 @@ POLICY: dict[str, Any] = {
     "eval_prompts": 150,
 }
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {"ppo": {"kl_coef": 0.01, "value_learning_rate": 1e-2}},
+    "ppo": {
+        "ppo": {
+            "kl_coef": 0.0,
+            "ppo_epochs": 2,
+            "value_mode": "trunk",
+            "value_learning_rate": 1e-2,
+        }
+    },
     "grpo": {"num_generations": 8},
 }
 
@@ -38,7 +47,7 @@ def main() -> None:
     """Run all of it and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()
     import torch
     import trl
