@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/verifiable.py [--seconds 60] [--seeds 1 2 3]
 
 Reported is the share of right answers, sampled at temperature 1, to held-out questions. PPO's
-settings were chosen among four on seed 0, which is not among the seeds reported; GRPO's are those of
-`configs/tiny/grpo.json`.
+settings were chosen among four on seed 0, which is not among the seeds reported; GRPO's are those
+of `configs/tiny/grpo.json`.
 """
 
 from __future__ import annotations
