@@ -93,7 +93,8 @@ def by_hand(strategy: str, steps: int, folder: Path) -> Any:
 def ours(strategy: str, steps: int, folder: Path) -> Any:
     """The trainer that `modelforge train` builds, with all its callbacks."""
     from modelforge import load_config
-    from modelforge.run import build_trainer, load, prepare
+    from modelforge.prepare import prepare
+    from modelforge.run import build_trainer, load
 
     data = {"sft": "sft_train", "dpo": "preference_train", "grpo": "prompts_train"}[strategy]
     source = folder / "data.jsonl"

@@ -87,7 +87,7 @@ def check(
     report: dict[str, Any] = {"config": "ok"}
     if not config_only:
         from modelforge.console import quieten
-        from modelforge.run import prepare
+        from modelforge.prepare import prepare
         from modelforge.rundir import choices_json
 
         quieten()

@@ -11,7 +11,7 @@ from modelforge import registry
 from modelforge.config import Config
 from modelforge.console import console, headline, say
 from modelforge.hardware import detect_hardware
-from modelforge.run import choose_provider, fill_defaults, read_data
+from modelforge.prepare import choose_provider, fill_defaults, read_data
 from modelforge.source import find_model
 
 if TYPE_CHECKING:

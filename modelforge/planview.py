@@ -8,7 +8,7 @@ from modelforge.console import headline, say, show_choices
 from modelforge.hardware import Hardware, detect_hardware, device_arguments
 from modelforge.plan import Plan, fit, plan
 from modelforge.plan.planning import card
-from modelforge.run import fill_defaults
+from modelforge.prepare import fill_defaults
 
 
 def show_plan(

@@ -115,7 +115,7 @@ class RLHFTrainer:
             UserError: If the config, data, model or machine will not do; as far as it can be
                 known, before the first stage.
         """
-        from modelforge.run import prepare
+        from modelforge.prepare import prepare
         from modelforge.strategies.rlhf import RLHF, stages_of
 
         stages = stages_of(self.settings)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
-from modelforge.config import Choice, Config
+from modelforge.config import Config
 from modelforge.configfile import load_config
-from modelforge.console import headline, say, show_choices
-from modelforge.errors import Problem, RunError
-from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
+from modelforge.console import headline, say
 from modelforge.job import Prepared, Result
-from modelforge.lora import lora_defaults
+from modelforge.prepare import prepare
 from modelforge.rundir import RunDir, choices_json, open_run
-from modelforge.source import find_model
-from modelforge.trackers import check_trackers, tensorboard_in
+from modelforge.trackers import tensorboard_in
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-
-    from modelforge.data import Data
-    from modelforge.providers.base import Provider
     from modelforge.strategy import Parts, Strategy
 
 
@@ -80,125 +71,6 @@ def train(
     return _result(job.run, job.checkpoint)
 
 
-def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
-    """Everything before the weights: machine, defaults, tokenizer, data, TRL's arguments.
-
-    Raises:
-        UserError: If anything of it will not do. Writes nothing.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if sys.platform == "linux":
-        # Segments that grow leave no holes between batches of different lengths.
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    strategy = strategy or registry.get_strategy(config.settings.strategy)()
-    run, checkpoint = open_run(config)
-    source = find_model(
-        config.settings.model_name,
-        base_dir=config.base_dir,
-        revision=config.settings.model_revision,
-        where=f"{config.name}: model_name",
-    )
-    hardware = detect_hardware()
-    config = fill_defaults(config, strategy, hardware)
-    provider, choice = choose_provider(config, hardware)
-    config = config.with_choices({"provider": choice})
-    config = fit_to_model(config, provider.load_model_config(source))
-    config = config.with_choices(strategy.derived_defaults(config))  # of the length that fits
-    check_trackers(config)
-    tokenizer = provider.load_tokenizer(source)
-    stops = provider.stop_tokens(source)
-    data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
-    columns = data.train.column_names
-    config = config.with_defaults(strategy.check_data(config, columns))
-    device = device_arguments(hardware, config.said)
-    config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
-    args = strategy.build_args(
-        config,
-        output_dir=run.checkpoints,
-        device={key: choice.value for key, choice in device.items()},
-    )
-    show_choices(config.choices)
-    return Prepared(
-        config, strategy, provider, source, tokenizer, data, args, hardware, run, checkpoint
-    )
-
-
-def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Config:
-    """The config with every value the user left open: profile < strategy < what follows."""
-    settings = config.settings
-    profile, choice = choose_profile(
-        hardware, name=settings.hardware_profile, memory_budget_gb=settings.memory_budget_gb
-    )
-    say(f"machine: {hardware.device_name}, profile {profile.name} ({choice.reason or 'asked for'})")
-    why = f"{profile.name}: {profile.summary}"
-    known = set(strategy.settings.model_fields) | set(_trl_fields(strategy))
-    layers: list[Mapping[str, Choice]] = [
-        {k: Choice(v, "profile", why) for k, v in profile.defaults.items() if k in known},
-        {k: Choice(v, "strategy", reason) for k, (v, reason) in strategy.defaults.items()},
-        {
-            "hardware_profile": choice,
-            "logging_first_step": Choice(True, "default", "the first figures come at once"),
-            "save_steps": Choice(0.1, "default", "ten checkpoints a run, to resume from"),
-            "save_total_limit": Choice(2, "default", "the last two are kept"),
-        },
-    ]
-    for layer in layers:
-        config = config.with_defaults(layer)
-    config = config.with_choices(strategy.derived_defaults(config))
-    return config.with_choices(lora_defaults(config, hardware))
-
-
-def read_data(
-    config: Config,
-    strategy: Strategy,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    eos_token_ids: Collection[int],
-) -> Data:
-    """The data in normal form, with its ledger shown.
-
-    Args:
-        config: With the defaults filled in.
-        strategy: Which rows it wants.
-        tokenizer: Its chat template is set here.
-        eos_token_ids: Ids that end a reply beside the tokenizer's own.
-
-    Raises:
-        DataError: If it cannot train.
-    """
-    from modelforge.data import load_data, load_tokenizer_template
-
-    settings = config.settings
-    template = load_tokenizer_template(
-        tokenizer,
-        chat_template=settings.chat_template,
-        task=settings.task,
-        base_dir=config.base_dir,
-    )
-    values = config.resolved()
-    data = load_data(
-        dataset=values["dataset"],
-        eval_dataset=values["eval_dataset"],
-        eval_split=settings.eval_split,
-        dataset_split=settings.dataset_split,
-        columns=settings.columns,
-        kind=strategy.data_kind,
-        tokenizer=tokenizer,
-        chat_template=template,
-        # Packing cuts sequences itself, and loses nothing at the cuts.
-        max_length=None if config.get("packing") else strategy.max_row_tokens(config),
-        seed=settings.seed,
-        base_dir=config.base_dir,
-        drop_long=strategy.head == "reward",
-        eos_token_ids=eos_token_ids,
-    )
-    headline("Data")
-    for line in data.ledger.summary_lines():
-        say(line)
-    return data
-
-
 def load(job: Prepared) -> Parts:
     """The weights, and all that a trainer is built from."""
     from transformers import set_seed
@@ -221,37 +93,6 @@ def load(job: Prepared) -> Parts:
         args=job.args,
         run_dir=job.run.path,
     )
-
-
-def fit_to_model(config: Config, model: PreTrainedConfig) -> Config:
-    """The config within the model's context: beyond it positions were never trained."""
-    context = getattr(model.get_text_config(), "max_position_embeddings", None)
-    if context is None or config.settings.max_seq_length <= context:
-        return config
-    why = f"the model's context ends there ({config.settings.max_seq_length} was set)"
-    return config.with_choices({"max_seq_length": Choice(context, "model", why)})
-
-
-def _trl_fields(strategy: Strategy) -> Iterable[str]:
-    return strategy.trl_config_class().__dataclass_fields__  # type: ignore[attr-defined]
-
-
-def choose_provider(config: Config, hardware: Hardware) -> tuple[Provider, Choice]:
-    """Who loads the model, and why.
-
-    Raises:
-        RunError: If the provider asked for cannot serve this run.
-    """
-    name = config.settings.provider
-    if name == "auto":
-        choice = Choice("huggingface", "default", "the one provider built so far")
-    else:
-        choice = Choice(name, "config")
-    provider = registry.get_provider(choice.value)()
-    refusal = provider.refusal(config, hardware)
-    if refusal:
-        raise RunError(Problem(f"{config.name}: provider", refusal, "set provider to huggingface"))
-    return provider, choice
 
 
 def build_trainer(job: Prepared, parts: Parts) -> Any:

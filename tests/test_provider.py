@@ -10,8 +10,8 @@ from machines import CPU, card
 import modelforge
 from modelforge import ModelError, load_config, registry
 from modelforge.lora import lora_defaults
+from modelforge.prepare import fit_to_model
 from modelforge.providers.huggingface import HuggingFace, weights_dtype
-from modelforge.run import fit_to_model
 from modelforge.source import find_model
 
 ROOT = Path(__file__).parents[1]
