@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +55,8 @@ def train(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -
     from modelforge.console import quieten, say
 
     quieten()
-    result = run.train(loaded)
+    with redirect_stdout(sys.stderr):  # Unsloth prints, and stdout is for --json
+        result = run.train(loaded)
     if as_json:
         _print_json(
             {

@@ -153,11 +153,9 @@ def _contradictions(config: Config) -> Iterable[Problem]:
             "set lora_r to 8 or more, or use_4bit and use_8bit to false",
         )
     if settings.provider == "unsloth":
-        yield Problem(
-            f"{where}: provider",
-            "this version of ModelForge does not drive Unsloth yet",
-            "set provider to huggingface",
-        )
+        from modelforge.providers.unsloth import config_problems
+
+        yield from config_problems(config)
     for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
         if config.given(ours) and config.given(theirs):
             yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")

@@ -17,17 +17,16 @@ console = Console(stderr=True, highlight=False)
 def quieten() -> None:
     """Silence the bars and advice of the libraries below: the command says what matters itself.
 
-    For the command only. A program that uses the library decides for itself what it hears.
+    For the command only, before they are imported: they read these variables then. A program
+    that uses the library decides for itself what it hears.
     """
     import logging
+    import os
     import warnings
 
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")

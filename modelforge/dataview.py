@@ -11,7 +11,8 @@ from modelforge import registry
 from modelforge.config import Config
 from modelforge.console import console, headline, say
 from modelforge.hardware import detect_hardware
-from modelforge.prepare import choose_provider, fill_defaults, read_data
+from modelforge.prepare import fill_defaults, read_data
+from modelforge.providers.choice import choose_provider
 from modelforge.source import find_model
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
 
     strategy = registry.get_strategy(config.settings.strategy)()
     hardware = detect_hardware()
-    config = fill_defaults(config, strategy, hardware)
     source = find_model(
         config.settings.model_name,
         base_dir=config.base_dir,
         revision=config.settings.model_revision,
         where=f"{config.name}: model_name",
     )
-    provider, _ = choose_provider(config, hardware)
+    provider, _ = choose_provider(config, strategy, source, hardware)
+    config = fill_defaults(config, strategy, hardware)
     tokenizer = provider.load_tokenizer(source)
     stops = provider.stop_tokens(source)
     data = read_data(config, strategy, tokenizer, eos_token_ids=stops)

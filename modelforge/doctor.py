@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelforge.hardware import Hardware
 
 _PACKAGES = (
     "modelforge-trl",
@@ -41,8 +44,10 @@ def examine() -> dict[str, Any]:
     """
     from modelforge import registry
     from modelforge.hardware import choose_profile, detect_hardware
+    from modelforge.providers.unsloth import SUPPORT
 
     hardware = detect_hardware()
+    unsloth = _unsloth(hardware)  # before TRL is imported, as a run would see it
     profile, choice = choose_profile(hardware)
     strategies = {}
     for name in registry.list_strategies():
@@ -56,18 +61,22 @@ def examine() -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware.to_dict(),
         "profile": {"name": profile.name, "reason": choice.reason},
-        "providers": {
-            "huggingface": "can run",
-            "unsloth": "cannot run: "
-            + (
-                "this version of ModelForge does not drive it yet"
-                if find_spec("unsloth")
-                else "not installed, and this version of ModelForge does not drive it yet"
-            ),
+        "providers": {"huggingface": "can run", "unsloth": unsloth},
+        "unsloth runs": {
+            name: f"{'yes' if can else 'no'}: {why}" for name, (can, why) in SUPPORT.items()
         },
         "strategies": strategies,
         "4-bit": _four_bit(hardware.device),
     }
+
+
+def _unsloth(hardware: Hardware) -> str:
+    from modelforge.providers.unsloth import ARCHITECTURES, machine_problems
+
+    problems = list(machine_problems(hardware, where="provider"))
+    if not problems:
+        return f"can run, for {', '.join(ARCHITECTURES)}"
+    return "cannot run: " + "; ".join(f"{p.what} ({p.fix})" for p in problems)
 
 
 def _four_bit(device: str) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from modelforge import registry
 from modelforge.config import Choice, Config
 from modelforge.console import headline, say, show_choices
-from modelforge.errors import Problem, RunError
 from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
 from modelforge.job import Prepared
 from modelforge.lora import lora_defaults
+from modelforge.providers.choice import choose_provider
 from modelforge.rundir import open_run
 from modelforge.source import find_model
 from modelforge.trackers import check_trackers
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from modelforge.data import Data
-    from modelforge.providers.base import Provider
     from modelforge.strategy import Strategy
 
 
@@ -46,9 +45,9 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         where=f"{config.name}: model_name",
     )
     hardware = detect_hardware()
-    config = fill_defaults(config, strategy, hardware)
-    provider, choice = choose_provider(config, hardware)
-    config = config.with_choices({"provider": choice})
+    # First: Unsloth has to come before TRL, whose fields the defaults are looked up in.
+    provider, choice = choose_provider(config, strategy, source, hardware)
+    config = fill_defaults(config.with_choices({"provider": choice}), strategy, hardware)
     config = fit_to_model(config, provider.load_model_config(source))
     config = config.with_choices(strategy.derived_defaults(config))  # of the length that fits
     check_trackers(config)
@@ -59,7 +58,8 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
     config = config.with_defaults(strategy.check_data(config, columns))
     device = device_arguments(hardware, config.said)
     config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
-    args = strategy.build_args(
+    args = provider.build_args(
+        strategy,
         config,
         output_dir=run.checkpoints,
         device={key: choice.value for key, choice in device.items()},
@@ -143,24 +143,6 @@ def read_data(
     for line in data.ledger.summary_lines():
         say(line)
     return data
-
-
-def choose_provider(config: Config, hardware: Hardware) -> tuple[Provider, Choice]:
-    """Who loads the model, and why.
-
-    Raises:
-        RunError: If the provider asked for cannot serve this run.
-    """
-    name = config.settings.provider
-    if name == "auto":
-        choice = Choice("huggingface", "default", "the one provider built so far")
-    else:
-        choice = Choice(name, "config")
-    provider = registry.get_provider(choice.value)()
-    refusal = provider.refusal(config, hardware)
-    if refusal:
-        raise RunError(Problem(f"{config.name}: provider", refusal, "set provider to huggingface"))
-    return provider, choice
 
 
 def fit_to_model(config: Config, model: PreTrainedConfig) -> Config:

@@ -34,6 +34,7 @@ STRATEGIES = {
 
 PROVIDERS = {
     "huggingface": "modelforge.providers.huggingface:HuggingFace",
+    "unsloth": "modelforge.providers.unsloth:Unsloth",
 }
 
 _registered: dict[str, type[Strategy]] = {}

@@ -139,6 +139,8 @@ class RLHFTrainer:
         values = stage_values(self.config, name, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
         functions = self.functions if rewarded else []
+        # All stages share this process, and after Unsloth there is no PPO in it.
+        values["provider"] = "huggingface"
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
         values["output_dir"] = str(self.root)
         config = dataclasses.replace(

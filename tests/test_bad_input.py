@@ -75,7 +75,7 @@ CASES = {
     "out of range": case("above 0", DATA, learning_rate=-1.0),
     "unknown strategy": case("did you mean 'sft'", DATA, strategy="stf"),
     "unknown provider": case("did you mean 'huggingface'", DATA, provider="huggingfase"),
-    "unsloth is not there": case("does not drive Unsloth", DATA, provider="unsloth"),
+    "unsloth cannot do it": case("keeps no 32-bit", DATA, provider="unsloth", lora_r=0),
     "unknown profile": case("did you mean 'high'", DATA, hardware_profile="higj"),
     "unknown optimizer": case("did you mean 'adamw_torch", DATA, optim="adamw_tor"),
     "unknown task": case("one of", DATA, task="translation"),

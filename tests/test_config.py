@@ -120,7 +120,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, text, says):
         ({"warmup_ratio": 0.1, "warmup_steps": 5}, "says the same"),
         ({"bf16": True, "fp16": True}, "keep one"),
         ({"eval_dataset": "e.jsonl", "eval_split": 0.1}, "keep one"),
-        ({"provider": "unsloth"}, "does not drive Unsloth"),
+        ({"provider": "unsloth", "lora_r": 0}, "trains all weights"),
         ({"hub_token": "hf_x"}, "no secrets"),
         ({"use_cpu": True}, "hardware_profile"),
     ],

@@ -8,7 +8,7 @@ import torch
 from machines import CPU, card
 
 import modelforge
-from modelforge import ModelError, load_config, registry
+from modelforge import ModelError, Problem, load_config, registry
 from modelforge.lora import lora_defaults
 from modelforge.prepare import fit_to_model
 from modelforge.providers.huggingface import HuggingFace, weights_dtype
@@ -18,13 +18,20 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "tiny" / "model"
 
 
+# In this order.
+ASKED = [
+    *("problems", "start", "load_model_config", "load_tokenizer", "stop_tokens", "build_args"),
+    "load_model",
+]
+
+
 class Recorder(HuggingFace):
     """A provider that notes what is asked of it, as another one would answer."""
 
     asked: list[str] = []
 
     def __getattribute__(self, name):
-        if name in ("refusal", "load_model_config", "stop_tokens", "load_tokenizer", "load_model"):
+        if name in ASKED:
             Recorder.asked.append(name)
         return super().__getattribute__(name)
 
@@ -42,21 +49,20 @@ def config(tmp_path, **values):
     } | values
 
 
-def test_a_run_asks_a_provider_for_five_things_and_nothing_else(tmp_path, monkeypatch):
+def test_a_run_asks_a_provider_for_seven_things_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "get_provider", lambda name: Recorder)
     modelforge.train(config(tmp_path))
-    assert Recorder.asked == [
-        *("refusal", "load_model_config", "load_tokenizer", "stop_tokens", "load_model")
-    ]
+    assert Recorder.asked == ASKED
 
 
 def test_a_refusing_provider_ends_the_run_with_its_reason(tmp_path, monkeypatch):
     class Refusing(HuggingFace):
-        def refusal(self, config, hardware):
-            return "it is Sunday"
+        def problems(self, config, source, hardware):
+            yield Problem("provider", "it is Sunday")
+            yield Problem("provider", "the shops are shut")
 
     monkeypatch.setattr(registry, "get_provider", lambda name: Refusing)
-    with pytest.raises(modelforge.RunError, match="it is Sunday"):
+    with pytest.raises(modelforge.RunError, match=r"(?s)it is Sunday.*shops are shut"):
         modelforge.train(config(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

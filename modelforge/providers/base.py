@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from modelforge.config import Config
+    from modelforge.errors import Problem
     from modelforge.hardware import Hardware
+    from modelforge.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,28 @@ class Provider(Protocol):
 
     name: ClassVar[str]
 
-    def refusal(self, config: Config, hardware: Hardware) -> str | None:
-        """Why this provider cannot serve this run, or None. Loads nothing."""
+    def problems(
+        self, config: Config, source: ModelSource, hardware: Hardware
+    ) -> Iterator[Problem]:
+        """Why this provider cannot serve this run, cheapest first. Loads nothing."""
+        ...
+
+    def start(self) -> None:
+        """Make this process its own; transformers and TRL are imported after it.
+
+        Raises:
+            RunError: If it cannot.
+        """
+        ...
+
+    def build_args(
+        self, strategy: Strategy, config: Config, *, output_dir: Path, device: Mapping[str, Any]
+    ) -> Any:
+        """The TRL config object; the arguments are those of `Strategy.build_args`.
+
+        Raises:
+            ConfigError: If TRL refuses a value, or the provider would change it.
+        """
         ...
 
     def load_model_config(self, source: ModelSource) -> PreTrainedConfig:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.errors import ModelError, Problem
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
     from modelforge.config import Config
     from modelforge.hardware import Hardware
+    from modelforge.strategy import Strategy
 
 
 class HuggingFace:
@@ -21,8 +25,21 @@ class HuggingFace:
 
     name = "huggingface"
 
-    def refusal(self, config: Config, hardware: Hardware) -> str | None:
-        return None
+    def problems(
+        self, config: Config, source: ModelSource, hardware: Hardware
+    ) -> Iterator[Problem]:
+        if "unsloth" in sys.modules:
+            what = "Unsloth was imported in this process, and its patches of TRL stay in it"
+            fix = "start it as a command of its own: modelforge train"
+            yield Problem(f"{config.name}: provider", what, fix)
+
+    def start(self) -> None:
+        pass
+
+    def build_args(
+        self, strategy: Strategy, config: Config, *, output_dir: Path, device: Mapping[str, Any]
+    ) -> Any:
+        return strategy.build_args(config, output_dir=output_dir, device=device)
 
     def load_model_config(self, source: ModelSource) -> PreTrainedConfig:
         from transformers import AutoConfig
