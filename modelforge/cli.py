@@ -31,6 +31,12 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
 
 
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Let a config that asks for it run the model's own code."
+    ),
+]
 def main() -> None:
     """Entry point: a user's mistake is one clear message and exit code 2."""
     try:
@@ -46,11 +52,16 @@ def main() -> None:
 
 
 @app.command()
-def train(config: ConfigFile, set_: Overrides = None, as_json: AsJson = False) -> None:
+def train(
+    config: ConfigFile,
+    set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
     """Train by a config. The same command again goes on where a stopped run was."""
     from modelforge.configfile import load_config
 
-    loaded = load_config(config, overrides=set_ or ())
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     from modelforge import run
     from modelforge.console import quieten, say
 
@@ -84,8 +95,9 @@ def check(
     """Check a config, then its data and TRL's own rules, without loading weights."""
     from modelforge.configfile import load_config
     from modelforge.console import say
+    trust_remote_code: TrustRemoteCode = False,
 
-    loaded = load_config(config, overrides=set_ or ())
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     report: dict[str, Any] = {"config": "ok"}
     if not config_only:
         from modelforge.console import quieten
@@ -112,11 +124,12 @@ def plan(
         bool, typer.Option("--as-it-is", help="Change nothing to make it fit.")
     ] = False,
     as_json: AsJson = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Say what memory a run needs, part by part, and fit the config to a card."""
     from modelforge.configfile import load_config
 
-    loaded = load_config(config, overrides=set_ or ())
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     from modelforge.console import quieten
     from modelforge.planview import show_plan
 
@@ -138,8 +151,9 @@ def data(
 ) -> None:
     """Show what is trained on: statistics, and rows coloured by what is trained and masked."""
     from modelforge.configfile import load_config
+    trust_remote_code: TrustRemoteCode = False,
 
-    loaded = load_config(config, overrides=set_ or ())
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     from modelforge.console import quieten
     from modelforge.dataview import show_data
 

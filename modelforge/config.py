@@ -86,6 +86,13 @@ class Settings(Section):
         Field(description="Prompt layout used when the model has no chat template."),
     ] = "text-generation"
     model_revision: Annotated[str | None, Field(description="Hub revision to load.")] = None
+    trust_remote_code: Annotated[
+        bool,
+        Field(
+            description="Run the Python code in the model's folder or repository; only together "
+            "with --trust-remote-code on the command line."
+        ),
+    ] = False
     provider: Annotated[
         Literal["auto", "huggingface", "unsloth"], Field(description="Who loads the model.")
     ] = "auto"

@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from modelforge import registry, schema
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, Problem
+from modelforge.redact import secrets_in
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats: ``2e-4`` is a number (YAML 1.1 reads it as a string)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases: a few lines of them expand to more than any memory holds."""
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="write the value out: no *alias", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that would silently replace another, as in JSON."""
+        _refuse_duplicates([(key.value, None) for key, _ in node.value if _is_text(key)])
+        return super().construct_mapping(node, deep)
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode)
 
 
 _Loader.add_implicit_resolver(
@@ -29,7 +47,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[str] = ()) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Iterable[str] = (),
+    trust_remote_code: bool = False,
+) -> Config:
     """Read, validate and type a config; no ML library is imported.
 
     Args:
@@ -37,6 +60,8 @@ def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[s
         overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
             JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
 
+        trust_remote_code: Allow the key of that name to be true: a config alone, which may come
+            from elsewhere, cannot have a model's own code run.
     Raises:
         ConfigError: With every problem found, each with its key.
     """
@@ -52,10 +77,28 @@ def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[s
     strategy = registry.strategy_for(values, where=where)
     problems = schema.validate(values, strategy, where=where)
     if problems:
+    problems += [
+        Problem(
+            f"{where}: {key}",
+            "holds a secret, and configs are stored with each run",
+            "log in with `hf auth login`, or let your code read an environment variable",
+        )
+        for key in secrets_in(values)
+    ]
+    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
         raise ConfigError(*problems)
     own = strategy.settings.model_fields
     config = Config(
-        settings=strategy.settings.model_validate({k: v for k, v in values.items() if k in own}),
+    try:
+        settings = strategy.settings.model_validate({k: v for k, v in values.items() if k in own})
+    except ValidationError as error:  # what a schema cannot say: a float beyond any integer
+        raise ConfigError(
+            *(
+                Problem(f"{where}: {'.'.join(map(str, found['loc']))}", found["msg"])
+                for found in error.errors()
+            )
+        ) from None
+        settings=settings,
         trl={k: v for k, v in values.items() if k not in own},
         said=values,
         choices=choices,
@@ -64,6 +107,15 @@ def load_config(source: str | Path | Mapping[str, Any], *, overrides: Iterable[s
     )
     problems = list(_contradictions(config)) + list(strategy().check(config))
     if problems:
+    if config.settings.trust_remote_code and not trust_remote_code:
+        problems.append(
+            Problem(
+                f"{where}: trust_remote_code",
+                "would run the model's own code on this machine, with your rights",
+                "read that code, then say --trust-remote-code on the command line too "
+                "(in Python: load_config(…, trust_remote_code=True))",
+            )
+        )
         raise ConfigError(*problems)
     return config
 
@@ -117,6 +169,33 @@ def _json_advice(error: json.JSONDecodeError) -> str:
         return "remove the comma before the closing bracket"
     if error.doc[error.pos : error.pos + 1] == "'":
         return 'use double quotes: "'
+# Keys whose texts may be paths: those of `config.portable`, and where the run goes.
+_PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "output_dir", "resume")
+
+
+def _unusable_texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Texts that no file or process can be given, and paths that no system knows."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _unusable_texts(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unusable_texts(inner, f"{path}[{index}]")
+    elif isinstance(value, str):
+        if "\0" in value:
+            yield path, "holds a NUL character"
+        elif any("\ud800" <= character <= "\udfff" for character in value):
+            yield path, "holds half of a surrogate pair (\\ud800…\\udfff)"
+        elif path.startswith(_PATHS):
+            if any(len(part.encode()) > 255 for part in value.split("/")) or len(value) > 4000:
+                yield path, "is longer than a path can be"
+            elif value.startswith("~"):
+                try:
+                    Path(value).expanduser()
+                except RuntimeError:
+                    yield path, f"there is no user {value.split('/')[0]}"
+
+
     return "check the comma and quotes before this place"
 
 

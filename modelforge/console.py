@@ -10,6 +10,7 @@ from rich.table import Table
 
 from modelforge.config import Choice
 from modelforge.errors import UserError
+from modelforge.redact import redact
 
 console = Console(stderr=True, highlight=False)
 
@@ -33,8 +34,8 @@ def quieten() -> None:
 
 
 def say(text: str) -> None:
-    """One line, as it is."""
-    console.print(escape(text), soft_wrap=True)
+    """One line, as it is but for secrets."""
+    console.print(escape(redact(text)), soft_wrap=True)
 
 
 def headline(text: str) -> None:

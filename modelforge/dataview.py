@@ -39,6 +39,7 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
         base_dir=config.base_dir,
         revision=config.settings.model_revision,
         where=f"{config.name}: model_name",
+        trust_remote_code=config.settings.trust_remote_code,
     )
     provider, _ = choose_provider(config, strategy, source, hardware)
     config = fill_defaults(config, strategy, hardware)

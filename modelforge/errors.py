@@ -15,6 +15,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pathlib import Path
+
+from modelforge.redact import redact
 
 @dataclass(frozen=True)
 class Problem:
@@ -45,6 +48,7 @@ class UserError(ModelForgeError):
         if not problems:
             raise ValueError("a UserError needs at least one Problem")
         self.problems = problems
+        problems = tuple(Problem(*map(redact, (p.where, p.what, p.fix))) for p in problems)
         super().__init__("\n".join(str(p) for p in problems))
 
 

@@ -143,9 +143,8 @@ class RLHFTrainer:
         values["provider"] = "huggingface"
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
         values["output_dir"] = str(self.root)
-        config = dataclasses.replace(
-            load_config(values), path=self.config.path, base_dir=self.config.base_dir
-        )
+        loaded = load_config(values, trust_remote_code=self.settings.trust_remote_code)
+        config = dataclasses.replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
         headline(f"── {name} ──")
         result = train(config, strategy=strategy(functions) if rewarded else None)
         self.done[name] = result

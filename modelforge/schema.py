@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -40,10 +39,10 @@ OWNED = {
     "local_rank": "the launcher sets it",
     "logging_dir": "TensorBoard's files go to the run's folder",
     "model_init_kwargs": "set use_4bit, use_8bit and model_revision",
+    "parallelism_config": "start the run with `accelerate launch` and its config file",
     "pad_token": "ModelForge uses the tokenizer's, or its EOS",
     "resume_from_checkpoint": "set resume",
     "reward_weights": "set rewards, each with its weight",
-    "trust_remote_code": "ModelForge runs no code from a model's folder",
     "use_cpu": "set hardware_profile to cpu",
     "max_completion_length": "set generation.max_new_tokens",
     "generation_kwargs": "set generation",
@@ -121,7 +120,7 @@ def validate(values: Mapping[str, Any], strategy: type[Strategy], *, where: str)
     """
     schema = load(strategy)
     problems = [
-        Problem(f"{where}: {path}", "is not a finite number", "write an ordinary number")
+        Problem(f"{where}: {path}", "is no finite number of 64 bits", "write a smaller one")
         for path in _non_finite(values, "")
     ]
     errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(values))
@@ -178,7 +177,7 @@ def _without_titles(node: Any) -> None:
 
 
 def _non_finite(value: Any, path: str) -> Iterable[str]:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not abs(value) < 2**63:  # NaN is not, either
         yield path
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -188,7 +188,7 @@ class Strategy:
             )
         try:
             return config_class(**values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ImportError, OSError) as error:
             message = " ".join(str(error).split())
             raise ConfigError(Problem(config.name, f"TRL refuses it: {message}")) from None
 

@@ -35,7 +35,7 @@ class GRPO(Rewarded):
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         choices = dict(super().derived_defaults(config))
         if not config.given("per_device_eval_batch_size"):
-            group = config.get("num_generations_eval") or config.get("num_generations")
+            group = config.get("num_generations_eval") or config.get("num_generations") or 1
             # As many whole groups as fit into a training batch, and at least one.
             batch = max(config.get("per_device_train_batch_size") // group, 1) * group
             why = "whole groups, as near to the training batch as they come"

@@ -25,7 +25,7 @@ _PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "rewards", "
 
 # Keys of the whole that its stages do not take over, and those they cannot be given of their own.
 _OF_THE_WHOLE = ("strategy", "output_dir", "run_name", "resume")
-_NOT_A_STAGES = (*_OF_THE_WHOLE, "model_name", "dataset", "$schema")
+_NOT_A_STAGES = (*_OF_THE_WHOLE, "model_name", "dataset", "trust_remote_code", "$schema")
 
 
 def _keys_of(stage: str) -> Any:

@@ -138,7 +138,7 @@ def test_a_missing_file_offers_the_nearest_name(tmp_path):
 def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="the hub does not give it"):
+    with pytest.raises(DataError, match="not in the cache"):
         read_dataset("nobody/nothing-of-this-name", base_dir=tmp_path)
 
 

@@ -57,7 +57,8 @@ class Ledger:
 
     Attributes:
         kind: The data kind loaded.
-        sources: One entry a file: ``path, role (train or eval), format, rows, kept, sha256``.
+        sources: One entry a file: ``path, role (train or eval), format, rows, kept, sha256,
+            revision`` (the commit of a hub data set).
         kept: Rows left after cleaning, before the split.
         dropped: Reason → how many and where first.
         truncated: Kept rows cut at ``max_length``.

@@ -255,6 +255,7 @@ def convert(
             "rows": len(rows),
             "kept": 0,
             "sha256": table.sha256,
+            "revision": table.revision,
         }
     )
     if mode.kind == "demonstration" and "preference" in form.serves:

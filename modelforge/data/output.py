@@ -26,8 +26,20 @@ RESERVED = frozenset(
 
 
 def extra_columns(rows: Iterable[Checked]) -> list[str]:
-    """The columns of prompt files that go on to reward functions."""
-    names = {name: None for item in rows for name in item.row.cells if name not in RESERVED}
+    """The columns of prompt files that go on to reward functions.
+
+    Raises:
+        DataError: If Arrow cannot hold a column of that name.
+    """
+    names: dict[str, str] = {}
+    for item in rows:
+        for name in item.row.cells:
+            if name not in RESERVED:
+                names.setdefault(name, item.row.path)
+    # Arrow would cut the name there, and take two columns for one.
+    broken = [path for name, path in names.items() if "\0" in name]
+    if broken:
+        raise DataError(Problem(broken[0], "a column's name holds a NUL character", "rename it"))
     return list(names)
 
 

@@ -53,11 +53,13 @@ class Table:
         path: As the user wrote it.
         rows: In the file's order.
         sha256: Of the file's bytes; empty for a hub data set.
+        revision: The commit of a hub data set; empty for a file.
     """
 
     path: str
     rows: list[Row]
     sha256: str
+    revision: str = ""
 
 
 class _Bad(ValueError):
@@ -86,6 +88,8 @@ def read_dataset(
     path = find(source, base_dir)
     if path is None:
         if looks_like_hub_id(source):
+            from modelforge.data.hub import read_hub
+
             return [read_hub(source, split=split or "train", name=name)]
         raise DataError(missing(source, base_dir))
     if split or name:
@@ -375,23 +379,6 @@ def number_or_missing(name: str) -> float | None:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=no_duplicate_keys, parse_constant=number_or_missing)
-
-
-def read_hub(source: str, *, split: str, name: str | None) -> Table:
-    """Download (or take from the cache) one split of a hub data set.
-
-    Raises:
-        DataError: If it cannot be had: unknown, private, no such split, no network.
-    """
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(source, name, split=split)
-    except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
-        fix = "check the id, the split and the network; or give a path that exists"
-        what = f"no such file or folder, and the hub does not give it: {first_line(error)}"
-        raise DataError(Problem(source, what, fix)) from None
-    return Table(source, [Row(cells, source, i) for i, cells in enumerate(rows, 1)], "")
 
 
 def first_line(error: Exception) -> str:

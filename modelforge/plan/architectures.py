@@ -124,7 +124,7 @@ def _read(name: str, revision: str | None, where: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         message = " ".join(str(error).split())[:200]
         near = did_you_mean(name.rpartition("/")[2].lower(), _names())

@@ -110,7 +110,8 @@ class OnPolicyBase:
         from modelforge.ppo.roles import SharedBaseReward
         from modelforge.rewards.folder import reward_folder
 
-        tokenizer = AutoTokenizer.from_pretrained(reward_folder(self.folder))
+        folder = reward_folder(self.folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         self.reward = SharedBaseReward(
             policy,

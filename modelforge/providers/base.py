@@ -26,12 +26,15 @@ class ModelSource:
         adapter: Folder of a LoRA adapter to go on training, or None.
         revision: Hub revision of the base, or None.
         tokenizer: Folder or hub id that holds the tokenizer.
+        trust_remote_code: Whether the model's own code may run: the config and the command line
+            both said so.
     """
 
     base: str
     adapter: Path | None
     revision: str | None
     tokenizer: str
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.errors import ModelError, Problem
+from modelforge.hub import unreadable
 from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.providers.base import Loaded, ModelSource
 
@@ -43,11 +44,21 @@ class HuggingFace:
 
     def load_model_config(self, source: ModelSource) -> PreTrainedConfig:
         from transformers import AutoConfig
+        from transformers.utils import find_adapter_config_file
 
         try:
-            return AutoConfig.from_pretrained(source.base, revision=source.revision)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(_unreadable(source.base, "model", error)) from None
+            found = AutoConfig.from_pretrained(
+                source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
+            )
+            adapter = find_adapter_config_file(source.base, revision=source.revision)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(unreadable(source.base, "model", error)) from None
+        if adapter is not None:
+            # transformers would follow it to another model, and take a pickled adapter too.
+            what = "is an adapter, and a model is needed here"
+            fix = "download it (`hf download`) and give its folder as model_name"
+            raise ModelError(Problem(source.base, what, fix))
+        return found
 
     def stop_tokens(self, source: ModelSource) -> list[int]:
         from transformers import GenerationConfig
@@ -58,6 +69,8 @@ class HuggingFace:
             )
         except OSError:
             return []  # many base models have none
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(unreadable(source.base, "generation config", error)) from None
         ids = found.eos_token_id
         return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
@@ -66,9 +79,11 @@ class HuggingFace:
 
         revision = source.revision if source.tokenizer == source.base else None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source.tokenizer, revision=revision)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(_unreadable(source.tokenizer, "tokenizer", error)) from None
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.tokenizer, revision=revision, trust_remote_code=source.trust_remote_code
+            )
+        except Exception as error:  # its parser, written in Rust, raises a plain Exception
+            raise ModelError(unreadable(source.tokenizer, "tokenizer", error)) from None
         if tokenizer.eos_token is None:
             raise ModelError(
                 Problem(
@@ -91,10 +106,16 @@ class HuggingFace:
         tokenizer: PreTrainedTokenizerBase,
     ) -> Loaded:
         import transformers
+        from safetensors import SafetensorError
 
         settings = config.settings
         dtype = weights_dtype(config, hardware)
-        kwargs: dict[str, Any] = {"dtype": dtype, "revision": source.revision}
+        kwargs: dict[str, Any] = {
+            "dtype": dtype,
+            "revision": source.revision,
+            "trust_remote_code": source.trust_remote_code,
+            "use_safetensors": True,
+        }
         if head == "reward":
             kwargs["num_labels"] = 1
             auto: Any = transformers.AutoModelForSequenceClassification
@@ -106,8 +127,8 @@ class HuggingFace:
             kwargs["device_map"] = {"": hardware.device}
         try:
             model = auto.from_pretrained(source.base, **kwargs)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(_unreadable(source.base, "model", error)) from None
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(unreadable(source.base, "model", error)) from None
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -132,23 +153,12 @@ def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
 def _with_adapter(model: PreTrainedModel, source: ModelSource, *, quantised: bool) -> Any:
     """The base with an existing adapter, trainable."""
     from peft import PeftModel, prepare_model_for_kbit_training
+    from safetensors import SafetensorError
 
     if quantised:
         # The caller's trainer turns checkpointing on itself.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         return PeftModel.from_pretrained(model, str(source.adapter), is_trainable=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(_unreadable(str(source.adapter), "adapter", error)) from None
-
-
-def _unreadable(name: str, what: str, error: Exception) -> Problem:
-    message = " ".join(str(error).split())
-    if len(message) > 300:
-        message = message[:297] + "…"
-    return Problem(
-        name,
-        f"no usable {what} there: {message}",
-        "give a folder with config.json, tokenizer and .safetensors, or a hub id that this "
-        "machine can reach",
-    )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(unreadable(str(source.adapter), "adapter", error)) from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelforge.console import say
 from modelforge.errors import ConfigError, Problem
 from modelforge.rewards.builtin import BUILTIN, Score
 from modelforge.rewards.spec import RewardSpec
@@ -89,6 +90,7 @@ def _per_row(score: Score, tokenizer: Any) -> RewardFunction:
 def _from_file(spec: RewardSpec, base_dir: Path) -> tuple[RewardFunction, str]:
     """The user's function, its arguments bound and its answers checked."""
     path, name = spec.file_and_function(base_dir)
+    say(f"reward: running {path.resolve()} for '{name}', as the config asks")
     function = getattr(_load_module(path.resolve()), name)
     if not callable(function):
         what = f"'{name}' is {type(function).__name__}, not a function"

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
 from modelforge.errors import ModelError, Problem
+from modelforge.hub import unreadable
 from modelforge.lora import exact_4bit_on_cpu
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
 
@@ -68,9 +71,12 @@ class RewardModel:
         if local and (what := folder_problem(folder)):
             raise ModelError(Problem(name, what))
         path = str(reward_folder(folder)) if local else name
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = _load_model(path, device=device, use_4bit=use_4bit)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(unreadable(name, "reward model", error)) from None
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        model = _load_model(path, device=device, use_4bit=use_4bit)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         reward = cls(model, tokenizer, max_length=max_length, batch_size=batch_size)
         stem = Path(path)
@@ -97,7 +103,13 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
         # each process of a distributed run has its own device
         rank = os.environ.get("LOCAL_RANK", "0")
         device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
-    kwargs: dict[str, Any] = {"dtype": "auto", "device_map": {"": device}}
+    # A reward model's own code is never run; without the False transformers would ask.
+    kwargs: dict[str, Any] = {
+        "dtype": "auto",
+        "device_map": {"": device},
+        "trust_remote_code": False,
+        "use_safetensors": True,
+    }
     if use_4bit:
         from transformers import BitsAndBytesConfig
 
@@ -115,6 +127,10 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
             # PEFT only warns of keys that the adapter's file lacks: the head would be random.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(base, path).eval()
+    if find_adapter_config_file(path) is not None:
+        # transformers would follow it to another model, and take a pickled adapter too.
+        what = "is an adapter on the hub"
+        raise ModelError(Problem(path, what, "download it (`hf download`) and give its folder"))
     model, info = AutoModelForSequenceClassification.from_pretrained(
         path, output_loading_info=True, **kwargs
     )

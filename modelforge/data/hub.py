@@ -1,0 +1,44 @@
+"""A data set of the Hugging Face hub: its rows, and the commit they are from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from modelforge.data.read import Row, Table, first_line
+from modelforge.errors import DataError, Problem
+
+COMMIT = re.compile(r"/([0-9a-f]{40})/")
+
+
+def read_hub(source: str, *, split: str, name: str | None) -> Table:
+    """Download (or take from the cache) one split of a hub data set.
+
+    Raises:
+        DataError: If it cannot be had: unknown, private, no such split, no network.
+    """
+    from datasets import load_dataset
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub import is_offline_mode
+
+    try:
+        rows = load_dataset(source, name, split=split)
+    except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
+        fix = "check the id, the split and the network; or give a path that exists"
+        what = f"no such file or folder, and the hub does not give it: {first_line(error)}"
+        if is_offline_mode():
+            what = f"no such file or folder, and not in the cache {HF_DATASETS_CACHE}"
+            fix = "HF_HUB_OFFLINE is set: load it once where there is a network, or give a path"
+        raise DataError(Problem(source, what, fix)) from None
+    return Table(
+        source, [Row(cells, source, i) for i, cells in enumerate(rows, 1)], "", commit_of(rows)
+    )
+
+
+def commit_of(rows: Any) -> str:
+    """The commit that a hub data set was made from, which its place in the cache names."""
+    for file in rows.cache_files:
+        if found := COMMIT.search(Path(file["filename"]).as_posix()):
+            return found[1]
+    return ""

@@ -1,0 +1,82 @@
+"""Models and data of a hub, served on this machine: pinned, tried again, and from the cache."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakehub import COMMIT, FakeHub
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples" / "tiny"
+
+PROGRAM = """
+import json, sys
+from modelforge import load_config
+from modelforge.errors import UserError
+from modelforge.hub import origin
+from modelforge.prepare import prepare
+from modelforge.run import load
+job = prepare(load_config(json.loads(sys.argv[1])))
+model = load(job).model
+found = origin(job.source, job.data.ledger.sources)
+missing = []
+for change in ({"model_name": "org/other"}, {"dataset": "org/other"}):
+    try:
+        prepare(load_config(json.loads(sys.argv[1]) | change))
+    except UserError as error:
+        missing.append(str(error))
+print(json.dumps({"origin": found, "parameters": model.num_parameters(), "missing": missing}))
+"""
+
+
+def run(tmp_path, **environment):
+    config = {
+        "strategy": "sft",
+        "model_name": "org/tiny",
+        "dataset": "org/sums",
+        "max_seq_length": 64,
+        "report_to": "none",
+        "output_dir": str(tmp_path / "runs"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(config)],
+        env=os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"} | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
+    sums = tmp_path / "sums"
+    sums.mkdir()
+    rows = (TINY / "data" / "sft_eval.jsonl").read_text().splitlines()[:20]
+    (sums / "train.jsonl").write_text("\n".join(rows))
+    hub = FakeHub({"models/org/tiny": TINY / "model", "datasets/org/sums": sums})
+    hub.busy = {("HEAD", "/config.json"): 2, ("GET", "/model.safetensors"): 2}
+    first = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
+    assert first["origin"] == {
+        "model": "org/tiny",
+        "revision": COMMIT,
+        "adapter": None,
+        "dataset": [{"path": "org/sums", "revision": COMMIT}],
+    }
+    assert set(hub.busy.values()) == {0}
+    # From the commit that the config named, not from the branch.
+    for name in ("tokenizer.json", "generation_config.json", "model.safetensors"):
+        (last,) = {line for line in hub.asked if line.startswith("GET") and line.endswith(name)}
+        assert COMMIT in last
+    asked = len(hub.asked)
+
+    again = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
+    assert len(hub.asked) == asked
+    assert again["origin"] == first["origin"] and again["parameters"] == first["parameters"]
+    model, data = again["missing"]
+    assert "org/other" in model and "not in the cache" in model and "HF_HUB_OFFLINE" in model
+    assert "org/other" in data and "not in the cache" in data and "HF_HUB_OFFLINE" in data
