@@ -28,15 +28,15 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key, over the file. Repeatable."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
-
-
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code", help="Let a config that asks for it run the model's own code."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
+
+
 def main() -> None:
     """Entry point: a user's mistake is one clear message and exit code 2."""
     try:
@@ -87,6 +87,7 @@ def train(
 def check(
     config: ConfigFile,
     set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
     config_only: Annotated[
         bool, typer.Option("--config-only", help="Leave the data and the machine alone.")
     ] = False,
@@ -95,7 +96,6 @@ def check(
     """Check a config, then its data and TRL's own rules, without loading weights."""
     from modelforge.configfile import load_config
     from modelforge.console import say
-    trust_remote_code: TrustRemoteCode = False,
 
     loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     report: dict[str, Any] = {"config": "ok"}
@@ -116,6 +116,7 @@ def check(
 def plan(
     config: ConfigFile,
     set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
     vram: Annotated[
         float | None, typer.Option("--vram", help="Plan for a card of this many GB.", min=0.5)
     ] = None,
@@ -124,7 +125,6 @@ def plan(
         bool, typer.Option("--as-it-is", help="Change nothing to make it fit.")
     ] = False,
     as_json: AsJson = False,
-    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Say what memory a run needs, part by part, and fit the config to a card."""
     from modelforge.configfile import load_config
@@ -143,6 +143,7 @@ def plan(
 def data(
     config: ConfigFile,
     set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
     rows: Annotated[int, typer.Option("--rows", help="Rows to show.", min=0)] = 3,
     to: Annotated[
         Path | None, typer.Option("--to", help="Write the rows in normal form to this .jsonl.")
@@ -151,7 +152,6 @@ def data(
 ) -> None:
     """Show what is trained on: statistics, and rows coloured by what is trained and masked."""
     from modelforge.configfile import load_config
-    trust_remote_code: TrustRemoteCode = False,
 
     loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     from modelforge.console import quieten

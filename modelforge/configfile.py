@@ -59,9 +59,9 @@ def load_config(
         source: A ``.json``, ``.yaml`` or ``.yml`` file, or the mapping itself.
         overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
             JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
-
         trust_remote_code: Allow the key of that name to be true: a config alone, which may come
             from elsewhere, cannot have a model's own code run.
+
     Raises:
         ConfigError: With every problem found, each with its key.
     """
@@ -76,7 +76,6 @@ def load_config(
 
     strategy = registry.strategy_for(values, where=where)
     problems = schema.validate(values, strategy, where=where)
-    if problems:
     problems += [
         Problem(
             f"{where}: {key}",
@@ -86,9 +85,9 @@ def load_config(
         for key in secrets_in(values)
     ]
     problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
+    if problems:
         raise ConfigError(*problems)
     own = strategy.settings.model_fields
-    config = Config(
     try:
         settings = strategy.settings.model_validate({k: v for k, v in values.items() if k in own})
     except ValidationError as error:  # what a schema cannot say: a float beyond any integer
@@ -98,6 +97,7 @@ def load_config(
                 for found in error.errors()
             )
         ) from None
+    config = Config(
         settings=settings,
         trl={k: v for k, v in values.items() if k not in own},
         said=values,
@@ -106,7 +106,6 @@ def load_config(
         path=path,
     )
     problems = list(_contradictions(config)) + list(strategy().check(config))
-    if problems:
     if config.settings.trust_remote_code and not trust_remote_code:
         problems.append(
             Problem(
@@ -116,6 +115,7 @@ def load_config(
                 "(in Python: load_config(…, trust_remote_code=True))",
             )
         )
+    if problems:
         raise ConfigError(*problems)
     return config
 
@@ -154,21 +154,6 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"the key '{key}' stands twice; keep one")
-        seen[key] = value
-    return seen
-
-
-def _json_advice(error: json.JSONDecodeError) -> str:
-    before = error.doc[: error.pos].rstrip()
-    if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
-        return "remove the comma before the closing bracket"
-    if error.doc[error.pos : error.pos + 1] == "'":
-        return 'use double quotes: "'
 # Keys whose texts may be paths: those of `config.portable`, and where the run goes.
 _PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "output_dir", "resume")
 
@@ -196,6 +181,21 @@ def _unusable_texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
                     yield path, f"there is no user {value.split('/')[0]}"
 
 
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key '{key}' stands twice; keep one")
+        seen[key] = value
+    return seen
+
+
+def _json_advice(error: json.JSONDecodeError) -> str:
+    before = error.doc[: error.pos].rstrip()
+    if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
+        return "remove the comma before the closing bracket"
+    if error.doc[error.pos : error.pos + 1] == "'":
+        return 'use double quotes: "'
     return "check the comma and quotes before this place"
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-
 from pathlib import Path
 
 from modelforge.redact import redact
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -47,8 +47,8 @@ class UserError(ModelForgeError):
     def __init__(self, *problems: Problem) -> None:
         if not problems:
             raise ValueError("a UserError needs at least one Problem")
-        self.problems = problems
         problems = tuple(Problem(*map(redact, (p.where, p.what, p.fix))) for p in problems)
+        self.problems = problems
         super().__init__("\n".join(str(p) for p in problems))
 
 
