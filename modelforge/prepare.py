@@ -11,6 +11,7 @@ from modelforge import registry
 from modelforge.config import Choice, Config
 from modelforge.console import headline, say, show_choices
 from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
+from modelforge.hub import pinned
 from modelforge.job import Prepared
 from modelforge.lora import lora_defaults
 from modelforge.providers.choice import choose_provider
@@ -43,12 +44,15 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         base_dir=config.base_dir,
         revision=config.settings.model_revision,
         where=f"{config.name}: model_name",
+        trust_remote_code=config.settings.trust_remote_code,
     )
     hardware = detect_hardware()
     # First: Unsloth has to come before TRL, whose fields the defaults are looked up in.
     provider, choice = choose_provider(config, strategy, source, hardware)
     config = fill_defaults(config.with_choices({"provider": choice}), strategy, hardware)
-    config = fit_to_model(config, provider.load_model_config(source))
+    architecture = provider.load_model_config(source)
+    source = pinned(source)
+    config = fit_to_model(config, architecture)
     config = config.with_choices(strategy.derived_defaults(config))  # of the length that fits
     check_trackers(config)
     tokenizer = provider.load_tokenizer(source)

@@ -13,7 +13,7 @@ from modelforge.console import headline, say
 from modelforge.job import Prepared, Result
 from modelforge.prepare import prepare
 from modelforge.rundir import RunDir, choices_json, open_run
-from modelforge.trackers import tensorboard_in
+from modelforge.trackers import add_trackers
 
 if TYPE_CHECKING:
     from modelforge.strategy import Parts, Strategy
@@ -101,9 +101,10 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
 
     from modelforge.callbacks import Counters, MetricsFile, Progress
 
-    with tensorboard_in(job.run):
-        trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
+    trackers, parts.args.report_to = parts.args.report_to, []
+    trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
     trainer.remove_callback(PrinterCallback)
+    add_trackers(trainer, trackers, job.run)
     counters = Counters(trainer)
     trainer.add_callback(counters)
     if job.checkpoint:
