@@ -99,9 +99,7 @@ def test_auto_is_huggingface_where_anything_is_missing_and_says_what(installed, 
         ("qlora", {"use_double_quant": False}, "quantises the constants too"),
         ("sft", {"bf16": False}, "mixed precision"),
         ("sft", {"packing": True}, "borders"),
-        ("grpo", {"use_vllm": True}, "engine"),
-        ("grpo", {"reward_model": "somebody/rewards"}, "second model"),
-        ("grpo", {"rewards": ["exact_match", "somebody/rewards"]}, "second model"),
+        ("grpo", {}, "held-out reward goes missing"),
         ("ppo", {}, "never calls the one that PPO overrides"),
     ],
 )
@@ -147,8 +145,6 @@ def test_an_adapter_is_gone_on_from_where_its_meaning_stays(installed, tmp_path)
         return find_model(str(adapter), base_dir=TINY, revision=None, where="model_name")
 
     assert chosen(config("dpo"), source=source(TINY / "model")).value == "unsloth"
-    assert chosen(config("grpo"), source=source(TINY / "model")).value == "unsloth"
-    assert "bare base" in chosen(config("grpo", beta=0.1), source=source(TINY / "model")).reason
     assert "looks for the base" in chosen(config("dpo"), source=source("model")).reason
 
 
@@ -165,38 +161,34 @@ def rewritten(plain, **other):
         _unsloth_patched_rl_config = True
 
         def __init__(self, **kwargs):
-            super().__init__(**{"learning_rate": 5e-5, "seed": 3407, "beta": 0.001} | kwargs)
+            super().__init__(
+                **{"learning_rate": 5e-5, "seed": 3407, "weight_decay": 0.001} | kwargs
+            )
             vars(self).update(other)
 
     return Rewritten
 
 
-def grpo_args(tmp_path, monkeypatch, *, other, **values):
-    from trl import GRPOConfig
+def dpo_args(folder, **other):
+    from trl import DPOConfig
 
-    strategy = get_strategy("grpo")()
-    strategy.trl_config_class = lambda: rewritten(GRPOConfig, **other)
-    asked = config("grpo", per_device_train_batch_size=8, num_generations=8, **values)
-    generation = Choice({"max_new_tokens": 8}, "default")
-    asked = asked.with_choices({"generation": generation})
+    strategy = get_strategy("dpo")()
+    strategy.trl_config_class = lambda: rewritten(DPOConfig, **other)
     device = {"use_cpu": True, "bf16": False}
-    return unsloth.Unsloth().build_args(strategy, asked, output_dir=tmp_path, device=device)
+    return unsloth.Unsloth().build_args(strategy, config("dpo"), output_dir=folder, device=device)
 
 
-def test_every_value_is_trls_and_what_unsloth_changes_all_the_same_is_an_error(
-    tmp_path, monkeypatch
-):
-    from trl import GRPOConfig
+def test_every_value_is_trls_and_what_unsloth_changes_all_the_same_is_an_error(tmp_path):
+    from trl import DPOConfig
 
-    plain = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
-    args = grpo_args(tmp_path, monkeypatch, other={"dataset_num_proc": 2})
-    assert (args.learning_rate, args.beta) == (plain.learning_rate, plain.beta)
-    assert (args.seed, args.epsilon_high, args.steps_per_generation) == (42, 0.2, 1)
-    assert unsloth.plain_class(type(args)) is GRPOConfig
+    plain = DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    args = dpo_args(tmp_path, dataset_num_proc=2)
+    assert (args.learning_rate, args.weight_decay) == (plain.learning_rate, plain.weight_decay)
+    assert args.seed == 42 and unsloth.plain_class(type(args)) is DPOConfig
     with pytest.raises(ConfigError) as caught:
-        grpo_args(tmp_path, monkeypatch, other={"max_grad_norm": 0.3, "top_p": 0.5})
+        dpo_args(tmp_path, max_grad_norm=0.3, beta=0.5)
     found = [str(problem) for problem in caught.value.problems]
-    assert len(found) == 2 and "top_p: Unsloth makes it 0.5 where 1.0 is meant" in found[1]
+    assert len(found) == 2 and "beta: Unsloth makes it 0.5 where 0.1 is meant" in found[1]
 
 
 # --- a whole run, on the stand-in ---------------------------------------------------------------

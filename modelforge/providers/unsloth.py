@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,8 +46,8 @@ SUPPORT: Mapping[str, tuple[bool, str]] = {
     "qlora": (True, "as sft, on its own 4-bit base (nf4, double quantisation)"),
     "reward": (True, "a sequence classifier; that it has a score head is checked"),
     "dpo": (True, "its DPOTrainer"),
-    "grpo": (True, "its GRPOTrainer, with rewards that are functions"),
-    "rloo": (True, "its RLOOTrainer, with rewards that are functions"),
+    "grpo": (False, "its trainer evaluates as if it trained: the held-out reward goes missing"),
+    "rloo": (False, "its trainer evaluates as if it trained: the held-out reward goes missing"),
     "ppo": (
         False,
         "its GRPO trainer computes the loss itself and never calls the one that PPO overrides",
@@ -116,7 +116,6 @@ class Unsloth(HuggingFace):
             for field in dataclasses.fields(plain)
             if field.init and field.default is not dataclasses.MISSING
         }
-        config = dataclasses.replace(config, trl={**_meant(defaults, config), **config.trl})
         wanted = stock.build_args(config, output_dir=output_dir, device=device)
         explicit = dataclasses.replace(config, trl={**defaults, **config.trl})
         args = strategy.build_args(explicit, output_dir=output_dir, device=device)
@@ -225,15 +224,6 @@ def config_problems(config: Config) -> Iterator[Problem]:
             bool(config.trl.get("packing")),
             "joins rows, whose borders Unsloth's collator for rows with labels drops",
         ),
-        "use_vllm": (bool(config.trl.get("use_vllm")), "is another thing in Unsloth: its engine"),
-        "reward_model": (
-            bool(config.get("reward_model")) or _names_a_model(config.get("rewards") or ()),
-            "is a second model, which would run through code that Unsloth made for the policy",
-        ),
-        "judge_model": (
-            bool(config.get("judge_model")),
-            "is a second model, which would run through code that Unsloth made for the policy",
-        ),
     }
     for key, (wrong, what) in refused.items():
         if wrong:
@@ -249,33 +239,9 @@ def plain_class(config_class: type) -> type:
     )
 
 
-def _meant(defaults: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """What TRL makes of a None, said outright: Unsloth makes something else of it."""
-    meant = {}
-    if "epsilon_high" in defaults and config.get("epsilon_high") is None:
-        meant["epsilon_high"] = config.get("epsilon", defaults["epsilon"])
-    given = config.trl.get("steps_per_generation") or config.trl.get("generation_batch_size")
-    if "steps_per_generation" in defaults and given is None:
-        # Where both are None it changes a batch that does not divide into groups.
-        default = defaults["gradient_accumulation_steps"]
-        meant["steps_per_generation"] = config.get("gradient_accumulation_steps", default)
-    return meant
-
-
-def _names_a_model(rewards: Iterable[Any]) -> bool:
-    from modelforge.rewards import RewardSpec
-
-    names = [getattr(reward, "name", reward) for reward in rewards]
-    return any(RewardSpec(name).kind == "model" for name in names)
-
-
 def _adapter_problems(config: Config, source: ModelSource, adapter: Path) -> Iterator[Problem]:
     """What Unsloth cannot do with an adapter to go on training."""
     where = f"{config.name}: provider"
-    if config.settings.strategy == "grpo" and config.get("beta"):
-        # It takes TRL's frozen copy of the starting adapter out of GRPO, and only there.
-        what = f"with Unsloth the KL of beta is to the bare base, not to {adapter}"
-        yield Problem(where, what, f"set beta to 0, or {OTHERWISE}")
     recorded = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if recorded["base_model_name_or_path"] != source.base:
         what = f"Unsloth looks for the base of {adapter} where it was at training"
