@@ -81,9 +81,11 @@ def test_every_keyword_we_pass_is_there():
     calls = our_calls()
     assert set(calls) == {"from_pretrained", "get_peft_model"}
     loads = parameters(definition(LOADER, "FastLanguageModel", "from_pretrained"))
-    assert calls["from_pretrained"] <= set(loads)
-    # Passed on by **kwargs.
-    assert "num_labels" in parameters(definition(LLAMA, "FastLlamaModel", "from_pretrained"))
+    assert calls["from_pretrained"] - {"use_safetensors"} <= set(loads)
+    # Passed on by **kwargs; the second to transformers.
+    passed_on = definition(LLAMA, "FastLlamaModel", "from_pretrained")
+    assert "num_labels" in parameters(passed_on)
+    assert "kwargs.get('use_safetensors')" in ast.unparse(passed_on)
     adapts = parameters(definition(LLAMA, "FastLlamaModel", "get_peft_model"))
     assert calls["get_peft_model"] <= set(adapts)
 

@@ -154,6 +154,7 @@ class Unsloth(HuggingFace):
                 full_finetuning=False,
                 use_gradient_checkpointing=checkpointing,
                 revision=source.revision,
+                use_safetensors=True,  # pickled weights can run code when loaded
                 # Not its own upload of the model under another name.
                 use_exact_model_name=True,
                 random_state=settings.seed,
