@@ -228,7 +228,6 @@ class FastLanguageModel:
     @staticmethod
     def from_pretrained(model_name, dtype, num_labels=None, **kwargs):
         note("from_pretrained", model_name=model_name, dtype=dtype, num_labels=num_labels, **kwargs)
-        dtype = "float32"  # there is no card
         headless = os.environ.get("FAKE_UNSLOTH_HEADLESS")
         if num_labels and not headless:
             auto = transformers.AutoModelForSequenceClassification
@@ -243,17 +242,14 @@ class FastLanguageModel:
         return peft.get_peft_model(model, peft.LoraConfig(task_type=task, **kwargs))
 """
 
-# The command, on a machine with a card as far as it can see.
+# The command, on a machine where only the choice sees a card.
 COMMAND = """
-import sys
 import modelforge.prepare
 from modelforge import Hardware
 from modelforge.cli import main
-from modelforge.config import Choice
-seen = Hardware("cuda", "a card", 1, 24.0, (8, 6), True, 64.0, 8)
-modelforge.prepare.detect_hardware = lambda: seen
-on_cpu = {k: Choice(v, "machine") for k, v in (("use_cpu", True), ("bf16", False))}
-modelforge.prepare.device_arguments = lambda hardware, given: on_cpu
+card = Hardware("cuda", "a card", 1, 24.0, (8, 6), True, 64.0, 8)
+choose = modelforge.prepare.choose_provider
+modelforge.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
 main()
 """
 
@@ -309,7 +305,7 @@ def test_a_whole_run_goes_through_the_stand_in(stand_in, tmp_path):
     assert made["optim"] != "adamw_8bit" and made["logging_steps"] == 10
     assert loaded["load_in_4bit"] is False and loaded["use_exact_model_name"] is True
     assert loaded["random_state"] == 42 and loaded["max_seq_length"] == 64
-    assert loaded["dtype"] == "torch.bfloat16" and loaded["num_labels"] is None
+    assert loaded["dtype"] == "torch.float32" and loaded["num_labels"] is None
     assert adapted["r"] == 4 and adapted["target_modules"] == list(unsloth.LINEAR)
     assert loaded["use_gradient_checkpointing"] == adapted["use_gradient_checkpointing"]
     run = tmp_path / "runs" / "one"

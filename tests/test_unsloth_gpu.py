@@ -32,18 +32,12 @@ RUN = """
 import json, sys
 import modelforge.prepare
 from modelforge import Hardware, train
-from modelforge.config import Choice
 
 values, how = json.loads(sys.argv[1]), sys.argv[2]
 if how != "as it is":
-    import torch
-    from modelforge.providers import unsloth
-    seen = Hardware("cuda", "no card", 1, 24.0, (8, 6), False, 64.0, 8)
-    modelforge.prepare.detect_hardware = lambda: seen
-    here = {"use_cpu": True, "bf16": False, "fp16": False}
-    here = {key: Choice(value, "machine") for key, value in here.items()}
-    modelforge.prepare.device_arguments = lambda hardware, given: here
-    unsloth.weights_dtype = lambda config, hardware: torch.float32
+    card = Hardware("cuda", "no card", 1, 24.0, (8, 6), False, 64.0, 8)
+    choose = modelforge.prepare.choose_provider
+    modelforge.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
 if how == "its trainers":
     import unsloth as real
     from unsloth.models import rl
