@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -44,6 +43,8 @@ class MetricsFile(TrainerCallback):
         """Write one line."""
         if not state.is_world_process_zero or not logs:
             return
+        if "train_runtime" in logs and state.global_step < state.max_steps:
+            return  # the sum of a run that was stopped, and goes on another time
         session = {k: v for k, v in logs.items() if k.endswith(SESSION)}
         row: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
         row |= {k: v for k, v in logs.items() if k not in session and k != "epoch"}
@@ -104,30 +105,6 @@ class Progress(TrainerCallback):
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()
-
-
-class Counters(TrainerCallback):
-    """Keeps TRL's count of training tokens over a resume, where TRL starts it anew."""
-
-    file = "modelforge_counters.json"
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Put the count into the checkpoint."""
-        tokens = getattr(self.trainer, "_total_train_tokens", None)
-        if tokens is not None and state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            (folder / self.file).write_text(json.dumps({"train_tokens": int(tokens)}))
-
-    def restore(self, checkpoint: Path) -> None:
-        """Take the count of a checkpoint."""
-        saved = checkpoint / self.file
-        if saved.is_file():
-            self.trainer._total_train_tokens = json.loads(saved.read_text())["train_tokens"]
 
 
 class Meter:

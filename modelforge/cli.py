@@ -1,6 +1,7 @@
 """The command ``modelforge``. Thin: it reads arguments, calls the library, sets the exit code.
 
-Exit codes: 0 done, 2 the user's input, 1 our fault (with a traceback).
+Exit codes: 0 done, 2 the user's input, 75 stopped by a signal and resumable, 1 our fault (with a
+traceback).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from modelforge.errors import UserError
+from modelforge.errors import Interrupted, UserError
+from modelforge.launch import launch, launched, leave_exit_code
+from modelforge.processes import is_main
 
 app = typer.Typer(
     name="modelforge",
@@ -23,7 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(help="A JSON or YAML config.", show_default=False)]
+ConfigFile = Annotated[
+    Path, typer.Argument(help="A JSON or YAML config, or a run's folder.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key, over the file. Repeatable."),
@@ -42,6 +47,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+        leave_exit_code(2)
+        if not is_main():
+            sys.exit(2)  # the main process says it for all
         if "--json" in sys.argv:
             _print_json({"problems": [vars(problem) for problem in error.problems]})
         else:
@@ -49,26 +57,42 @@ def main() -> None:
 
             show_error(error)
         sys.exit(2)
+    except Interrupted as stopped:
+        from modelforge.console import say
+
+        leave_exit_code(stopped.exit_code)
+        say(str(stopped))
+        sys.exit(stopped.exit_code)
 
 
 @app.command()
 def train(
     config: ConfigFile,
     set_: Overrides = None,
+    num_processes: Annotated[
+        int | None,
+        typer.Option("--num-processes", help="Processes that train together, one a card.", min=1),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train by a config. The same command again goes on where a stopped run was."""
     from modelforge.configfile import load_config
 
-    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+    overrides = list(set_ or ())
+    if num_processes is not None:
+        overrides.append(f"distributed.num_processes={num_processes}")
+    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
+    if loaded.settings.distributed.num_processes > 1 and not launched():
+        sys.exit(launch(loaded, sys.argv[1:]))
     from modelforge import run
     from modelforge.console import quieten, say
 
     quieten()
     with redirect_stdout(sys.stderr):  # Unsloth prints, and stdout is for --json
         result = run.train(loaded)
-    if as_json:
+    leave_exit_code(0)
+    if as_json and is_main():
         _print_json(
             {
                 "run_dir": str(result.run_dir),

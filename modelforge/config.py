@@ -73,6 +73,34 @@ class RewardEntry(Section):
 Rewards = Annotated[list[Annotated[str, Field(min_length=1)] | RewardEntry], Field(min_length=1)]
 
 
+class Distributed(Section):
+    """Several processes that train together, one a card."""
+
+    backend: Annotated[
+        Literal["ddp", "fsdp", "zero2", "zero3"],
+        Field(
+            description="ddp: each card holds all; zero2: DeepSpeed shards optimiser and "
+            "gradients; zero3 and fsdp: the weights too."
+        ),
+    ] = "ddp"
+    config: Annotated[
+        str | None,
+        Field(description="DeepSpeed's or FSDP's own JSON file, in place of ours.", min_length=1),
+    ] = None
+    num_processes: Annotated[
+        int, Field(description="Processes in all; --num-processes says it too.", ge=1)
+    ] = 1
+    num_machines: Annotated[int, Field(description="Machines they are on.", ge=1)] = 1
+    machine_rank: Annotated[int, Field(description="Which of them this one is.", ge=0)] = 0
+    main_address: Annotated[
+        str | None, Field(description="Address of machine 0, with several.", min_length=1)
+    ] = None
+    main_port: Annotated[
+        Annotated[int, Field(ge=1, le=65535)] | None,
+        Field(description="Port on machine 0; by default a free one."),
+    ] = None
+
+
 class Settings(Section):
     """ModelForge's own keys. They keep their names whatever TRL calls them."""
 
@@ -147,6 +175,9 @@ class Settings(Section):
         Tracker | Literal["none"] | list[Tracker],
         Field(description="Trackers of the curves; metrics.jsonl is written in any case."),
     ] = "tensorboard"
+    distributed: Annotated[
+        Distributed, Field(description="Several processes: how many, where, sharded how.")
+    ] = Distributed()
     seed: Annotated[int, Field(description="Seed of everything random.", ge=0, lt=2**32)] = 42
     resume: Annotated[
         str, Field(description="auto, never, or a checkpoint folder.", min_length=1)
@@ -231,6 +262,10 @@ class Config:
             key: self._absolute(value) if key in _PATHS else value
             for key, value in self.resolved().items()
         }
+
+    def request(self) -> dict[str, Any]:
+        """What the user said, with local paths made absolute."""
+        return {k: self._absolute(v) if k in _PATHS else v for k, v in self.said.items()}
 
     def _absolute(self, value: Any) -> Any:
         if isinstance(value, list):

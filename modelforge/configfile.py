@@ -56,7 +56,8 @@ def load_config(
     """Read, validate and type a config; no ML library is imported.
 
     Args:
-        source: A ``.json``, ``.yaml`` or ``.yml`` file, or the mapping itself.
+        source: A ``.json``, ``.yaml`` or ``.yml`` file, the mapping itself, or a run's folder:
+            the config it was begun with, to go on with it there.
         overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
             JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
         trust_remote_code: Allow the key of that name to be true: a config alone, which may come
@@ -120,8 +121,22 @@ def load_config(
     return config
 
 
+def _request(folder: Path) -> dict[str, Any]:
+    """What a run's folder was asked for, to go on with it there."""
+    for name in ("choices.json", "stages.json"):
+        if (folder / name).is_file():
+            said = json.loads((folder / name).read_text(encoding="utf-8"))["said"]
+            place = {"output_dir": str(folder.resolve().parent), "run_name": folder.resolve().name}
+            return said | place | {"resume": "auto"}
+    raise ConfigError(
+        Problem(str(folder), "is a folder, and holds no run", "give a config, or a run's folder")
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or YAML file."""
+    """The mapping in a JSON or YAML file, or what a run's folder was asked for."""
+    if path.is_dir():
+        return _request(path)
     if not path.is_file():
         found = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
         fix = "files there: " + ", ".join(found[:5]) if found else "give the path of a JSON file"

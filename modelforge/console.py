@@ -10,9 +10,11 @@ from rich.table import Table
 
 from modelforge.config import Choice
 from modelforge.errors import UserError
+from modelforge.processes import is_main
 from modelforge.redact import redact
 
-console = Console(stderr=True, highlight=False)
+# Of several processes one speaks.
+console = Console(stderr=True, highlight=False, quiet=not is_main())
 
 
 def quieten() -> None:

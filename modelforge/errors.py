@@ -6,6 +6,7 @@ ModelForgeError
 │   ├── DataError        a file, row or column of the data
 │   ├── ModelError       a model, tokenizer or template that cannot serve
 │   └── RunError         the run's folder, or what the machine lacks
+├── Interrupted      a signal stopped a run that can go on; exit code 75
 └── (anything else is a bug of ours and keeps its traceback; exit code 1)
 """
 
@@ -66,6 +67,23 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """The run's folder cannot be used, or this machine lacks what the run needs."""
+
+
+class Interrupted(ModelForgeError):
+    """A run was stopped by a signal after it saved itself.
+
+    Attributes:
+        run_dir: Its folder.
+        step: The last optimiser step, which the checkpoint holds.
+    """
+
+    #: sysexits.h's EX_TEMPFAIL: not done, and trying again will do.
+    exit_code = 75
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        self.run_dir = run_dir
+        self.step = step
+        super().__init__(f"stopped after step {step}; `modelforge train {run_dir}` goes on")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from modelforge.config import Config
     from modelforge.data import Data
     from modelforge.hardware import Hardware
+    from modelforge.plan import Plan
     from modelforge.providers.base import ModelSource, Provider
     from modelforge.rundir import RunDir
     from modelforge.strategy import Strategy
@@ -52,6 +53,8 @@ class Prepared:
         hardware: The machine.
         run: The run's folder; nothing is written there yet.
         checkpoint: Where to go on from, or None.
+        plan: What it will need, where there is a budget to keep.
+        fingerprint: Of the rows, training and held-out.
     """
 
     config: Config
@@ -64,3 +67,5 @@ class Prepared:
     hardware: Hardware
     run: RunDir
     checkpoint: Path | None
+    plan: Plan | None
+    fingerprint: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
 from modelforge.config import Choice, Config
@@ -13,9 +13,11 @@ from modelforge.console import headline, say, show_choices
 from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
 from modelforge.hub import pinned
 from modelforge.job import Prepared
+from modelforge.launch import distributed_choices
 from modelforge.lora import lora_defaults
+from modelforge.processes import agreed
 from modelforge.providers.choice import choose_provider
-from modelforge.rundir import open_run
+from modelforge.rundir import RunDir, open_run, refuse_other_data
 from modelforge.source import find_model
 from modelforge.trackers import check_trackers
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from modelforge.data import Data
+    from modelforge.providers.base import Provider
     from modelforge.strategy import Strategy
 
 
@@ -38,7 +41,8 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         # Segments that grow leave no holes between batches of different lengths.
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
-    run, checkpoint = open_run(config)
+    hardware = detect_hardware()
+    run, checkpoint = agreed(open_run(config), cpu=hardware.device == "cpu")
     source = find_model(
         config.settings.model_name,
         base_dir=config.base_dir,
@@ -46,10 +50,10 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         where=f"{config.name}: model_name",
         trust_remote_code=config.settings.trust_remote_code,
     )
-    hardware = detect_hardware()
     # First: Unsloth has to come before TRL, whose fields the defaults are looked up in.
     provider, choice = choose_provider(config, strategy, source, hardware)
     config = fill_defaults(config.with_choices({"provider": choice}), strategy, hardware)
+    config = config.with_choices(distributed_choices(config))
     architecture = provider.load_model_config(source)
     source = pinned(source)
     config = fit_to_model(config, architecture)
@@ -57,20 +61,54 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
     check_trackers(config)
     tokenizer = provider.load_tokenizer(source)
     stops = provider.stop_tokens(source)
+    from modelforge.data import fingerprint
+
     data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
     columns = data.train.column_names
     config = config.with_defaults(strategy.check_data(config, columns))
     device = device_arguments(hardware, config.said)
     config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
-    args = provider.build_args(
+    planned = None
+    if not strategy.staged:  # each stage is a run of its own, and plans for itself
+        from modelforge.budget import within_budget
+
+        longest = round(data.ledger.tokens["max"])
+        config, planned = within_budget(
+            config,
+            hardware,
+            # How long answers get is not in the data.
+            longest_row=None if strategy.data_kind == "prompt" else longest,
+            run=run,
+            resumed=checkpoint is not None,
+        )
+        config = config.with_choices(strategy.derived_defaults(config))
+        if strategy.max_row_tokens(config) < longest:
+            data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
+    rows = fingerprint(data.train, data.eval)
+    if checkpoint is not None:
+        refuse_other_data(run, rows, where=config.name)
+    args = build_args(config, strategy, provider, hardware, run)
+    show_choices(config.choices)
+    return Prepared(
+        config, strategy, provider, source, tokenizer, data, args, hardware, run, checkpoint,
+        planned, rows,
+    )  # fmt: skip
+
+
+def build_args(
+    config: Config, strategy: Strategy, provider: Provider, hardware: Hardware, run: RunDir
+) -> Any:
+    """The TRL config object of a run on this machine.
+
+    Raises:
+        ConfigError: If the installed TRL refuses a value or lacks a field.
+    """
+    device = device_arguments(hardware, config.said)
+    return provider.build_args(
         strategy,
         config,
         output_dir=run.checkpoints,
         device={key: choice.value for key, choice in device.items()},
-    )
-    show_choices(config.choices)
-    return Prepared(
-        config, strategy, provider, source, tokenizer, data, args, hardware, run, checkpoint
     )
 
 

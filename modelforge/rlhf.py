@@ -121,6 +121,7 @@ class RLHFTrainer:
         stages = stages_of(self.settings)
         headline("── rlhf: " + ", ".join(stages) + " ──")
         prepare(self.config, RLHF(self.functions))
+        self._write_stages()  # with what was asked for: the folder alone is enough to go on
         calls = {
             "sft": self.train_sft,
             "reward": self.train_reward_model,
@@ -194,7 +195,7 @@ class RLHFTrainer:
             }
             for name, result in self.done.items()
         }
-        RunDir(self.root).write_json("stages.json", rows)
+        RunDir(self.root).write_json("stages.json", {"said": self.config.request(), "stages": rows})
 
 
 def _root(config: Config) -> Path:

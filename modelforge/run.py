@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
+from modelforge.checkpoints import step_of
 from modelforge.config import Config
 from modelforge.configfile import load_config
 from modelforge.console import headline, say
 from modelforge.job import Prepared, Result
+from modelforge.launch import refuse_other_group
+from modelforge.outcome import result_of
 from modelforge.prepare import prepare
-from modelforge.rundir import RunDir, choices_json, open_run
+from modelforge.processes import wait_for_everyone
+from modelforge.rundir import choices_json, open_run
 from modelforge.trackers import add_trackers
 
 if TYPE_CHECKING:
@@ -44,31 +48,43 @@ def train(
     run, _ = open_run(config)
     if run.finished and config.settings.resume == "auto":
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
-        return _result(run, None)
+        return result_of(run, None)
 
     job = prepare(config, strategy)
-    job.run.create()
-    _write_start(job)
-    trainer = build_trainer(job, load(job))
-    _say_trainable(trainer.model)
+    # Not before: Unsloth has to be imported ahead of the libraries that these import.
+    from modelforge.budget import Gauge
+    from modelforge.outcome import evaluate, look, write_end
+    from modelforge.preflight import preflight
+    from modelforge.recovery import free_memory, reported, trained, with_less_memory
 
-    look = _looker(job, trainer)
-    before = job.run.read_json("before.json") if job.checkpoint else None
-    if before is None:
-        before = {"figures": _evaluate(job, trainer), "samples": look()}
-        job.run.write_json("before.json", before)
-    if job.checkpoint:
-        say(f"going on from {job.checkpoint}")
-        job.run.forget_metrics_after(int(job.checkpoint.name.rpartition("-")[2]))
-    headline("Training")
-    trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+    gauge, resumed_from = Gauge(), job.checkpoint
+    with job.run.claimed(), reported(job.run.checkpoints):
+        _write_start(job)
+        trainer = build_trainer(job, load(job))
+        preflight(job, trainer)
+        job.run.forget_metrics_after(step_of(job.checkpoint) if job.checkpoint else -1)
+        before = job.run.read_json("before.json") if job.checkpoint else None
+        if before is None:
+            before = {"figures": evaluate(job, trainer), "samples": look(job, trainer)}
+            job.run.write_json("before.json", before)
+        if job.checkpoint:
+            say(f"going on from {job.checkpoint}")
+        headline("Training")
+        while not trained(job, trainer, gauge):
+            job = with_less_memory(job, trainer)
+            del trainer
+            free_memory()
+            trainer = build_trainer(job, load(job))
 
-    trainer.save_model(str(job.run.model))
-    # transformers adds its own arguments as a pickle, which nobody needs to load the model.
-    (job.run.model / "training_args.bin").unlink(missing_ok=True)
-    after = {"figures": _evaluate(job, trainer), "samples": look()}
-    _write_end(job, trainer, before, after)
-    return _result(job.run, job.checkpoint)
+        with job.run.model_aside() as folder:
+            trainer.save_model(str(folder))
+            # transformers adds its own arguments as a pickle, which nobody needs to load it.
+            (folder / "training_args.bin").unlink(missing_ok=True)
+        after = {"figures": evaluate(job, trainer), "samples": look(job, trainer)}
+        gauge.write(job)
+        write_end(job, trainer, before, after)
+        wait_for_everyone()
+    return result_of(job.run, resumed_from)
 
 
 def load(job: Prepared) -> Parts:
@@ -99,70 +115,17 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import PrinterCallback
 
-    from modelforge.callbacks import Counters, MetricsFile, Progress
+    from modelforge.callbacks import MetricsFile, Progress
+    from modelforge.rehearsal import Rehearsal
 
     trackers, parts.args.report_to = parts.args.report_to, []
     trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
+    refuse_other_group(trainer, job.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, job.run)
-    counters = Counters(trainer)
-    trainer.add_callback(counters)
-    if job.checkpoint:
-        counters.restore(job.checkpoint)
-    _save_policy_only(trainer.model)
+    if job.hardware.device == "cuda":
+        trainer.add_callback(Rehearsal(trainer))
     return trainer
-
-
-def _save_policy_only(model: Any) -> None:
-    """Save the trained adapter alone, at the root of a checkpoint.
-
-    TRL adds a frozen copy of a starting adapter as the reference. Saved beside the policy, it
-    made transformers restore the copy and not the policy on resume, without an error; and it can
-    be made again from where the run started.
-    """
-    from functools import partial
-
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        vars(model)["save_pretrained"] = partial(
-            model.save_pretrained, selected_adapters=["default"]
-        )
-
-
-def _say_trainable(model: Any) -> None:
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
-
-
-def _looker(job: Prepared, trainer: Any) -> Callable[[], list[dict[str, Any]]]:
-    """A function that lets the model answer (or score) a few held-out rows."""
-    from modelforge import samples
-
-    rows = job.data.eval if job.data.eval is not None else job.data.train
-    sample = samples.score if job.strategy.head == "reward" else samples.answer
-
-    def look() -> list[dict[str, Any]]:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with samples.undisturbed(model):
-            limit = job.config.settings.max_seq_length
-            return sample(model, job.tokenizer, rows, limit=limit)
-
-    return look
-
-
-def _evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
-    """The held-out figures, without disturbing what training draws at random."""
-    from modelforge.callbacks import SESSION
-    from modelforge.samples import undisturbed
-
-    if job.data.eval is None:
-        return {}
-    with undisturbed(trainer.model):
-        figures = trainer.evaluate()
-    kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-    return {k: v for k, v in kept.items() if not k.endswith((*SESSION, "epoch"))}
 
 
 def _write_start(job: Prepared) -> None:
@@ -172,42 +135,6 @@ def _write_start(job: Prepared) -> None:
     job.run.write_json("choices.json", choices_json(job.config))
     environment = {"versions": versions(), "hardware": job.hardware.to_dict()}
     job.run.write_json("environment.json", environment)
-    job.run.write_json("data.json", job.data.ledger.to_dict())
-
-
-def _write_end(
-    job: Prepared, trainer: Any, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> None:
-    from modelforge.report import html_report, model_card
-
-    changes = ("completion", "score_chosen", "score_rejected")
-    rows = [
-        {k: v for k, v in last.items() if k not in changes}
-        | {f"{k}_before": first[k] for k in changes if k in first}
-        | {k: last[k] for k in changes if k in last}
-        for first, last in zip(before["samples"], after["samples"], strict=True)
-    ]
-    job.run.write_lines("samples.jsonl", rows)
-    measure = job.strategy.measure
-    results = {
-        "measure": measure.key,
-        "label": measure.label,
-        "higher_is_better": measure.higher_is_better,
-        "before": before["figures"],
-        "after": after["figures"],
-        "steps": trainer.state.global_step,
-    }
-    (job.run.model / "README.md").write_text(model_card(job, results), encoding="utf-8")
-    job.run.write_text("report.html", html_report(job, results, rows))
-    # Last: its presence says that the run is finished.
-    job.run.write_json("results.json", results)
-    headline("Done")
-    if measure.key in after["figures"]:
-        first, last = before["figures"].get(measure.key), after["figures"][measure.key]
-        say(f"{measure.label}: {first:.4g} → {last:.4g}")
-    say(f"run: {job.run.path}")
-
-
-def _result(run: RunDir, checkpoint: Path | None) -> Result:
-    results = run.read_json("results.json")
-    return Result(run.path, run.model, results["before"], results["after"], checkpoint)
+    job.run.write_json("data.json", job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
+    if job.plan is not None:
+        job.run.write_json("plan.json", {"predicted": job.plan.to_dict()})

@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from modelforge.checkpoints import damage, last_whole
 from modelforge.config import Config
+from modelforge.console import say
 from modelforge.errors import Problem, RunError
+from modelforge.processes import is_main, wait_for_everyone
 
 # Keys that say where and whether, not what is trained.
 _NOT_THE_RUN = {"resume", "output_dir", "run_name"}
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class RunDir:
-    """The folder of one run.
+    """The folder of one run. Of several processes the main one writes; all may read.
 
     ========================  ====================================================
     ``config.json``           the resolved config
@@ -60,6 +67,8 @@ class RunDir:
         Raises:
             RunError: If it cannot.
         """
+        if not is_main():
+            return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{os.getpid()}"
@@ -81,6 +90,8 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file under another name, sync it, and rename it: never half a file."""
+        if not is_main():
+            return
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -96,20 +107,76 @@ class RunDir:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that holds a trainer's state, or None."""
-        found = []
-        for entry in self.checkpoints.glob("checkpoint-*"):
-            match = _CHECKPOINT.fullmatch(entry.name)
-            if match and (entry / "trainer_state.json").is_file():
-                found.append((int(match[1]), entry))
-        return max(found)[1] if found else None
+        """The newest whole checkpoint, or None; damaged ones are named."""
+        whole, damaged = last_whole(self.checkpoints)
+        for checkpoint, wrong in damaged:
+            say(f"warning: {checkpoint} is passed over: {wrong}")
+        return whole
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and keep every other run out of it; freed by the end of the process.
+
+        Raises:
+            RunError: If it cannot be written to, or another process trains there.
+        """
+        if not is_main():
+            yield
+            return
+        self.create()
+        # A lock of the operating system: whatever ends its owner, kill -9 too, frees it.
+        lock = FileLock(self.path / ".lock")
+        owner = self.path / ".owner.json"
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            who = json.loads(owner.read_text(encoding="utf-8")) if owner.is_file() else {}
+            what = f"another process trains here (process {who.get('pid')} on {who.get('host')})"
+            fix = "wait for it, stop it, or set another run_name"
+            raise RunError(Problem(str(self.path), what, fix)) from None
+        try:
+            self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def model_aside(self) -> Iterator[Path]:
+        """A folder to write the trained model to; it becomes ``model/`` when it is whole."""
+        aside = self.path / ".model"
+        if is_main():
+            shutil.rmtree(aside, ignore_errors=True)
+        wait_for_everyone()
+        yield aside
+        wait_for_everyone()
+        if is_main():
+            shutil.rmtree(self.model, ignore_errors=True)
+            aside.rename(self.model)
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines that a resumed run is going to write again."""
-        path = self.path / "metrics.jsonl"
-        if path.is_file():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
+        """Drop the lines that a run resumed at this step is going to write again."""
+        forget_after(self.path / "metrics.jsonl", step)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop of a JSON Lines file what came after the checkpoint of ``step``.
+
+    That is every later step, the end of a run (its sum and what follows), and a line that a kill
+    cut short.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] > step or "train_runtime" in row.get("session", ()):
+            break
+        kept.append(line)
+    RunDir(path.parent).write_text(path.name, "".join(kept))
 
 
 def run_name(config: Config) -> str:
@@ -156,12 +223,17 @@ def open_run(config: Config) -> tuple[RunDir, Path | None]:
 
 
 def _named_checkpoint(name: str, config: Config) -> Path:
+    where = f"{config.name}: resume"
     for candidate in (config.base_dir / Path(name).expanduser(), Path(name).expanduser()):
         if (candidate / "trainer_state.json").is_file():
+            wrong = damage(candidate)
+            if wrong is not None:
+                fix = "set auto for the newest whole one, or name another"
+                raise RunError(Problem(where, f"'{name}' is damaged: {wrong}", fix))
             return candidate.resolve()
     raise RunError(
         Problem(
-            f"{config.name}: resume",
+            where,
             f"'{name}' is not a checkpoint folder",
             "set auto, never, or a folder checkpoints/checkpoint-N of a run",
         )
@@ -170,7 +242,7 @@ def _named_checkpoint(name: str, config: Config) -> Path:
 
 def _refuse_other_run(config: Config, before: Mapping[str, Any], path: Path) -> None:
     """A folder named by the user may hold a run of another config: never mix the two."""
-    then, now = before["said"], config.said
+    then, now = before["said"], config.request()
     changed = sorted(
         key
         for key in (set(then) | set(now)) - _NOT_THE_RUN
@@ -187,7 +259,20 @@ def _refuse_other_run(config: Config, before: Mapping[str, Any], path: Path) -> 
         )
 
 
+def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:
+    """A run goes on over the rows it began with, or it would see some twice and some never.
+
+    Raises:
+        RunError: If they are others.
+    """
+    before = (run.read_json("data.json") or {}).get("fingerprint")
+    if before is not None and before != fingerprint:
+        what = f"the rows are not those that {run.path} was begun with"
+        fix = 'bring the data back as it was, or set "resume": "never" to begin anew'
+        raise RunError(Problem(f"{where}: dataset", what, fix))
+
+
 def choices_json(config: Config) -> dict[str, Any]:
     """What the user said, and every value that was set with its source and reason."""
     choices = {key: asdict(choice) for key, choice in sorted(config.choices.items())}
-    return {"said": dict(config.said), "choices": choices}
+    return {"said": config.request(), "choices": choices}

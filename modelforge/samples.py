@@ -51,7 +51,12 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
 
 
 def answer(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    *,
+    limit: int,
+    new_tokens: int = _MAX_NEW_TOKENS,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
 
@@ -60,8 +65,10 @@ def answer(
         tokenizer: Its tokenizer.
         rows: Rows in normal form.
         limit: Longest prompt and answer together, in tokens; the prompt's end is kept.
+        new_tokens: Longest answer, in tokens.
     """
     samples = []
+    new_tokens = min(new_tokens, limit // 2)
     for row in rows.select(range(min(COUNT, len(rows)))):
         prompt, reference = prompt_and_reference(row)
         if isinstance(prompt, list):
@@ -69,7 +76,6 @@ def answer(
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
         else:
             ids = tokenizer(prompt, return_tensors="pt").input_ids
-        new_tokens = min(_MAX_NEW_TOKENS, limit // 2)
         ids = ids[:, -(limit - new_tokens) :].to(model.device)
         output = model.generate(
             input_ids=ids,

@@ -194,8 +194,11 @@ class Strategy:
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Trainer:
         """TRL's trainer, ready to train."""
+        from modelforge.durable import durable
+
         train, evaluation = self.datasets(parts)
-        return self.trl_trainer_class()(
+        trainer_class = durable(self.trl_trainer_class())
+        return trainer_class(
             model=parts.model,
             args=parts.args,
             train_dataset=train,

@@ -17,6 +17,7 @@ from transformers import (
 )
 from trl import GRPOTrainer
 
+from modelforge.durable import COUNTERS
 from modelforge.errors import ConfigError, ModelError
 from modelforge.ppo.config import PPOConfig
 from modelforge.ppo.roles import (
@@ -28,7 +29,7 @@ from modelforge.ppo.roles import (
     inference,
     using,
 )
-from modelforge.ppo.trainer import HOOKS, METRICS, STATE, PPOTrainer
+from modelforge.ppo.trainer import HOOKS, METRICS, PPOTrainer
 
 sys.path.append(str(Path(__file__).parent))  # the tests are no package
 
@@ -60,7 +61,14 @@ def test_trl_still_has_the_hooks_this_trainer_leans_on():
 
 def test_trl_still_keeps_the_state_that_a_checkpoint_needs(tmp_path):
     t = trainer(tmp_path)
-    for name in (*STATE, "eos_token_ids", "reward_func_names", "reward_weights"):
+    for name in (
+        *COUNTERS[:2],
+        "_buffered_inputs",
+        "_metrics",
+        "eos_token_ids",
+        "reward_func_names",
+        "reward_weights",
+    ):
         assert hasattr(t, name), f"TRL's GRPOTrainer has no {name} any more"
     batch = first_minibatch(t)
     for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"):
@@ -99,17 +107,18 @@ def test_the_loss_is_ppos_written_by_hand(tmp_path, loss_type, value_mode):
 
     ratio, advantages = (logps - batch["old_per_token_logps"]).exp(), batch["advantages"]
     tokens = -torch.min(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages) * mask
+    # the mean over the tokens of the rollout, of which this is one of several micro-batches
+    whole = batch["tokens"] / t.args.steps_per_generation
+    mean = whole if loss_type == "bnpo" else mask.sum()
     surrogate = {
-        "bnpo": tokens.sum() / mask.sum(),
+        "bnpo": tokens.sum() / whole,
         "grpo": (tokens.sum(1) / mask.sum(1)).mean(),
         "dr_grpo": tokens.sum() / (len(mask) * 12),
     }[loss_type]
     moved = batch["old_values"] + (values - batch["old_values"]).clamp(-0.15, 0.15)
     errors = torch.max((values - batch["returns"]) ** 2, (moved - batch["returns"]) ** 2)
     by_hand = (
-        surrogate
-        - 0.01 * (entropy * mask).sum() / mask.sum()
-        + 0.7 * 0.5 * (errors * mask).sum() / mask.sum()
+        surrogate - 0.01 * (entropy * mask).sum() / mean + 0.7 * 0.5 * (errors * mask).sum() / whole
     )
     loss = t.compute_loss(t.model, batch)
     assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
@@ -299,7 +308,12 @@ def test_policy_reference_reward_and_value_on_one_base(tmp_path, four_bit):
     }
     assert all(math.isfinite(entry["rewards/quality/mean"]) for entry in logs(t))
     folders = {p.name for p in (tmp_path / "checkpoint-4").rglob("*") if p.is_dir()}
-    assert folders == {"ppo", CRITIC, REFERENCE}  # reward adapters are their own run's
+    assert folders == {
+        "modelforge",
+        "ppo",
+        CRITIC,
+        REFERENCE,
+    }  # reward adapters are their own run's
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def weights(folder):
 
 
 def stages(root):
-    return json.loads((root / "stages.json").read_text())
+    return json.loads((root / "stages.json").read_text())["stages"]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
 """The run's folder: names, whole files, and which run is gone on with."""
 
 import json
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelforge import RunError, load_config
+from modelforge import ConfigError, RunError, load_config
+from modelforge.checkpoints import PARTIAL, checkpoints, rotate, seal
 from modelforge.rundir import RunDir, choices_json, open_run, run_name
 
 MINIMAL = {"strategy": "sft", "model_name": "org/some model", "dataset": "data.jsonl"}
@@ -29,24 +33,86 @@ def test_the_name_says_what_is_trained_and_differs_with_the_config(tmp_path):
     assert run_name(config(tmp_path, run_name="mine")) == "mine"
 
 
-@given(st.text(max_size=30))
+@given(st.text(min_size=1, max_size=30))
 def test_any_model_name_gives_a_plain_folder_name(name):
-    if name:
+    with suppress(ConfigError):  # a name that no file system takes
         made = run_name(load_config(MINIMAL | {"model_name": name}))
         assert "/" not in made and ".." not in made.split("-") and made.isascii()
 
 
-def test_auto_goes_on_from_the_newest_whole_checkpoint(tmp_path):
+def checkpoint_of(run, step):
+    aside = run.checkpoints / PARTIAL / f"checkpoint-{step}"
+    aside.mkdir(parents=True)
+    (aside / "trainer_state.json").write_text("{}")
+    (aside / "optimizer.pt").write_bytes(b"x" * 99)
+    seal(aside, run.checkpoints / aside.name)
+
+
+def test_auto_goes_on_from_the_newest_whole_checkpoint(tmp_path, capsys):
     chosen = config(tmp_path)
     run, checkpoint = open_run(chosen)
     assert checkpoint is None and not run.path.exists()
     begin(run, chosen)
+    assert open_run(chosen)[1] is None
     for step in (9, 10, 100):
-        folder = run.checkpoints / f"checkpoint-{step}"
-        folder.mkdir()
-        if step != 100:  # this one was cut short
-            (folder / "trainer_state.json").write_text("{}")
+        checkpoint_of(run, step)
+    assert open_run(chosen)[1].name == "checkpoint-100"
+    (run.checkpoints / "checkpoint-100" / "optimizer.pt").write_bytes(b"x" * 98)
     assert open_run(chosen)[1].name == "checkpoint-10"
+    assert "optimizer.pt has 98 of 99 bytes" in capsys.readouterr().err
+    (run.checkpoints / "checkpoint-10" / "optimizer.pt").write_bytes(b"y" * 99)
+    assert open_run(chosen)[1].name == "checkpoint-9"
+    assert "optimizer.pt is not what was written" in capsys.readouterr().err
+    with pytest.raises(RunError, match="is damaged"):
+        open_run(config(tmp_path, resume=str(run.checkpoints / "checkpoint-10")))
+
+
+def test_a_checkpoint_in_the_making_is_none(tmp_path):
+    run = RunDir(tmp_path)
+    run.create()
+    aside = run.checkpoints / PARTIAL / "checkpoint-7"
+    aside.mkdir(parents=True)
+    (aside / "trainer_state.json").write_text("{}")
+    assert run.last_checkpoint() is None
+    seal(aside, run.checkpoints / "checkpoint-7")
+    assert run.last_checkpoint().name == "checkpoint-7"
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    run = RunDir(tmp_path)
+    run.create()
+    for step in (1, 2, 3, 10):
+        checkpoint_of(run, step)
+    rotate(run.checkpoints, keep=None, best=None)
+    assert len(checkpoints(run.checkpoints)) == 4
+    rotate(run.checkpoints, keep=2, best="elsewhere/checkpoint-1")
+    assert [path.name for path in checkpoints(run.checkpoints)] == [
+        *("checkpoint-1", "checkpoint-3", "checkpoint-10")
+    ]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from modelforge.rundir import RunDir
+with RunDir(Path(sys.argv[1])).claimed():
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(tmp_path):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout.readline() == "claimed\n"
+    with pytest.raises(RunError, match=f"process {owner.pid} on"), RunDir(tmp_path).claimed():
+        pass
+    owner.kill()
+    owner.wait()
+    with RunDir(tmp_path).claimed():
+        assert (tmp_path / ".owner.json").is_file()
+    assert not (tmp_path / ".owner.json").exists()
 
 
 def test_never_makes_a_folder_beside(tmp_path):
@@ -81,9 +147,25 @@ def test_files_are_whole_or_absent(tmp_path):
 def test_metrics_after_the_checkpoint_are_written_again_not_twice(tmp_path):
     run = RunDir(tmp_path)
     run.write_lines("metrics.jsonl", ({"step": step} for step in (1, 5, 7)))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')  # a kill cut it
     run.forget_metrics_after(5)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 5]
+
+
+def test_a_run_goes_on_from_its_folder_alone(tmp_path, monkeypatch):
+    (tmp_path / "data.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    chosen = config(tmp_path, resume="never", lora_r=4)
+    run = open_run(chosen)[0]
+    begin(run, chosen)
+    monkeypatch.chdir("/")
+    again = load_config(run.path)
+    assert again.settings.lora_r == 4 and again.settings.dataset == str(tmp_path / "data.jsonl")
+    assert open_run(again)[0].path == run.path
+    with pytest.raises(ConfigError, match="holds no run"):
+        load_config(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_users(tmp_path):

@@ -4,6 +4,7 @@ Nothing here imports torch, transformers or datasets before it is called.
 """
 
 from modelforge.data.convert import DataKind
+from modelforge.data.fingerprint import fingerprint
 from modelforge.data.ledger import Ledger
 from modelforge.data.load import Data, load_data
 from modelforge.data.output import write_normal_form
@@ -17,6 +18,7 @@ __all__ = [
     "Ledger",
     "TemplateChoice",
     "built_in_templates",
+    "fingerprint",
     "load_data",
     "load_tokenizer_template",
     "preview",

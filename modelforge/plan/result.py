@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 GIB = 2**30
@@ -87,6 +87,11 @@ class Plan:
         """As plain JSON, sizes in bytes."""
         values = asdict(self)
         return values | {"total": self.total, "headroom": self.headroom, "fits": self.fits}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """What `to_dict` made."""
+        return cls(**{f.name: values[f.name] for f in fields(cls)})
 
     def lines(self) -> list[str]:
         """For the terminal: a bar for each part, then the sums."""

@@ -8,6 +8,7 @@ not public; ``HOOKS`` names them and a test holds them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
+from modelforge.durable import Durable
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
 from modelforge.lora import exact_4bit_on_cpu
-from modelforge.ppo import checkpoint, maths
+from modelforge.ppo import maths, weights
 from modelforge.ppo.config import PPOConfig
 from modelforge.ppo.roles import (
     POLICY,
@@ -37,11 +39,9 @@ HOOKS = {
     "_compute_loss": ["model", "inputs"],
     "_get_per_token_logps_and_entropies": ["model"],
     "_save": ["output_dir", "state_dict"],
-    "_save_checkpoint": ["model", "trial"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_best_model": [],
 }
-STATE = ("_step", "_buffered_inputs", "_metrics", "_total_train_tokens")
 
 #: The metrics of this trainer, each step; those of TRL (reward, rewards/NAME/mean, entropy,
 #: clip_ratio/*, completions/*, grad_norm) stand beside them under TRL's names.
@@ -65,7 +65,7 @@ METRICS = {
 }
 
 
-class PPOTrainer(GRPOTrainer):
+class PPOTrainer(Durable, GRPOTrainer):
     """Trains a LoRA policy with PPO; arguments as ``GRPOTrainer``'s, ``args`` a ``PPOConfig``.
 
     Raises:
@@ -207,6 +207,7 @@ class PPOTrainer(GRPOTrainer):
             "old_values": values,
             "old_per_token_logps": old_logps,
             "loss_mask": mask,
+            "tokens": self._sum(mask.sum()).clamp(min=1.0),
         }
 
     def _score(self, batch: dict[str, Any], mode: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,7 +280,10 @@ class PPOTrainer(GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         steps = self.current_gradient_accumulation_steps if mode == "train" else 1
         mask = inputs["loss_mask"]
+        share = self._share_of_tokens(inputs)
         policy_loss = super()._compute_loss(model, inputs)
+        if self.args.loss_type == "bnpo":
+            policy_loss = policy_loss * share
         logps, values = self._logps, self._values
         if self.args.value_mode == "adapter":
             with self.accelerator.autocast():
@@ -287,6 +291,7 @@ class PPOTrainer(GRPOTrainer):
         value_loss, clipped = maths.value_loss(
             values, inputs["old_values"], inputs["returns"], mask, self.args.value_clip_range
         )
+        value_loss = value_loss * share
         moved = maths.kl_estimate(inputs["old_per_token_logps"], logps.detach(), "k3")
         moved = maths.masked_mean(moved, mask, self._sum)
         if mode == "train":
@@ -297,6 +302,16 @@ class PPOTrainer(GRPOTrainer):
         for key, value in zip((*names, "kl/old_policy"), [*parts, moved], strict=True):
             self._metrics[mode][key].append(value.item())
         return policy_loss + self.args.value_coef * value_loss / steps
+
+    def _share_of_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """A micro-batch's tokens over the mean of the rollout's micro-batches, in all processes.
+
+        Times this, the means of micro-batches average to the mean over the rollout's tokens, into
+        however many micro-batches and processes it was split.
+        """
+        parts = self.args.steps_per_generation if self.model.training else 1
+        mean = inputs["tokens"] / (parts * self.accelerator.num_processes)
+        return inputs["loss_mask"].sum() / mean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # A rollout serves several updates; its metrics stand in the log of each of them.
@@ -330,19 +345,34 @@ class PPOTrainer(GRPOTrainer):
         self.processing_class.save_pretrained(folder)
         torch.save(self.args, Path(folder) / "training_args.bin")
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # First: transformers writes trainer_state.json last, so that its presence tells a whole
-        # checkpoint from one that a kill cut short.
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        checkpoint.save(self, folder)
-        super()._save_checkpoint(model, trial)
+    def _save_state(self, checkpoint: Path) -> None:
+        super()._save_state(checkpoint)
+        if self.args.should_save:
+            weights.save(self, checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers' own skips the policy where the model holds a second adapter.
-        checkpoint.load(self, Path(resume_from_checkpoint))
+        weights.load(self, Path(resume_from_checkpoint))
+
+    def own_state(self) -> dict[str, Any]:
+        return {
+            "kl_coef": self.kl.coef,
+            "moments": self.shaper.moments.state(),
+            "rollout_metrics": dict(self.rollout_metrics),
+            "stopped": self.stopped,
+            "last_ref_update": self.last_ref_update,
+        }
+
+    def set_own_state(self, state: Mapping[str, Any]) -> None:
+        self.kl.coef = state["kl_coef"]
+        self.shaper.moments.load(state["moments"])
+        self.rollout_metrics = dict(state["rollout_metrics"])
+        self.stopped = state["stopped"]
+        self.last_ref_update = state["last_ref_update"]
+        self._window = []
 
     def _load_best_model(self) -> None:
-        checkpoint.load_weights(self, Path(str(self.state.best_model_checkpoint)))
+        weights.load(self, Path(str(self.state.best_model_checkpoint)))
 
 
 def _finish_adapters(policy: Any, args: PPOConfig) -> None:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from modelforge.console import say
 from modelforge.errors import Problem
 from modelforge.ppo.rewards import JUDGE
+from modelforge.rundir import forget_after
 
 ROWS = 4  # completions kept of each rollout
 WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
@@ -58,10 +59,8 @@ class Rollouts(TrainerCallback):
     ) -> None:
         """Drop what a resumed run is going to write again."""
         self.model = kwargs["model"]
-        if state.is_world_process_zero and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
 
     def on_log(
         self,

@@ -1,0 +1,77 @@
+"""What a run came to: its held-out figures and answers, before and after, and how they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelforge.console import headline, say
+from modelforge.job import Prepared, Result
+from modelforge.rundir import RunDir
+
+
+def look(job: Prepared, trainer: Any) -> list[dict[str, Any]]:
+    """A few held-out rows, answered (or scored) by the model as it is."""
+    from modelforge import samples
+
+    rows = job.data.eval if job.data.eval is not None else job.data.train
+    sample = samples.score if job.strategy.head == "reward" else samples.answer
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with samples.undisturbed(model):
+        limit = job.config.settings.max_seq_length
+        return sample(model, job.tokenizer, rows, limit=limit)
+
+
+def evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
+    """The held-out figures, without disturbing what training draws at random."""
+    from modelforge.callbacks import SESSION
+    from modelforge.samples import undisturbed
+
+    if job.data.eval is None:
+        return {}
+    with undisturbed(trainer.model):
+        figures = trainer.evaluate()
+    kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    return {k: v for k, v in kept.items() if not k.endswith((*SESSION, "epoch"))}
+
+
+def write_end(
+    job: Prepared, trainer: Any, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Samples, card, report and, last, the results; and say them."""
+    from modelforge.report import html_report, model_card
+
+    changes = ("completion", "score_chosen", "score_rejected")
+    rows = [
+        {k: v for k, v in last.items() if k not in changes}
+        | {f"{k}_before": first[k] for k in changes if k in first}
+        | {k: last[k] for k in changes if k in last}
+        for first, last in zip(before["samples"], after["samples"], strict=True)
+    ]
+    job.run.write_lines("samples.jsonl", rows)
+    measure = job.strategy.measure
+    results = {
+        "measure": measure.key,
+        "label": measure.label,
+        "higher_is_better": measure.higher_is_better,
+        "before": before["figures"],
+        "after": after["figures"],
+        "steps": trainer.state.global_step,
+        "skipped_steps": trainer.skipped_steps,
+    }
+    job.run.write_text("model/README.md", model_card(job, results))
+    job.run.write_text("report.html", html_report(job, results, rows))
+    # Last: its presence says that the run is finished.
+    job.run.write_json("results.json", results)
+    headline("Done")
+    if measure.key in after["figures"]:
+        first, last = before["figures"].get(measure.key), after["figures"][measure.key]
+        say(f"{measure.label}: {first:.4g} → {last:.4g}")
+    say(f"run: {job.run.path}")
+
+
+def result_of(run: RunDir, checkpoint: Path | None) -> Result:
+    """What a finished run's folder holds."""
+    results = run.read_json("results.json")
+    return Result(run.path, run.model, results["before"], results["after"], checkpoint)

@@ -1,0 +1,59 @@
+"""Which of several processes this is. Of a run of one process, the main one."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def rank() -> int:
+    """Number of this process, as every launcher says it."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks for all."""
+    return rank() == 0
+
+
+def wait_for_everyone() -> None:
+    """Until all processes are here."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def anyone(flag: bool) -> bool:
+    """Whether it is true in any process."""
+    if world_size() == 1:
+        return flag
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    flags = torch.tensor(float(flag), device=PartialState().device)
+    return bool(reduce(flags, "sum") > 0)
+
+
+def agreed(value: Any, *, cpu: bool) -> Any:
+    """The main process's value, in all of them; starts the group of processes.
+
+    Args:
+        value: Anything that can be pickled; only the main process's counts.
+        cpu: Whether they train on CPUs (gloo) and not on cards (NCCL).
+    """
+    if world_size() == 1:
+        return value
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState(cpu=cpu)
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]

@@ -1,0 +1,191 @@
+"""A run that goes on: after running out of memory in it, and in another one after a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from modelforge.checkpoints import cannot_write, last_whole
+from modelforge.config import Choice
+from modelforge.console import say
+from modelforge.errors import Interrupted, Problem, RunError
+from modelforge.processes import anyone
+from modelforge.rundir import choices_json
+
+if TYPE_CHECKING:
+    from modelforge.job import Prepared
+
+_MICRO, _ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+_EVAL = "per_device_eval_batch_size"
+
+
+@contextlib.contextmanager
+def reported(folder: Path) -> Iterator[None]:
+    """Turn what a full disk or a vanished folder raises into a message that says so.
+
+    Args:
+        folder: The run's checkpoints.
+
+    Raises:
+        RunError: In its place.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        refusal = cannot_write(error, folder)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
+    """Train to the end; False if the memory ran out on the way.
+
+    Args:
+        job: The run.
+        trainer: Its trainer.
+        gauge: Measures what training takes.
+
+    Raises:
+        Interrupted: If a signal asked to stop; a checkpoint was written.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    stopper = Stopper()
+    trainer.add_callback(gauge)
+    trainer.add_callback(stopper)
+    try:
+        with stopper.listening():
+            trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        # The error is dropped here: it holds the tensors.
+        say(f"out of memory at step {trainer.state.global_step + 1}")
+        return False
+    if stopper.asked and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(job.run.path, trainer.state.global_step)
+    return True
+
+
+def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
+    """The rest of a run in smaller micro-batches: the same steps over the same rows.
+
+    Writes the checkpoint of the last whole step. The micro-batch is halved (or brought to the
+    next lower divisor of the effective batch), the accumulation grows by as much.
+
+    Raises:
+        RunError: If the micro-batch is one row already.
+    """
+    from modelforge.prepare import build_args
+
+    args = trainer.args
+    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    smaller = _smaller(micro)
+    if smaller == micro:
+        raise RunError(
+            Problem(
+                f"step {trainer.state.global_step + 1}",
+                "one row at a time does not fit the memory",
+                "shorten max_seq_length, turn gradient_checkpointing or use_4bit on, lower lora_r, "
+                "or see what would fit with `modelforge plan`; the same command then goes on",
+            )
+        )
+    checkpoint = _last_step(job, trainer)
+    times = micro // smaller
+    why = f"{micro} ran out of memory at step {trainer.state.global_step + 1}"
+    kept = f"effective batch stays {micro * accumulation}"
+    choices = {
+        _MICRO: Choice(smaller, "memory", why),
+        _ACCUMULATION: Choice(accumulation * times, "memory", kept),
+        _EVAL: Choice(max(args.per_device_eval_batch_size // times, 1), "memory", why),
+    }
+    if job.config.given("steps_per_generation"):
+        steps = job.config.get("steps_per_generation") * times
+        choices["steps_per_generation"] = Choice(steps, "memory", "the rollout stays as it was")
+    config = job.config.with_choices(choices)
+    config = config.with_choices(job.strategy.derived_defaults(config))
+    say(f"going on with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
+    job.run.write_json("choices.json", choices_json(config))
+    job.run.write_json("config.json", config.portable())
+    args = build_args(config, job.strategy, job.provider, job.hardware, job.run)
+    return replace(job, config=config, args=args, checkpoint=checkpoint)
+
+
+def _smaller(micro: int) -> int:
+    """The largest proper divisor: 8 → 4, 6 → 3, 9 → 3, 5 → 1."""
+    return max((n for n in range(1, micro // 2 + 1) if micro % n == 0), default=micro)
+
+
+def _last_step(job: Prepared, trainer: Any) -> Path | None:
+    """The checkpoint of the last whole step, written now if need be."""
+    if trainer.phase == "optimizer":
+        # Some weights may have been changed already: only what is on the disk is of one step.
+        return last_whole(job.run.checkpoints)[0]
+    if trainer.phase == "forward":
+        trainer.undo_step()
+    step = trainer.state.global_step
+    if step == 0:
+        return None
+    checkpoint = job.run.checkpoints / f"checkpoint-{step}"
+    if not checkpoint.is_dir():
+        trainer._save_checkpoint(trainer.model, None)
+    return checkpoint
+
+
+def free_memory() -> None:
+    """Give back what a dropped trainer held: it is a cycle of references."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Stopper(TrainerCallback):
+    """Ends a run after the step it is in when a signal asks: saved, to go on another time."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM; a second SIGINT stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            say("stopping after this step, to go on another time (ctrl-C again: at once)")
+
+        for number in numbers:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and stop, if asked: all processes after the same step."""
+        self.asked = anyone(self.asked)
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True

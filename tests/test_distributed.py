@@ -1,0 +1,164 @@
+"""Two processes are one run: the same losses, one folder, and the end of one is the end of both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from modelforge import ConfigError, load_config
+from modelforge.errors import Interrupted
+from modelforge.launch import EXIT_CODE, distributed_choices
+from modelforge.plan.shards import sharding_stage
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+# Answers are drawn row by row, each from a seed of its own: the same answers whatever the number
+# of processes, which would else each draw from their own stream.
+SAMPLED_ALIKE = """
+import sys, torch
+from transformers import GenerationMixin
+from modelforge import cli, processes
+from modelforge.processes import rank, world_size
+whole, calls = GenerationMixin.generate, [0]
+
+def generate(self, input_ids=None, attention_mask=None, **kwargs):
+    if len(input_ids) < 4:  # a look at held-out prompts
+        return whole(self, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+    calls[0] += 1
+    rows, state = [], torch.get_rng_state()
+    for i in range(len(input_ids)):
+        torch.manual_seed(1000 * calls[0] + rank() * len(input_ids) + i)
+        rows.append(whole(self, input_ids=input_ids[i:i+1],
+                          attention_mask=attention_mask[i:i+1], **kwargs)[0])
+    torch.set_rng_state(state)
+    return torch.nn.utils.rnn.pad_sequence(
+        rows, batch_first=True, padding_value=kwargs.get("pad_token_id") or 0)
+
+GenerationMixin.generate = generate
+cli.main()
+"""
+
+
+def command(strategy, folder, *options):
+    settings = [f"output_dir={folder}", "run_name=run", "lora_dropout=0", "max_steps=4"]
+    settings += ["logging_steps=1", *options]
+    config = str(TINY / f"{strategy}.json")
+    return ["train", config, *(part for option in settings for part in ("--set", option))]
+
+
+def run(arguments, program=("-m", "modelforge.cli")):
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+def figures(folder, *keys):
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    return [[row[key] for key in keys] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sft", "dpo", "grpo", "ppo"])
+def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_path, strategy):
+    program = ["-m", "modelforge.cli"]
+    options = ["eval_split=0", "eval_dataset=null"]
+    keys = ["loss", "grad_norm"]
+    if strategy in ("grpo", "ppo"):
+        (tmp_path / "alike.py").write_text(SAMPLED_ALIKE)
+        program = [str(tmp_path / "alike.py")]
+        keys += ["reward", "completions/mean_length"]
+    if strategy == "dpo":
+        options += ['loss_type=["sigmoid"]', "loss_weights=[1.0]"]
+    one = run(
+        [*command(strategy, tmp_path / "1", *options, "per_device_train_batch_size=8")], program
+    )
+    assert one.returncode == 0, one.stderr[-3000:]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    torchrun += ["--rdzv-endpoint", "localhost:0", *program]
+    arguments = command(strategy, tmp_path / "2", *options, "per_device_train_batch_size=4")
+    two = run([*arguments, "--set", "distributed.num_processes=2"], torchrun)
+    assert two.returncode == 0, two.stderr[-3000:]
+    losses = [figures(tmp_path / number, *keys) for number in "12"]
+    assert len(losses[0]) == 4
+    for ours, theirs in zip(*losses, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5), losses
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
+    arguments = [*command("sft", tmp_path, "max_steps=3000", "save_steps=2", "eval_split=0")]
+    arguments += ["--set", "eval_dataset=null", "--num-processes", "2"]
+    folder = tmp_path / "run"
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelforge.cli", *arguments],
+            env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*")):
+            time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        return process
+
+    process = start()
+    owner = json.loads((folder / ".owner.json").read_text())["pid"]
+    os.kill(owner, signal.SIGKILL)
+    assert process.wait(timeout=120) == 1
+    before = {path.name for path in folder.glob("checkpoints/checkpoint-*")}
+
+    process = start()
+    while {path.name for path in folder.glob("checkpoints/checkpoint-*")} == before:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # both stop after the same step, and save it once
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == Interrupted.exit_code, said[-3000:]
+    assert said.count("goes on") == 1 and "going on from" in said
+    newest = max(folder.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name[11:]))
+    assert load_file(newest / "adapter_model.safetensors")
+    assert (newest / "rng_state_1.pth").is_file()
+
+
+@pytest.mark.slow
+def test_a_users_mistake_is_said_once_with_exit_code_2(tmp_path):
+    arguments = command("sft", tmp_path, "dataset=nowhere.jsonl", "distributed.num_processes=2")
+    done = run(arguments)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert done.stderr.count("nowhere.jsonl") <= 2 and "1 problem" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_fsdp_on_a_cpu_is_refused_and_does_not_become_something_else(tmp_path):
+    options = ["distributed.num_processes=2", "distributed.backend=fsdp"]
+    done = run(command("sft", tmp_path, *options))
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "fsdp was asked for" in done.stderr
+
+
+def test_a_backend_becomes_the_fields_of_transformers(tmp_path):
+    def config(**distributed):
+        values = {"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"}
+        return load_config(values | {"distributed": distributed})
+
+    assert distributed_choices(config()) == {}
+    for backend, stage in (("zero2", 2), ("zero3", 3), ("fsdp", 3)):
+        chosen = config(backend=backend)
+        assert sharding_stage(chosen.with_choices(distributed_choices(chosen))) == stage
+    own = tmp_path / "mine.json"
+    own.write_text('{"zero_optimization": {"stage": 1}}')
+    chosen = config(backend="zero2", config=str(own))
+    assert sharding_stage(chosen.with_choices(distributed_choices(chosen))) == 1
+    with pytest.raises(ConfigError, match="is not there"):
+        distributed_choices(config(backend="zero2", config="nowhere.json"))
+
+
+def test_no_launch_of_ours_is_left_in_the_environment_of_the_tests():
+    assert EXIT_CODE not in os.environ
