@@ -153,7 +153,7 @@ def fuzz_data(
     templated = AutoTokenizer.from_pretrained(MODEL)
     plain = AutoTokenizer.from_pretrained(MODEL)
     plain.chat_template = None
-    sources = sorted(real.glob("*.jsonl")) if real else []
+    sources = sorted(real.resolve().glob("*.jsonl")) if real else []
     end = time.perf_counter() + seconds
     with scratch() as folder:
         for number in range(first, first + count):

@@ -89,3 +89,24 @@ def test_a_column_whose_name_holds_nul(tmp_path):
             dataset="data.jsonl", kind="prompt", max_length=None, seed=0, base_dir=tmp_path,
             tokenizer=AutoTokenizer.from_pretrained(MODEL),
         )  # fmt: skip
+
+
+def test_a_column_nested_deeper_than_a_data_set_may(tmp_path):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "data.jsonl").write_text(
+        '{"prompt": "a", "deep": ' + '{"a":[' * 45 + "1" + "]}" * 45 + "}"
+    )
+    data = load_data(
+        dataset="data.jsonl", kind="prompt", max_length=None, seed=0, base_dir=tmp_path,
+        tokenizer=AutoTokenizer.from_pretrained(MODEL),
+    )  # fmt: skip
+    assert data.train[0]["deep"].startswith('{"a": [{"a":')
+
+
+def test_a_score_beyond_any_float_is_no_score():
+    from modelforge.data.convert import number
+    from modelforge.data.dialogue import Skip
+
+    with pytest.raises(Skip):
+        number(10**400)

@@ -109,7 +109,7 @@ def number(value: Any, reason: str = "score not understood") -> float:
         if isinstance(value, bool):
             raise ValueError
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Skip(reason) from None
     if found != found:
         raise Skip(reason)

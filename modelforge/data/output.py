@@ -58,19 +58,34 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
     return Dataset.from_dict(columns)
 
 
+# Levels of lists and objects in a cell. datasets takes twice as long for each one more.
+DEEPEST = 12
+
+
 def uniform(values: list[Any], name: str, ledger: Ledger) -> list[Any]:
     """A column of one type: as it is where Arrow can hold it, else as JSON text."""
     import pyarrow
 
     try:
+        if any(deeper(value, DEEPEST) for value in values):
+            raise ValueError
         pyarrow.array(values)
     except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
-        ledger.note(f"column {name} holds values of several types; they are passed on as JSON text")
+        what = f"column {name} holds values of several types, or nested deeply"
+        ledger.note(f"{what}; they are passed on as JSON text")
         return [
             value if value is None or isinstance(value, str) else json.dumps(value, default=str)
             for value in values
         ]
     return values
+
+
+def deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie more than so many levels deep in each other."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not levels or any(deeper(each, levels - 1) for each in inner)
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:
