@@ -39,6 +39,10 @@ TrustRemoteCode = Annotated[
         "--trust-remote-code", help="Let a config that asks for it run the model's own code."
     ),
 ]
+NumProcesses = Annotated[
+    int | None,
+    typer.Option("--num-processes", help="Processes that train together, one a card.", min=1),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
 
 
@@ -69,19 +73,14 @@ def main() -> None:
 def train(
     config: ConfigFile,
     set_: Overrides = None,
-    num_processes: Annotated[
-        int | None,
-        typer.Option("--num-processes", help="Processes that train together, one a card.", min=1),
-    ] = None,
+    num_processes: NumProcesses = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Train by a config. The same command again goes on where a stopped run was."""
     from modelforge.configfile import load_config
 
-    overrides = list(set_ or ())
-    if num_processes is not None:
-        overrides.append(f"distributed.num_processes={num_processes}")
+    overrides = _with_processes(set_, num_processes)
     loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
     if loaded.settings.distributed.num_processes > 1 and not launched():
         sys.exit(launch(loaded, sys.argv[1:]))
@@ -144,6 +143,7 @@ def plan(
     vram: Annotated[
         float | None, typer.Option("--vram", help="Plan for a card of this many GB.", min=0.5)
     ] = None,
+    num_processes: NumProcesses = None,
     profile: Annotated[str | None, typer.Option("--profile", help="With its defaults.")] = None,
     as_it_is: Annotated[
         bool, typer.Option("--as-it-is", help="Change nothing to make it fit.")
@@ -153,7 +153,11 @@ def plan(
     """Say what memory a run needs, part by part, and fit the config to a card."""
     from modelforge.configfile import load_config
 
-    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+    loaded = load_config(
+        config,
+        overrides=_with_processes(set_, num_processes),
+        trust_remote_code=trust_remote_code,
+    )
     from modelforge.console import quieten
     from modelforge.planview import show_plan
 
@@ -283,6 +287,11 @@ def demo(
     report = run_demo(output)
     if as_json:
         _print_json(report)
+
+
+def _with_processes(overrides: list[str] | None, num_processes: int | None) -> list[str]:
+    said = [] if num_processes is None else [f"distributed.num_processes={num_processes}"]
+    return [*(overrides or ()), *said]
 
 
 def _print_json(value: Any) -> None:

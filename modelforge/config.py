@@ -100,6 +100,11 @@ class Distributed(Section):
         Field(description="Port on machine 0; by default a free one."),
     ] = None
 
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no card holds all weights."""
+        return self.backend in ("fsdp", "zero3")
+
 
 class Settings(Section):
     """ModelForge's own keys. They keep their names whatever TRL calls them."""

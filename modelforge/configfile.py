@@ -125,7 +125,12 @@ def _request(folder: Path) -> dict[str, Any]:
     """What a run's folder was asked for, to go on with it there."""
     for name in ("choices.json", "stages.json"):
         if (folder / name).is_file():
-            said = json.loads((folder / name).read_text(encoding="utf-8"))["said"]
+            try:
+                said = dict(json.loads((folder / name).read_text(encoding="utf-8"))["said"])
+            except (OSError, ValueError, KeyError, TypeError):
+                what = "is not what a run wrote"
+                fix = "give the config it was begun with"
+                raise ConfigError(Problem(str(folder / name), what, fix)) from None
             place = {"output_dir": str(folder.resolve().parent), "run_name": folder.resolve().name}
             return said | place | {"resume": "auto"}
     raise ConfigError(

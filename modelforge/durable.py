@@ -29,6 +29,8 @@ from modelforge.errors import Problem, RunError
 HOOKS = {
     "_save_checkpoint": ["model", "trial"],
     "_get_output_dir": ["trial"],
+    "_load_from_checkpoint": ["resume_from_checkpoint"],
+    "_load_rng_state": ["checkpoint"],
     "training_step": ["model", "inputs", "num_items_in_batch"],
 }
 #: What it keeps of them, where they have it.
@@ -141,6 +143,7 @@ class Durable:
         self._load_from_checkpoint(str(checkpoint))  # type: ignore[attr-defined]
         self._tr_loss = torch.zeros(())
         self._load_state(checkpoint)
+        self._load_rng_state(str(checkpoint))  # type: ignore[attr-defined]
         self.model.train()
         # What transformers logs at the end of a run.
         self.log({"train_runtime": 0.0, "total_flos": state.total_flos})  # type: ignore[attr-defined]
@@ -208,7 +211,7 @@ class Durable:
         rollout = folder / f"rollout-{self.accelerator.process_index}.pt"
         if rollout.is_file():
             batches = torch.load(rollout, map_location="cpu", weights_only=True)
-            batches = [part for batch in batches for part in _split(batch, self._finer(state))]
+            batches = [part for batch in batches for part in split(batch, self._finer(state))]
             self._buffered_inputs = [send_to_device(b, self.accelerator.device) for b in batches]
 
     def _refuse_other_processes(self, checkpoint: Path) -> None:
@@ -334,7 +337,7 @@ def _save_policy_only(model: Any) -> None:
         )
 
 
-def _split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     """A micro-batch in so many equal parts; what has no rows stays in each."""
     rows = len(batch["completion_ids"])
 

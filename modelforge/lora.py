@@ -54,6 +54,8 @@ def quantization_config(settings: Settings, dtype: torch.dtype) -> BitsAndBytesC
         bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=settings.use_double_quant,
         bnb_4bit_compute_dtype=dtype,
+        # FSDP and ZeRO-3 shard parameters of one type alone: 4-bit weights packed in that type.
+        bnb_4bit_quant_storage=dtype if settings.distributed.shards_weights else None,
     )
 
 

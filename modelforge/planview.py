@@ -6,7 +6,9 @@ from modelforge import registry
 from modelforge.config import Choice, Config
 from modelforge.console import headline, say, show_choices
 from modelforge.hardware import Hardware, detect_hardware, device_arguments
+from modelforge.launch import distributed_choices
 from modelforge.plan import Plan, fit, plan
+from modelforge.plan.calibration import recall
 from modelforge.plan.planning import card
 from modelforge.prepare import fill_defaults
 
@@ -32,11 +34,25 @@ def show_plan(
     config = fill_defaults(config, strategy, hardware)
     device = device_arguments(hardware, config.said)
     config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
+    config = config.with_choices(distributed_choices(config))
+    processes = config.settings.distributed.num_processes
     budget = vram_gb or config.settings.memory_budget_gb or hardware.vram_gb or None
     if budget is None or as_it_is:
-        planned = plan(config, budget_gb=budget, hardware=hardware)
+        planned = plan(
+            config,
+            budget_gb=budget,
+            hardware=hardware,
+            num_processes=processes,
+            calibration=recall(hardware),
+        )
     else:
-        config, planned = fit(config, budget_gb=budget, hardware=hardware)
+        config, planned = fit(
+            config,
+            budget_gb=budget,
+            hardware=hardware,
+            num_processes=processes,
+            calibration=recall(hardware),
+        )
     show_choices(config.choices)
     headline(f"Plan: {planned.strategy} of {planned.model}")
     for line in planned.lines():

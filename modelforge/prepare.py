@@ -43,10 +43,12 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     hardware = detect_hardware()
     run, checkpoint = agreed(open_run(config), cpu=hardware.device == "cpu")
+    # A run goes on with the weights it was begun with, whatever its hub branch has by now.
+    begun = (run.read_json("environment.json") or {}).get("origin", {}) if checkpoint else {}
     source = find_model(
         config.settings.model_name,
         base_dir=config.base_dir,
-        revision=config.settings.model_revision,
+        revision=config.settings.model_revision or begun.get("revision"),
         where=f"{config.name}: model_name",
         trust_remote_code=config.settings.trust_remote_code,
     )

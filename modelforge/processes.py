@@ -21,6 +21,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def own_device(kind: str) -> str:
+    """This process's device of a kind: each its own card, all the one CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind
+
+
 def wait_for_everyone() -> None:
     """Until all processes are here."""
     if world_size() > 1:

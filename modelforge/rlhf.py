@@ -22,7 +22,7 @@ from modelforge import registry
 from modelforge.config import Config
 from modelforge.configfile import load_config
 from modelforge.console import headline, say
-from modelforge.errors import ConfigError, Problem, RunError
+from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.rundir import RunDir
 from modelforge.source import find_model, local_folder
 
@@ -147,7 +147,10 @@ class RLHFTrainer:
         loaded = load_config(values, trust_remote_code=self.settings.trust_remote_code)
         config = dataclasses.replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
         headline(f"── {name} ──")
-        result = train(config, strategy=strategy(functions) if rewarded else None)
+        try:
+            result = train(config, strategy=strategy(functions) if rewarded else None)
+        except Interrupted as stopped:
+            raise Interrupted(self.root, stopped.step) from None  # the whole goes on, not a stage
         self.done[name] = result
         _free_memory()
         self._write_stages()

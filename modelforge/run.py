@@ -15,7 +15,7 @@ from modelforge.job import Prepared, Result
 from modelforge.launch import refuse_other_group
 from modelforge.outcome import result_of
 from modelforge.prepare import prepare
-from modelforge.processes import wait_for_everyone
+from modelforge.processes import wait_for_everyone, world_size
 from modelforge.rundir import choices_json, open_run
 from modelforge.trackers import add_trackers
 
@@ -130,10 +130,16 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
 
 def _write_start(job: Prepared) -> None:
     from modelforge.doctor import versions
+    from modelforge.hub import origin
 
     job.run.write_json("config.json", job.config.portable())
     job.run.write_json("choices.json", choices_json(job.config))
-    environment = {"versions": versions(), "hardware": job.hardware.to_dict()}
+    environment = {
+        "versions": versions(),
+        "hardware": job.hardware.to_dict(),
+        "processes": world_size(),
+        "origin": origin(job.source, job.data.ledger.sources),
+    }
     job.run.write_json("environment.json", environment)
     job.run.write_json("data.json", job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
     if job.plan is not None:

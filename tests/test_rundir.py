@@ -166,6 +166,9 @@ def test_a_run_goes_on_from_its_folder_alone(tmp_path, monkeypatch):
     assert open_run(again)[0].path == run.path
     with pytest.raises(ConfigError, match="holds no run"):
         load_config(tmp_path)
+    (run.path / "choices.json").write_text('{"said": 1}')
+    with pytest.raises(ConfigError, match="not what a run wrote"):
+        load_config(run.path)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_users(tmp_path):

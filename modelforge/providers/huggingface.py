@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelforge.errors import ModelError, Problem
 from modelforge.hub import unreadable
 from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
+from modelforge.processes import own_device
 from modelforge.providers.base import Loaded, ModelSource
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class HuggingFace:
         quantization = quantization_config(settings, dtype)
         if quantization is not None:
             kwargs["quantization_config"] = quantization
-            kwargs["device_map"] = {"": hardware.device}
+            if not settings.distributed.shards_weights:  # those place the weights themselves
+                kwargs["device_map"] = {"": own_device(hardware.device)}
         try:
             model = auto.from_pretrained(source.base, **kwargs)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

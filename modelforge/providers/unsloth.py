@@ -154,6 +154,7 @@ class Unsloth(HuggingFace):
                 full_finetuning=False,
                 use_gradient_checkpointing=checkpointing,
                 revision=source.revision,
+                trust_remote_code=source.trust_remote_code,
                 use_safetensors=True,  # pickled weights can run code when loaded
                 # Not its own upload of the model under another name.
                 use_exact_model_name=True,
