@@ -11,6 +11,24 @@ from modelforge.job import Prepared, Result
 from modelforge.rundir import RunDir
 
 
+def measured(job: Prepared, trainer: Any) -> dict[str, Any]:
+    """Held-out ``figures`` and ``samples`` of the model as it is; empty where they cannot be had.
+
+    DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
+    weights are sharded cannot answer outside of training.
+    """
+    sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if sharding and trainer.state.global_step == 0:
+        say("not measured before training: the model is sharded when training begins")
+        return {"figures": {}, "samples": []}
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
+    return {
+        "figures": evaluate(job, trainer),
+        "samples": look(job, trainer) if whole else [],
+    }
+
+
 def look(job: Prepared, trainer: Any) -> list[dict[str, Any]]:
     """A few held-out rows, answered (or scored) by the model as it is."""
     from modelforge import samples
@@ -42,12 +60,13 @@ def write_end(
     """Samples, card, report and, last, the results; and say them."""
     from modelforge.report import html_report, model_card
 
+    first_samples = before["samples"] or [{}] * len(after["samples"])
     changes = ("completion", "score_chosen", "score_rejected")
     rows = [
         {k: v for k, v in last.items() if k not in changes}
         | {f"{k}_before": first[k] for k in changes if k in first}
         | {k: last[k] for k in changes if k in last}
-        for first, last in zip(before["samples"], after["samples"], strict=True)
+        for first, last in zip(first_samples, after["samples"], strict=True)
     ]
     job.run.write_lines("samples.jsonl", rows)
     measure = job.strategy.measure
@@ -66,8 +85,8 @@ def write_end(
     job.run.write_json("results.json", results)
     headline("Done")
     if measure.key in after["figures"]:
-        first, last = before["figures"].get(measure.key), after["figures"][measure.key]
-        say(f"{measure.label}: {first:.4g} → {last:.4g}")
+        both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
+        say(f"{measure.label}: " + " → ".join(f"{f:.4g}" for f in both if f is not None))
     say(f"run: {job.run.path}")
 
 

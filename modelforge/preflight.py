@@ -33,7 +33,8 @@ def preflight(job: Prepared, trainer: Any) -> None:
     say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
     enough_disk(job, model)
     fresh = job.source.adapter is None and job.checkpoint is None
-    if fresh and job.config.settings.lora_r and job.strategy.head == "causal-lm":
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if fresh and not sharded and job.config.settings.lora_r and job.strategy.head == "causal-lm":
         same_as_base(job, model)
     show_row(job)
 

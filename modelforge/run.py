@@ -53,7 +53,7 @@ def train(
     job = prepare(config, strategy)
     # Not before: Unsloth has to be imported ahead of the libraries that these import.
     from modelforge.budget import Gauge
-    from modelforge.outcome import evaluate, look, write_end
+    from modelforge.outcome import measured, write_end
     from modelforge.preflight import preflight
     from modelforge.recovery import free_memory, reported, trained, with_less_memory
 
@@ -65,7 +65,7 @@ def train(
         job.run.forget_metrics_after(step_of(job.checkpoint) if job.checkpoint else -1)
         before = job.run.read_json("before.json") if job.checkpoint else None
         if before is None:
-            before = {"figures": evaluate(job, trainer), "samples": look(job, trainer)}
+            before = measured(job, trainer)
             job.run.write_json("before.json", before)
         if job.checkpoint:
             say(f"going on from {job.checkpoint}")
@@ -80,7 +80,7 @@ def train(
             trainer.save_model(str(folder))
             # transformers adds its own arguments as a pickle, which nobody needs to load it.
             (folder / "training_args.bin").unlink(missing_ok=True)
-        after = {"figures": evaluate(job, trainer), "samples": look(job, trainer)}
+        after = measured(job, trainer)
         gauge.write(job)
         write_end(job, trainer, before, after)
         wait_for_everyone()
