@@ -151,6 +151,10 @@ class Settings(Section):
     use_double_quant: Annotated[
         bool, Field(description="Quantise the quantisation constants too.")
     ] = True
+    attn_implementation: Annotated[
+        Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"],
+        Field(description="Attention kernel; auto: the fastest that is installed."),
+    ] = "auto"
     lora_r: Annotated[int, Field(description="LoRA rank; 0 trains all weights.", ge=0)] = 16
     lora_alpha: Annotated[int, Field(description="LoRA scale (alpha / r).", ge=1)] = 32
     lora_dropout: Annotated[float, Field(description="LoRA dropout.", ge=0, lt=1)] = 0.0

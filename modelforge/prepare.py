@@ -19,7 +19,9 @@ from modelforge.processes import agreed
 from modelforge.providers.choice import choose_provider
 from modelforge.rundir import RunDir, open_run, refuse_other_data
 from modelforge.source import find_model
+from modelforge.throughput import installed_kernels, throughput_defaults, warnings
 from modelforge.trackers import check_trackers
+from modelforge.vllm import vllm_defaults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -136,7 +138,13 @@ def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Con
     for layer in layers:
         config = config.with_defaults(layer)
     config = config.with_choices(strategy.derived_defaults(config))
-    return config.with_choices(lora_defaults(config, hardware))
+    config = config.with_choices(lora_defaults(config, hardware))
+    config = config.with_defaults(vllm_defaults(config))
+    fast = throughput_defaults(config, hardware, kernels=installed_kernels())
+    config = config.with_defaults(fast)
+    for warning in warnings(config):
+        say(f"warning: {warning}")
+    return config
 
 
 def read_data(

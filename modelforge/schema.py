@@ -38,7 +38,7 @@ OWNED = {
     "hub_token": "a config holds no secrets: run `hf auth login`",
     "local_rank": "the launcher sets it",
     "logging_dir": "TensorBoard's files go to the run's folder",
-    "model_init_kwargs": "set use_4bit, use_8bit and model_revision",
+    "model_init_kwargs": "set use_4bit, use_8bit, attn_implementation and model_revision",
     "parallelism_config": "start the run with `accelerate launch` and its config file",
     "pad_token": "ModelForge uses the tokenizer's, or its EOS",
     "resume_from_checkpoint": "set resume",

@@ -130,6 +130,13 @@ class PPO(Rewarded):
             if config.given(theirs) and key in (config.said.get("ppo") or {}):
                 fix = "keep one of the two"
                 yield Problem(f"{config.name}: {theirs}", f"says the same as ppo.{key}", fix)
+        if config.get("use_vllm") and getattr(config.settings, "algorithm", "ppo") == "ppo":
+            yield Problem(
+                f"{config.name}: use_vllm",
+                "PPO's value head and reward adapters are on the policy, and TRL would send them "
+                "to vLLM as its weights",
+                "set use_vllm to false, or train with grpo or rloo",
+            )
         if config.settings.lora_r == 0:
             yield Problem(
                 f"{config.name}: lora_r",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from modelforge import vllm
 from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
 from modelforge.console import say
 from modelforge.errors import ConfigError, Problem
@@ -76,6 +77,7 @@ class Rewarded(Strategy):
                 f"({settings.max_seq_length}) is left for the prompt",
                 "lower it, or raise max_seq_length",
             )
+        yield from vllm.config_problems(config)
         from modelforge.ppo.rewards import parse
 
         try:
@@ -131,6 +133,9 @@ class Rewarded(Strategy):
             generation = settings.generation.model_copy(update=half).model_dump()
             why = "half of max_seq_length for the completion"
             choices["generation"] = Choice(generation, "default", why)
+        if config.get("use_vllm") and not config.given("vllm_max_model_length"):
+            length = Choice(settings.max_seq_length, "default", "no row is longer")
+            choices["vllm_max_model_length"] = length
         return choices
 
     def max_row_tokens(self, config: Config) -> int:

@@ -35,7 +35,9 @@ class SFT(Strategy):
         return SFTTrainer
 
     def arguments(self, config: Config) -> dict[str, Any]:
-        return {"max_length": config.settings.max_seq_length}
+        # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.
+        whole = config.get("padding_free") and not config.get("packing")
+        return {"max_length": None if whole else config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:
         # Packing cuts sequences itself.

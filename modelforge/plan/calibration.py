@@ -48,12 +48,12 @@ def learn(
     """
     known = recall(hardware)
     changes: dict[str, Any] = {"source": f"measured on {hardware.device_name}"}
-    if reserved:
+    if reserved and "vLLM" not in plan.parts:  # whose memory PyTorch does not count
         # Against the bare prediction: the plan was made with what was known before.
         ratio = reserved / (plan.peak_reserved / known.reserved)
         if _CREDIBLE[0] <= ratio <= _CREDIBLE[1]:
             changes["reserved"] = _mixed(known.reserved, ratio)
-    if context:
+    if context and "vLLM" not in plan.parts:
         changes["context_gb"] = round(context / GIB, 3)
     if plan.flops_per_step and seconds > 0:
         speed = plan.flops_per_step / seconds

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from modelforge.plan.tracker import Tracker
 
+
 # Growth is logged in at most this many steps: enough to see how it fragments.
 _STEPS = 128
 
@@ -41,6 +42,20 @@ def sampling(model: Any, tracker: Tracker) -> Callable[..., torch.Tensor]:
             _grow(tracker, shapes, prompt, prompt + new - 1)
             _last_token(model, tracker, shapes, rows, prompt + new, generation_config)
         return torch.empty((rows, prompt + new), dtype=torch.long, device="meta")
+
+    return generate
+
+
+def sampling_elsewhere(tracker: Tracker) -> Callable[..., torch.Tensor]:
+    """As :func:`sampling`, where vLLM samples: marks when, and takes nothing of PyTorch's."""
+
+    def generate(input_ids: torch.Tensor, generation_config: Any, **kwargs: Any) -> torch.Tensor:
+        rows, prompt = input_ids.shape
+        with tracker.within(phase="generation"):
+            tracker.died(tracker.born(0), 0)
+        return torch.empty(
+            (rows, prompt + generation_config.max_new_tokens), dtype=torch.long, device="meta"
+        )
 
     return generate
 

@@ -42,6 +42,7 @@ class Job:
         padded: Whether rows of a batch may differ in length, or hold several documents: then
             attention takes a mask.
         generates: Sequences, prompt tokens and new tokens of a rollout; None without one.
+        by_vllm: Whether vLLM samples them, in memory of its own.
         prepare: Called with the trainer before its first step.
     """
 
@@ -52,6 +53,7 @@ class Job:
     share_true: float = 1.0
     padded: bool = False
     generates: tuple[int, int, int] | None = None
+    by_vllm: bool = False
     prepare: Callable[[Any], None] = field(default=lambda trainer: None)
 
 
@@ -166,6 +168,9 @@ def _sft(wanted: _Wanted) -> Job:
         wanted.args.dataset_kwargs = {"skip_prepare_dataset": True}
     arguments = _arguments(wanted, rows, head="causal-lm")
     tokens, padded = wanted.rows * wanted.length, wanted.rows > 1 or wanted.args.packing
+    if wanted.config.settings.attn_implementation.startswith("flash"):
+        # As sdpa without a mask: rows of the full length, one after the other or side by side.
+        wanted.args.padding_free, padded = False, False
     return Job(wanted.trainer_class, arguments, rows, tokens, padded=padded)
 
 
@@ -216,6 +221,7 @@ def _grpo(wanted: _Wanted) -> Job:
         share_true=new / (prompt + new - 1),
         padded=True,
         generates=(len(rows), prompt, new),
+        by_vllm=bool(wanted.config.get("use_vllm")),
         prepare=prepare,
     )
 

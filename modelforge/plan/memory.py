@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
 from modelforge.plan.architectures import Found, layer_period, with_layers
+from modelforge.plan.result import GIB
+from modelforge.vllm import card_share, colocated
 
 if TYPE_CHECKING:
     from modelforge.config import Config
@@ -27,8 +30,37 @@ PARTS = (
     "logits and loss",
     "reference, reward, value",
     "generation",
+    "vLLM",
     "workspace",
 )
+
+
+@dataclass(frozen=True)
+class Engine:
+    """vLLM's engine on the training card, outside PyTorch's caching allocator.
+
+    Attributes:
+        nbytes: What it takes.
+        sleeps: Whether only while it generates; TRL hands back what PyTorch holds unused then.
+    """
+
+    nbytes: int
+    sleeps: bool
+
+    def peak(self, phases: Mapping[str, int]) -> int:
+        """The most that both take at once, from training's peak by phase."""
+        training = max(phases.values())
+        if self.sleeps:
+            return max(training, phases["generation"] + self.nbytes)
+        return training + self.nbytes
+
+
+def engine_of(config: Config, hardware: Hardware) -> Engine | None:
+    """The engine that a config puts on the card; None without one, or where no card is known."""
+    if not (colocated(config) and hardware.vram_gb):
+        return None
+    nbytes = round(card_share(config) * hardware.vram_gb * GIB)
+    return Engine(nbytes, bool(config.get("vllm_enable_sleep_mode")))
 
 
 @dataclass(frozen=True)
@@ -70,7 +102,7 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
 
 
 def probe(config: Config, found: Found, hardware: Hardware) -> int:
-    """Peak allocated, from two models of few layers.
+    """Peak allocated, from two models of few layers; vLLM's engine on the card included.
 
     Bytes alive are linear in the number of layers, phase by phase; the largest phase of the whole
     model is the answer. Holds where a phase's peak stays at its place, which :func:`simulate` of
@@ -79,13 +111,14 @@ def probe(config: Config, found: Found, hardware: Hardware) -> int:
     layers = found.architecture.get_text_config().num_hidden_layers
     period = layer_period(found.architecture)
     few, more = 2 * period, 4 * period
+    engine = engine_of(config, hardware) or Engine(0, sleeps=False)
     if layers <= more:
-        return simulate(config, found, hardware).tracker.peak
+        return engine.peak(simulate(config, found, hardware).tracker.peaks())
     low, high = (
         simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
     )
     slope = {phase: (high[phase] - low[phase]) / (more - few) for phase in high}
-    return round(max(high[phase] + slope[phase] * (layers - more) for phase in high))
+    return engine.peak({p: round(high[p] + slope[p] * (layers - more)) for p in high})
 
 
 def _shortened(found: Found, layers: int) -> Found:
@@ -106,10 +139,18 @@ def reserved(tracker: Tracker, *, capacity: int | None = None, expandable: bool)
     return allocator.replay(tracker.events).max_reserved
 
 
-def parts_at_peak(tracker: Tracker) -> dict[str, int]:
+def parts_at_peak(tracker: Tracker, *, engine: Engine | None = None) -> dict[str, int]:
     """Bytes alive at the peak by part, largest kinds first as :data:`PARTS` lists them."""
+    at = tracker.peak_at
+    if engine is not None and engine.sleeps:
+        if engine.peak(tracker.peaks()) == tracker.peak:
+            engine = None  # asleep at the peak
+        else:
+            phases = (tracker.tags[abs(identity)].phase for identity, _ in tracker.events)
+            at = next(i for i, phase in enumerate(phases) if phase == "generation")
     parts = dict.fromkeys(PARTS, 0)
-    for identity, nbytes in tracker.alive_at(tracker.peak_at).items():
+    parts["vLLM"] = engine.nbytes if engine is not None else 0
+    for identity, nbytes in tracker.alive_at(at).items():
         size = rounded(nbytes) if tracker.device.rounds else nbytes
         parts[_part(tracker, identity)] += size
     return {part: size for part, size in parts.items() if size}

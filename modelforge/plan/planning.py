@@ -7,13 +7,15 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from modelforge.errors import Problem, RunError
 from modelforge.hardware import Hardware
 from modelforge.plan.result import GIB, Calibration, Plan
+from modelforge.vllm import card_share, colocated
 
 if TYPE_CHECKING:
     from modelforge.config import Config
     from modelforge.plan.architectures import Found
-    from modelforge.plan.memory import Simulation
+    from modelforge.plan.memory import Engine, Simulation
 
 _SHOWN = (
     "per_device_train_batch_size",
@@ -109,16 +111,21 @@ def assemble(
     calibration: Calibration,
 ) -> Plan:
     """A plan of a simulation."""
-    from modelforge.plan.memory import parts_at_peak, reserved
+    from modelforge.plan.memory import engine_of, parts_at_peak, reserved
     from modelforge.plan.shards import shard, sharding_stage
 
-    tracker = simulation.tracker
-    single = parts_at_peak(tracker)
+    tracker, engine = simulation.tracker, engine_of(config, hardware)
+    single = parts_at_peak(tracker, engine=engine)
     parts = shard(single, processes=num_processes, stage=sharding_stage(config))
     difference = sum(parts.values()) - sum(single.values())
     on_card = hardware.device == "cuda"
     held = reserved(tracker, expandable=expandable()) + difference
+    if engine is not None:
+        _refuse_too_small(config, engine, found)
+        held += 0 if engine.sleeps else engine.nbytes
     phases = tracker.peaks()
+    if engine is not None and "vLLM" in parts:
+        phases["generation"] += engine.nbytes
     speed = calibration.flops_per_second
     return Plan(
         strategy=config.settings.strategy,
@@ -139,6 +146,30 @@ def assemble(
     )
 
 
+def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:
+    """See that vLLM's share of the card holds at least the weights.
+
+    Raises:
+        RunError: If it does not.
+    """
+    import torch
+
+    from modelforge.plan.model import meta_model
+
+    model = meta_model(found.architecture, config.settings, head="causal-lm", dtype=torch.bfloat16)
+    weights = sum(p.numel() * 2 for p in model.parameters())
+    weights //= config.get("vllm_tensor_parallel_size") or 1
+    if weights < engine.nbytes:
+        return
+    share, card_gb = card_share(config), engine.nbytes / card_share(config) / GIB
+    what = (
+        f"{share:g} of a card of {card_gb:.1f} GB does not hold the model's weights "
+        f"({weights / GIB:.1f} GB), which vLLM keeps a copy of"
+    )
+    fix = "raise it, put vLLM on another card (vllm_mode server), or set use_vllm to false"
+    raise RunError(Problem(f"{config.name}: vllm_gpu_memory_utilization", what, fix))
+
+
 def _notes(
     config: Config,
     found: Found,
@@ -154,10 +185,19 @@ def _notes(
         notes.append("paged optimiser states are in RAM where the card is full: not counted")
     if num_processes > 1:
         notes.append(f"{num_processes} cards: sharding and buckets by arithmetic")
+    if config.get("use_vllm"):
+        notes.append(_where_vllm_is(config))
     notes += [f"{key} is not simulated" for key in _ignored(config.trl)]
     return notes
 
 
+def _where_vllm_is(config: Config) -> str:
+    if not colocated(config):
+        return "vLLM has cards of its own"
+    when = "while it generates" if config.get("vllm_enable_sleep_mode") else "all the time"
+    return f"vLLM takes {card_share(config):g} of the card's memory, {when}"
+
+
 def _ignored(values: Mapping[str, Any]) -> list[str]:
-    ignored = ("use_vllm", "activation_offloading", "torch_compile", "use_liger_kernel")
+    ignored = ("activation_offloading", "torch_compile", "use_liger_kernel")
     return [key for key in ignored if values.get(key)]

@@ -40,9 +40,13 @@ def reward_models(
     beside: list[Any] = []
     for number, name in enumerate(_names(config)):
         folder = local_folder(name, config.base_dir) if name else None
-        if not hasattr(trainer.model, "peft_config") or not _is_adapter(name, folder):
+        adapted = hasattr(trainer.model, "peft_config") and _is_adapter(name, folder)
+        if not adapted or config.get("use_vllm"):
             found = find_architecture(
-                name, base_dir=config.base_dir, revision=None, where="reward_model"
+                name or config.settings.model_name,
+                base_dir=config.base_dir,
+                revision=None,
+                where="reward_model",
             )
             settings = config.settings.model_copy(update={"use_4bit": False, "use_8bit": False})
             model = meta_model(

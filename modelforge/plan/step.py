@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from modelforge.plan.autocast import replaced
-from modelforge.plan.generation import sampling
+from modelforge.plan.generation import sampling, sampling_elsewhere
 from modelforge.plan.kernels import Device, running_as
 from modelforge.plan.model import track_weights
 from modelforge.plan.tracker import Tracker
@@ -77,9 +77,10 @@ def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
         trainer = _on_meta(job, tracker)(**job.arguments)
         job.prepare(trainer)
         if job.generates:
-            stack.enter_context(
-                replaced(trainer.model, "generate", sampling(trainer.model, tracker))
-            )
+            samples = sampling(trainer.model, tracker)
+            if job.by_vllm:
+                samples = sampling_elsewhere(tracker)
+            stack.enter_context(replaced(trainer.model, "generate", samples))
         track_weights(tracker, trainer)
         trainer.train()
     return tracker, trainer

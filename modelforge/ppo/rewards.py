@@ -175,6 +175,8 @@ def _model(spec: RewardSpec, name: str, parts: Parts) -> Callable[..., Any]:
         **spec.arguments,
     }
     adapted = parts.peft_config is not None or hasattr(parts.model, "peft_config")
+    # To vLLM TRL sends all that is on the policy, an adapter's score head too: then beside it.
+    adapted = adapted and not parts.args.use_vllm
     if adapted and folder.is_dir() and shares_base(parts.model, folder):
         arguments.pop("use_4bit", None)
         return OnPolicyBase(folder, name, **arguments)

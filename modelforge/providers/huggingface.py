@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelforge import throughput, vllm
+from modelforge.console import say
 from modelforge.errors import ModelError, Problem
 from modelforge.hub import unreadable
 from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
@@ -34,6 +36,8 @@ class HuggingFace:
             what = "Unsloth was imported in this process, and its patches of TRL stay in it"
             fix = "start it as a command of its own: modelforge train"
             yield Problem(f"{config.name}: provider", what, fix)
+        yield from throughput.machine_problems(config, hardware)
+        yield from vllm.machine_problems(config, hardware)
 
     def start(self) -> None:
         pass
@@ -122,6 +126,7 @@ class HuggingFace:
             auto: Any = transformers.AutoModelForSequenceClassification
         else:
             auto = transformers.AutoModelForCausalLM
+        kwargs["attn_implementation"] = self._attention(source, config, auto)
         quantization = quantization_config(settings, dtype)
         if quantization is not None:
             kwargs["quantization_config"] = quantization
@@ -137,6 +142,19 @@ class HuggingFace:
         if source.adapter is None:
             return Loaded(model, lora_config(settings, head=head))
         return Loaded(_with_adapter(model, source, quantised=quantization is not None), None)
+
+    def _attention(self, source: ModelSource, config: Config, auto: Any) -> str | None:
+        """The attention kernel to load with; what was not asked for, only where the model can."""
+        name = config.settings.attn_implementation
+        if name == "auto":
+            return None
+        choice = config.choices.get("attn_implementation")
+        if choice is not None and choice.source == "machine" and name.startswith("flash"):
+            known = auto._model_mapping.get(type(self.load_model_config(source)), None)
+            if not getattr(known, "_supports_flash_attn", False):
+                say(f"attention: sdpa, since this model does not support {name}")
+                return "sdpa"
+        return name
 
 
 def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
