@@ -63,6 +63,7 @@ class Durable:
     state: Any
     accelerator: Any
     model: Any
+    model_wrapped: Any
     processing_class: Any
     _metrics: Any
     _buffered_inputs: Any
@@ -225,6 +226,17 @@ class Durable:
             what = f"was written by {then} processes, and there are {now}"
             raise RunError(Problem(str(checkpoint), what, "resume with as many"))
 
+    def see_that_gradients_meet(self) -> None:
+        """Of several processes, that their gradients are averaged.
+
+        Raises:
+            RuntimeError: Each would train a model of its own.
+        """
+        alone = self.model_wrapped is self.model
+        plain = self.accelerator.distributed_type.name.startswith("MULTI_")
+        if self.accelerator.num_processes > 1 and plain and alone:
+            raise RuntimeError("the model was not prepared for several processes")
+
     # --- steps that must not count ----------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -292,6 +304,7 @@ class _Keeper(TrainerCallback):
         """After transformers set its counters to zero: put back those of the checkpoint."""
         if self.trainer._resumed is not None:
             self.trainer._load_state(self.trainer._resumed)
+        self.trainer.see_that_gradients_meet()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """All of the step before is logged and saved."""

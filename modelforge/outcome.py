@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,26 @@ def evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
 
     if job.data.eval is None:
         return {}
-    with undisturbed(trainer.model):
+    with undisturbed(trainer.model), _unprepared(trainer.model):
         figures = trainer.evaluate()
     kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
     return {k: v for k, v in kept.items() if not k.endswith((*SESSION, "epoch"))}
+
+
+@contextmanager
+def _unprepared(model: Any) -> Iterator[None]:
+    """Leave a model that is evaluated before training as one that was not.
+
+    Evaluation marks it as prepared, and training then does not prepare it again: of several
+    processes each would train a model of its own, without an error.
+    """
+    names = ("_is_accelerate_prepared", "_original_forward", "forward")
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
+    yield
+    if names[0] not in before:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(before)
 
 
 def write_end(
