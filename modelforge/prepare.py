@@ -44,7 +44,11 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     hardware = detect_hardware()
-    run, checkpoint = agreed(open_run(config), cpu=hardware.device == "cpu")
+    run, checkpoint = agreed(
+        open_run(config),
+        cpu=hardware.device == "cpu",
+        deepspeed=config.settings.distributed.backend.startswith("zero"),
+    )
     # A run goes on with the weights it was begun with, whatever its hub branch has by now.
     begun = (run.read_json("environment.json") or {}).get("origin", {}) if checkpoint else {}
     source = find_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -46,12 +47,13 @@ def anyone(flag: bool) -> bool:
     return bool(reduce(flags, "sum") > 0)
 
 
-def agreed(value: Any, *, cpu: bool) -> Any:
+def agreed(value: Any, *, cpu: bool, deepspeed: bool) -> Any:
     """The main process's value, in all of them; starts the group of processes.
 
     Args:
         value: Anything that can be pickled; only the main process's counts.
         cpu: Whether they train on CPUs (gloo) and not on cards (NCCL).
+        deepspeed: Whether DeepSpeed takes part.
     """
     if world_size() == 1:
         return value
@@ -59,6 +61,11 @@ def agreed(value: Any, *, cpu: bool) -> Any:
     from accelerate.utils import broadcast_object_list
 
     PartialState(cpu=cpu)
+    if deepspeed and find_spec("deepspeed"):
+        import deepspeed as library
+
+        # It counts the processes itself, and ZeRO-3 asks it before the trainer has it do so.
+        library.init_distributed(dist_backend="gloo" if cpu else "nccl")
     values = [value]
     broadcast_object_list(values)
     return values[0]
