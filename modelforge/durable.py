@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainerState
 from modelforge.checkpoints import PARTIAL, cannot_write, rotate, seal
 from modelforge.console import say
 from modelforge.errors import Problem, RunError
+from modelforge.processes import anyone
 
 #: What of transformers' and TRL's private parts `Durable` overrides, with the parameters they are
 #: called with. A release that changes one fails the contract test, not a run.
@@ -259,7 +260,7 @@ class Durable:
         trained = [p for p in self.model.parameters() if p.grad is not None]
         losses = torch.stack([loss.float() for _, loss in self._micro_batches])
         norms = torch.stack(torch._foreach_norm([p.grad for p in trained])) if trained else losses
-        if losses.isfinite().all() & norms.isfinite().all():
+        if not anyone(not (losses.isfinite().all() & norms.isfinite().all())):
             return
         for parameter in trained:
             parameter.grad = None  # the optimiser leaves such parameters as they are

@@ -18,7 +18,7 @@ from modelforge.checkpoints import cannot_write, last_whole
 from modelforge.config import Choice
 from modelforge.console import say
 from modelforge.errors import Interrupted, Problem, RunError
-from modelforge.processes import anyone
+from modelforge.processes import anyone, rank, world_size
 from modelforge.rundir import choices_json
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
 
     Raises:
         Interrupted: If a signal asked to stop; a checkpoint was written.
+        RunError: If one of several processes ran out of memory.
     """
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -71,8 +72,13 @@ def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
+        step = trainer.state.global_step + 1
+        if world_size() > 1:  # the others are fine, and wait for this one's gradient
+            what = f"process {rank()} ran out of memory"
+            fix = "lower per_device_train_batch_size or memory_budget_gb; the same command goes on"
+            raise RunError(Problem(f"step {step}", what, fix)) from error
         # The error is dropped here: it holds the tensors.
-        say(f"out of memory at step {trainer.state.global_step + 1}")
+        say(f"out of memory at step {step}")
         return False
     if stopper.asked and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(job.run.path, trainer.state.global_step)
