@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from machines import CPU, card
+from transformers import LlamaConfig
 
 import modelforge
 from modelforge import RunError, load_config
 from modelforge.config import Choice
+from modelforge.plan import fit
 from modelforge.prepare import fill_defaults
 from modelforge.providers.huggingface import HuggingFace
 from modelforge.registry import get_strategy
@@ -180,3 +182,43 @@ def test_the_benchmark_gives_both_the_same_tokens_and_prints_a_row_each(benchmar
     rows = script.table("sft", found, 2)
     assert "| 1.00 |" in rows[0] and "not installed" in rows[2]
     assert len({row.count("|") for row in [*script.HEAD.splitlines(), *rows]}) == 1
+
+
+def fitted(model, budget, strategy="sft", **said):
+    hardware = card(24.0)
+    config = config_of(strategy, model_name=model, max_seq_length=1024, **said)
+    config = fill_defaults(config, get_strategy(strategy)(), hardware)
+    return fit(config, budget_gb=budget, hardware=hardware)[0]
+
+
+def test_nothing_is_computed_twice_where_all_fits_without(tmp_path):
+    LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=8192,
+        vocab_size=32000,
+        num_hidden_layers=4,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    ).save_pretrained(tmp_path)
+    model = str(tmp_path)
+    roomy = fitted(model, 24.0)
+    assert roomy.get("gradient_checkpointing") is False
+    assert roomy.choices["gradient_checkpointing"].source == "plan"
+    micro, accumulation = (
+        roomy.get(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    assert micro * accumulation == 8 and micro * 1024 >= 2048
+    assert fitted(model, 1.8).get("gradient_checkpointing") is True
+    assert fitted(model, 24.0, gradient_checkpointing=True).get("gradient_checkpointing") is True
+    assert fitted(model, 24.0, "qlora").get("gradient_checkpointing") is True  # the lean preset
+
+
+@pytest.mark.slow
+def test_the_8b_benchmark_runs_at_a_tiny_size(benchmark, capsys, monkeypatch):
+    script = benchmark("gpu_8b")
+    said = ["--tiny", "--cards", "12", "--steps", "2", "--strategies", "reward", "ppo"]
+    monkeypatch.setattr(sys, "argv", ["gpu_8b.py", *said])
+    assert script.main() == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 12 |")]
+    assert [row.split(" | ")[1] for row in rows] == ["reward", "ppo"]
+    assert all(float(row.split(" | ")[3]) > 0 and float(row.split(" | ")[4]) > 0 for row in rows)

@@ -2,6 +2,8 @@
 
 What is changed, in this order; each change is a :class:`~modelforge.config.Choice` with its reason:
 
+0. gradient checkpointing off, where only a profile turned it on, and the whole length fits without
+   in micro-batches that keep the card busy
 1. micro-batch and accumulation together (their product, the effective batch, stays) and the
    length: the longest length up to the one wanted, then the largest micro-batch at it; a length
    below half of the one wanted is left for the last resort
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem, RunError
@@ -34,6 +36,8 @@ _MICRO, _ACCUMULATION, _LENGTH = (
     "max_seq_length",
 )
 _SHORTEST = 128
+# Tokens of a micro-batch that keep a card busy: below, recomputing costs less than smaller ones.
+_BUSY = 2048
 _STEP = 64  # lengths are multiples of it
 # What the allocator holds beyond what tensors take, until the whole model has shown it.
 _RESERVED = 1.03
@@ -73,8 +77,8 @@ def fit(
         calibration=calibration or Calibration(),
         wanted=_wanted_length(config, longest_row),
     )
-    for lean, last in _levers(config, search.hardware):
-        while (best := search.best(lean, last=last)) is not None:
+    for lean, reach in _levers(config, search.hardware):
+        while (best := search.best(lean, reach)) is not None:
             plan = search.plan(best)
             if plan.fits:
                 return best, plan
@@ -88,13 +92,22 @@ def _wanted_length(config: Config, longest_row: int | None) -> int:
     return max(_STEP, -(-longest_row // _STEP) * _STEP)
 
 
-def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, bool]]:
-    """The config leaner and leaner, and whether the shortest lengths may be tried with it."""
-    yield config, False
+# How much of the length may be given up.
+Reach = Literal["none", "half", "most"]
+
+
+def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]]:
+    """The config leaner and leaner, and how much of the length may be given up with it."""
+    checkpointing = config.choices.get("gradient_checkpointing")
+    if checkpointing is not None and checkpointing.value and checkpointing.source == "profile":
+        why = "activations fit: nothing is computed twice"
+        off = Choice(False, "plan", why)
+        yield _chosen(config, gradient_checkpointing=off), "none"
+    yield config, "half"
     if not config.given("gradient_checkpointing") and not config.get("gradient_checkpointing"):
         why = "activations do not fit otherwise: recomputed, for a third more computation"
         config = _chosen(config, gradient_checkpointing=Choice(True, "plan", why))
-        yield config, False
+        yield config, "half"
     optim = str(config.get("optim", "adamw_torch_fused"))
     if not config.given("optim") and "adamw" in optim and "8bit" not in optim:
         paged = "paged_adamw_8bit" if hardware.device == "cuda" else "adamw_8bit"
@@ -102,15 +115,15 @@ def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, bool]]
             hardware.device == "cuda"
         )
         config = _chosen(config, optim=Choice(paged, "plan", why))
-        yield config, False
+        yield config, "half"
     for rank in (16, 8):
         if not config.given("lora_r") and config.settings.lora_r > rank:
             choices = {"lora_r": Choice(rank, "plan", "a higher rank does not fit")}
             if not config.given("lora_alpha"):
                 choices["lora_alpha"] = Choice(2 * rank, "plan", "twice lora_r, as is usual")
             config = _chosen(config, **choices)
-            yield config, False
-    yield config, True
+            yield config, "half"
+    yield config, "most"
 
 
 def _chosen(config: Config, **choices: Choice) -> Config:
@@ -131,11 +144,13 @@ class _Search:
     ratio: float = _RESERVED
     peaks: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
-    def best(self, lean: Config, *, last: bool) -> Config | None:
+    def best(self, lean: Config, reach: Reach) -> Config | None:
         """The longest, then the largest micro-batch, that the probes say fits."""
-        for length in self._lengths(last=last):
+        for length in self._lengths(reach):
             base = _with_length(lean, length, self.wanted)
             sizes = self._micro_batches(base)
+            if reach == "none":
+                sizes = [n for n in sizes if n * length >= _BUSY] or sizes[-1:]
             smallest = _with_micro(base, sizes[0])
             if not self._fits(smallest):
                 continue
@@ -166,7 +181,7 @@ class _Search:
     def refusal(self, leanest: Config) -> RunError:
         """What to say when nothing fits."""
         shortest = _with_micro(
-            _with_length(leanest, self._lengths(last=True)[-1], self.wanted),
+            _with_length(leanest, self._lengths("most")[-1], self.wanted),
             self._micro_batches(leanest)[0],
         )
         plan = self.plan(shortest)
@@ -192,9 +207,10 @@ class _Search:
             self.peaks[key] = probe(config, self.found, self.hardware)
         return self.peaks[key]
 
-    def _lengths(self, *, last: bool) -> list[int]:
+    def _lengths(self, reach: Reach) -> list[int]:
         """Lengths to try, longest first."""
-        if self.config.given(_LENGTH):
+        last = reach == "most"
+        if reach == "none" or self.config.given(_LENGTH):
             return [self.wanted]
         shares = (1, 3 / 4, 1 / 2) if not last else (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16)
         floor = max(min(_SHORTEST, self.wanted), _fixed_completion(self.config) + _STEP)
