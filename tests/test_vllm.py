@@ -122,6 +122,7 @@ def test_the_plan_counts_the_engine_where_and_when_it_is_there(wide):
     assert asleep.peak_allocated < awake.peak_allocated
     assert asleep.peak_allocated == max(server.peak_allocated, asleep.phases["generation"])
     assert asleep.phases["generation"] == server.phases["generation"] + share
+    assert awake.phases["forward"] == server.phases["forward"] + share
     assert sum(asleep.parts.values()) == asleep.peak_allocated
     assert server.phases["generation"] < planned(wide, use_vllm=False).phases["generation"]
 

@@ -120,12 +120,12 @@ def assemble(
     difference = sum(parts.values()) - sum(single.values())
     on_card = hardware.device == "cuda"
     held = reserved(tracker, expandable=expandable()) + difference
+    phases = tracker.peaks()
     if engine is not None:
         _refuse_too_small(config, engine, found)
         held += 0 if engine.sleeps else engine.nbytes
-    phases = tracker.peaks()
-    if engine is not None and "vLLM" in parts:
-        phases["generation"] += engine.nbytes
+        for phase in ["generation"] if engine.sleeps else phases:
+            phases[phase] += engine.nbytes
     speed = calibration.flops_per_second
     return Plan(
         strategy=config.settings.strategy,
@@ -166,7 +166,11 @@ def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:
         f"{share:g} of a card of {card_gb:.1f} GB does not hold the model's weights "
         f"({weights / GIB:.1f} GB), which vLLM keeps a copy of"
     )
-    fix = "raise it, put vLLM on another card (vllm_mode server), or set use_vllm to false"
+    least = weights / GIB / card_gb
+    fix = (
+        f"raise it above {least:.2f}, put vLLM on another card (vllm_mode server), or set "
+        "use_vllm to false"
+    )
     raise RunError(Problem(f"{config.name}: vllm_gpu_memory_utilization", what, fix))
 
 
