@@ -43,7 +43,9 @@ def generate(self, input_ids=None, attention_mask=None, **kwargs):
         rows, batch_first=True, padding_value=kwargs.get("pad_token_id") or 0)
 
 GenerationMixin.generate = generate
-cli.main()
+for line in open(sys.argv[1]):
+    calls[0], sys.argv = 0, ["modelforge", *line.split()]
+    cli.app(standalone_mode=False)
 """
 
 
@@ -67,31 +69,35 @@ def figures(folder, *keys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["sft", "dpo", "grpo", "ppo"])
-def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_path, strategy):
-    program = ["-m", "modelforge.cli"]
-    # One of them is evaluated before: transformers then trained two models that never met.
-    options = [] if strategy == "sft" else ["eval_split=0", "eval_dataset=null"]
-    keys = ["loss", "grad_norm"]
-    if strategy in ("grpo", "ppo"):
-        (tmp_path / "alike.py").write_text(SAMPLED_ALIKE)
-        program = [str(tmp_path / "alike.py")]
-        keys += ["reward", "completions/mean_length"]
-    if strategy == "dpo":
-        options += ['loss_type=["sigmoid"]', "loss_weights=[1.0]"]
-    one = run(
-        [*command(strategy, tmp_path / "1", *options, "per_device_train_batch_size=8")], program
-    )
-    assert one.returncode == 0, one.stderr[-3000:]
+def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_path):
+    none = ["eval_split=0", "eval_dataset=null"]
+    options = {
+        # Evaluated before training: transformers then trained two models that never met.
+        "sft": [],
+        "dpo": [*none, 'loss_type=["sigmoid"]', "loss_weights=[1.0]"],
+        "grpo": none,
+        "ppo": none,
+    }
+    (tmp_path / "alike.py").write_text(SAMPLED_ALIKE)
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    torchrun += ["--rdzv-endpoint", "localhost:0", *program]
-    arguments = command(strategy, tmp_path / "2", *options, "per_device_train_batch_size=4")
-    two = run([*arguments, "--set", "distributed.num_processes=2"], torchrun)
-    assert two.returncode == 0, two.stderr[-3000:]
-    losses = [figures(tmp_path / number, *keys) for number in "12"]
-    assert len(losses[0]) == 4
-    for ours, theirs in zip(*losses, strict=True):
-        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5), losses
+    torchrun += ["--rdzv-endpoint", "localhost:0"]
+    for number, launcher in (("1", []), ("2", torchrun)):
+        batch = f"per_device_train_batch_size={8 // int(number)}"
+        processes = f"distributed.num_processes={number}"
+        lines = [
+            " ".join(command(name, tmp_path / name / number, *said, batch, processes))
+            for name, said in options.items()
+        ]
+        (tmp_path / "commands").write_text("\n".join(lines))
+        done = run([str(tmp_path / "commands")], [*launcher, str(tmp_path / "alike.py")])
+        assert done.returncode == 0, done.stderr[-3000:]
+    for name in options:
+        keys = ["loss", "grad_norm"]
+        keys += ["reward", "completions/mean_length"] if name in ("grpo", "ppo") else []
+        losses = [figures(tmp_path / name / number, *keys) for number in "12"]
+        assert len(losses[0]) == 4
+        for ours, theirs in zip(*losses, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-5), (name, losses)
 
 
 @pytest.mark.slow

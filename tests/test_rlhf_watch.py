@@ -97,7 +97,7 @@ BAD = {
     "KL to a fixed reference": (
         "the base cannot be updated", {"ppo": {"ref_update_steps": 5, "reference": "base"}},
     ),
-    "vLLM": ("vLLM would be sent", {"use_vllm": True}),
+    "vLLM": ("would send them to vLLM", {"use_vllm": True}),
     "no pairs": ("demonstration or prompt rows", {"dataset": "prompts.jsonl"}),
 }  # fmt: skip
 

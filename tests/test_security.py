@@ -174,6 +174,7 @@ ALLOWED = {
     ("modelforge/registry.py", "import_module"): "of the registry's own literal table",
     ("modelforge/rewards/build.py", "exec_module"): "the file that the user's config names",
     ("modelforge/configfile.py", "yaml.load"): "with a loader made from SafeLoader",
+    ("modelforge/launch.py", "subprocess"): "this Python, accelerate, and the command's own words",
 }
 
 
