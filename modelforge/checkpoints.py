@@ -95,6 +95,36 @@ def rotate(folder: Path, *, keep: int | None, best: str | None) -> None:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+def hold(folder: Path) -> int | None:
+    """A descriptor by which `refuse_replaced` knows a folder again; None where there is none.
+
+    While it is open no other folder can have the same number on the disk. The caller closes it.
+    """
+    if os.name == "nt":  # Windows cannot open a folder, nor delete one that is in use
+        return None
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+
+
+def refuse_replaced(folder: Path, held: int | None) -> None:
+    """See that a folder is the one that was held: saving would else make it anew, half empty.
+
+    Raises:
+        RunError: If it was deleted meanwhile.
+    """
+    if held is None:
+        return
+    try:
+        same = os.path.samestat(os.fstat(held), folder.stat())
+    except FileNotFoundError:
+        same = False
+    if not same:
+        fix = "run the same command again to begin anew"
+        raise RunError(Problem(str(folder), "was deleted while the run wrote to it", fix))
+
+
 def cannot_write(error: Exception, root: Path) -> RunError | None:
     """A full disk, or a folder that is gone or closed, said so; None for any other error.
 

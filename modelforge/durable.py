@@ -7,23 +7,31 @@ decides the next step, and whose weights no infinite gradient reaches.
 from __future__ import annotations
 
 import json
-import random
+import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import DistributedType
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState
 
-from modelforge.checkpoints import PARTIAL, cannot_write, rotate, seal
+from modelforge.checkpoints import (
+    PARTIAL,
+    cannot_write,
+    hold,
+    refuse_replaced,
+    rotate,
+    seal,
+)
 from modelforge.console import say
 from modelforge.errors import Problem, RunError
 from modelforge.processes import anyone
+from modelforge.randomness import random_state, set_random_state
 
 #: What of transformers' and TRL's private parts `Durable` overrides, with the parameters they are
 #: called with. A release that changes one fails the contract test, not a run.
@@ -65,6 +73,7 @@ class Durable:
     accelerator: Any
     model: Any
     model_wrapped: Any
+    optimizer: Any
     processing_class: Any
     _metrics: Any
     _buffered_inputs: Any
@@ -74,6 +83,7 @@ class Durable:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._staging: Path | None = None
         self._resumed: Path | None = None
+        self._root: int | None = None
         self._micro_batches: list[tuple[Any, torch.Tensor]] = []
         self._at_step: dict[str, Any] = {}
         #: Where a run is: ``forward`` (and backward), ``optimizer``, or ``between`` steps.
@@ -132,6 +142,9 @@ class Durable:
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As ever; ``resume_from_checkpoint`` is the folder of a checkpoint, or None."""
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._root = hold(Path(self.args.output_dir))
+        if self._root is not None:
+            weakref.finalize(self, os.close, self._root)
         if self._resumed:
             self._refuse_other_processes(self._resumed)
             state = TrainerState.load_from_json(str(self._resumed / "trainer_state.json"))
@@ -157,6 +170,7 @@ class Durable:
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         staging = root / PARTIAL
+        refuse_replaced(root, self._root)
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -166,6 +180,7 @@ class Durable:
             self._save_state(staging / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                refuse_replaced(root, self._root)
                 self._best_is_here(staging, root)
                 seal(staging / name, root / name)
                 best = self.state.best_model_checkpoint
@@ -257,7 +272,8 @@ class Durable:
             return  # sharded gradients are not here; float16's scaler skips steps itself
         if not self._micro_batches:
             return  # PPO gave this update up, and nothing was computed
-        trained = [p for p in self.model.parameters() if p.grad is not None]
+        groups = self.optimizer.param_groups
+        trained = [p for group in groups for p in group["params"] if p.grad is not None]
         losses = torch.stack([loss.float() for _, loss in self._micro_batches])
         norms = torch.stack(torch._foreach_norm([p.grad for p in trained])) if trained else losses
         if not anyone(not (losses.isfinite().all() & norms.isfinite().all())):
@@ -367,23 +383,3 @@ def _length(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return value.size(0) if value.dim() else -1
     return len(value)
-
-
-def random_state() -> dict[str, Any]:
-    """Of Python, NumPy, and torch on every device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` gave."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])

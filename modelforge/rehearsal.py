@@ -10,7 +10,7 @@ import torch
 from accelerate import DistributedType
 from transformers import TrainerCallback
 
-from modelforge.durable import random_state, set_random_state
+from modelforge.randomness import random_state, set_random_state
 
 
 class Rehearsal(TrainerCallback):

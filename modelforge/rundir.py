@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from modelforge.checkpoints import damage, last_whole
+from modelforge.checkpoints import damage, hold, last_whole, refuse_replaced
 from modelforge.config import Config
 from modelforge.console import say
 from modelforge.errors import Problem, RunError
@@ -45,6 +45,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: int | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -92,6 +93,7 @@ class RunDir:
         """Write a file under another name, sync it, and rename it: never half a file."""
         if not is_main():
             return
+        refuse_replaced(self.path, self._held)
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -134,12 +136,16 @@ class RunDir:
             what = f"another process trains here (process {who.get('pid')} on {who.get('host')})"
             fix = "wait for it, stop it, or set another run_name"
             raise RunError(Problem(str(self.path), what, fix)) from None
+        self._held = hold(self.path)
         try:
             self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
             yield
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
 
     @contextmanager
     def model_aside(self) -> Iterator[Path]:

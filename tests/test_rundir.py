@@ -1,6 +1,7 @@
 """The run's folder: names, whole files, and which run is gone on with."""
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -152,6 +153,18 @@ def test_metrics_after_the_checkpoint_are_written_again_not_twice(tmp_path):
     run.forget_metrics_after(5)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 5]
+
+
+def test_a_folder_that_was_deleted_is_not_made_anew_half_empty(tmp_path):
+    run = RunDir(tmp_path / "run")
+    with run.claimed():
+        run.write_json("a.json", 1)
+        shutil.rmtree(run.path)
+        with pytest.raises(RunError, match="was deleted while"):
+            run.write_json("b.json", 2)
+        run.checkpoints.mkdir(parents=True)  # as a checkpoint that is being saved does
+        with pytest.raises(RunError, match="was deleted while"):
+            run.write_json("b.json", 2)
 
 
 def test_a_run_goes_on_from_its_folder_alone(tmp_path, monkeypatch):
