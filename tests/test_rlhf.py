@@ -329,7 +329,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
-            f"output_dir={tmp_path}", "run_name=judge", "max_steps=60", "report_to=none",
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={TINY / 'data' / 'preference_b_eval.jsonl'}",
         ],
@@ -338,7 +338,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "max_steps=32",
+            "max_steps=56",
         ],
     )  # fmt: skip
     first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]
