@@ -18,7 +18,7 @@ import torch
 from accelerate import DistributedType
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
-from transformers import TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from modelforge.checkpoints import (
     PARTIAL,
@@ -57,8 +57,8 @@ def durable(trainer_class: type[Any]) -> type[Any]:
     return type(trainer_class.__name__, (Durable, trainer_class), {})
 
 
-class Durable:
-    """Mixed into a trainer of TRL, before it.
+class Durable(Trainer):
+    """Mixed into a trainer of TRL, in front of it.
 
     A checkpoint holds, beside what transformers writes::
 
@@ -67,12 +67,9 @@ class Durable:
         manifest.json             each file's size and sha256
     """
 
-    # The trainer's own, told to the type checker.
+    # What transformers leaves optional and is always there, and what is TRL's.
     args: Any
-    state: Any
-    accelerator: Any
     model: Any
-    model_wrapped: Any
     optimizer: Any
     processing_class: Any
     _metrics: Any
@@ -92,7 +89,7 @@ class Durable:
         self.skipped_steps: list[int] = []
         super().__init__(*args, **kwargs)
         _save_policy_only(self.model)
-        self.add_callback(_Keeper(self))  # type: ignore[attr-defined]
+        self.add_callback(_Keeper(self))
 
     # --- what decides the next step, beyond weights, optimiser and random state -------------------
 
@@ -150,21 +147,21 @@ class Durable:
             state = TrainerState.load_from_json(str(self._resumed / "trainer_state.json"))
             if state.global_step >= state.max_steps:
                 return self._take_up_end(self._resumed, state)
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _take_up_end(self, checkpoint: Path, state: TrainerState) -> None:
         """All steps are done: transformers would train one more before it saw that."""
         self.state = state
-        self._load_from_checkpoint(str(checkpoint))  # type: ignore[attr-defined]
+        self._load_from_checkpoint(str(checkpoint))
         self._tr_loss = torch.zeros(())
         self._load_state(checkpoint)
-        self._load_rng_state(str(checkpoint))  # type: ignore[attr-defined]
+        self._load_rng_state(str(checkpoint))
         self.model.train()
         # What transformers logs at the end of a run.
-        self.log({"train_runtime": 0.0, "total_flos": state.total_flos})  # type: ignore[attr-defined]
+        self.log({"train_runtime": 0.0, "total_flos": state.total_flos})
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or super()._get_output_dir(trial))  # type: ignore[misc]
+        return str(self._staging or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         root = Path(self.args.output_dir)
@@ -176,7 +173,7 @@ class Durable:
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            super()._save_checkpoint(model, trial)
             self._save_state(staging / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -257,7 +254,7 @@ class Durable:
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """As ever; remembers the micro-batch until its step is done."""
-        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_batches.append((inputs, loss.detach()))
         return loss
 
