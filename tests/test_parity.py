@@ -29,8 +29,9 @@ def by_hand(strategy, data, tmp_path):
     import trl
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+    set_seed(7)  # TRL 1.16 does so before it makes the adapter, 1.14 does not
     config_class, trainer_class = {
         "sft": (trl.SFTConfig, trl.SFTTrainer),
         "dpo": (trl.DPOConfig, trl.DPOTrainer),
