@@ -123,6 +123,14 @@ def test_the_documents_name_every_key_reward_and_strategy():
     assert all(f"| `{name}` |" in readme for name in STRATEGIES)
 
 
+def test_every_promise_names_a_test_that_is_there():
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    there = {path.stem for path in files}
+    there |= {n for path in files for n in re.findall(r"^def (test_\w+)", path.read_text(), re.M)}
+    named = set(re.findall(r"test_\w+", (ROOT / "docs" / "recovery.md").read_text()))
+    assert len(named) > 20 and named <= there, named - there
+
+
 def test_the_readmes_config_and_links_hold(tmp_path):
     readme = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
