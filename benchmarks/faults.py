@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib
 import io
 import json
 import multiprocessing
@@ -306,8 +307,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     # Once, here: the processes are forks, and begin with all of it imported.
-    import modelforge.ppo.trainer
-    import modelforge.run  # noqa: F401
+    for name in ("modelforge.run", "modelforge.ppo.trainer"):
+        importlib.import_module(name)
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{datetime.date.today()}, {machine}; kills at random moments, seed {args.seed}\n")

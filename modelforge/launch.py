@@ -10,12 +10,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from modelforge.config import Choice, Config
 from modelforge.console import say
 from modelforge.errors import ConfigError, Problem, RunError
+from modelforge.hardware import Hardware
 from modelforge.processes import world_size
 
 #: Where the main process of a launch leaves its exit code: torchrun's own says only that one of
@@ -47,10 +49,25 @@ def distributed_choices(config: Config) -> dict[str, Choice]:
     return {"deepspeed": Choice(values, "config", why)}
 
 
+def refuse_backend(config: Config, hardware: Hardware) -> None:
+    """See, before anything is loaded, that the backend can run here.
+
+    Raises:
+        RunError: If it cannot.
+    """
+    backend, where = config.settings.distributed.backend, f"{config.name}: distributed.backend"
+    if backend == "fsdp" and hardware.device == "cpu":
+        what = "fsdp on a CPU would train as plain DDP, without a word"
+        raise RunError(Problem(where, what, "set ddp, zero2 or zero3, or train on CUDA cards"))
+    if backend.startswith("zero") and find_spec("deepspeed") is None:
+        fix = "pip install 'modelforge-trl[deepspeed]', or set ddp"
+        raise RunError(Problem(where, f"{backend} is DeepSpeed's, which is not installed", fix))
+
+
 def refuse_other_group(trainer: Any, config: Config) -> None:
     """See that the processes train together, and are sharded as was asked: not always so.
 
-    A launcher that was told otherwise, and FSDP on a CPU, train without a word as something else.
+    A launcher that was told otherwise trains without a word as something else.
 
     Raises:
         RunError: If they do not.

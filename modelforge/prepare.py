@@ -13,7 +13,7 @@ from modelforge.console import headline, say, show_choices
 from modelforge.hardware import Hardware, choose_profile, detect_hardware, device_arguments
 from modelforge.hub import pinned
 from modelforge.job import Prepared
-from modelforge.launch import distributed_choices
+from modelforge.launch import distributed_choices, refuse_backend
 from modelforge.lora import lora_defaults
 from modelforge.processes import agreed
 from modelforge.providers.choice import choose_provider
@@ -44,6 +44,7 @@ def prepare(config: Config, strategy: Strategy | None = None) -> Prepared:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     hardware = detect_hardware()
+    refuse_backend(config, hardware)
     run, checkpoint = agreed(
         open_run(config),
         cpu=hardware.device == "cpu",

@@ -137,6 +137,12 @@ class PPO(Rewarded):
                 "to vLLM as its weights",
                 "set use_vllm to false, or train with grpo or rloo",
             )
+        if config.settings.distributed.shards_weights:
+            yield Problem(
+                f"{config.name}: distributed.backend",
+                "PPO switches adapters within a step, which sharded weights do not allow",
+                "set ddp or zero2",
+            )
         if config.settings.lora_r == 0:
             yield Problem(
                 f"{config.name}: lora_r",

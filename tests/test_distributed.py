@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from machines import CPU, card
 from safetensors.torch import load_file
 
-from modelforge import ConfigError, load_config
+from modelforge import ConfigError, RunError, load_config
 from modelforge.errors import Interrupted
-from modelforge.launch import EXIT_CODE, distributed_choices
+from modelforge.launch import EXIT_CODE, distributed_choices, leave_exit_code, refuse_backend
 from modelforge.plan.shards import sharding_stage
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
@@ -155,11 +156,38 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_said_once_and_fsdp_on_a_cpu_is_one(tmp_path):
-    options = ["distributed.num_processes=2", "distributed.backend=fsdp"]
-    done = run(command("sft", tmp_path, *options))
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("distributed.backend=fsdp", "fsdp on a CPU would train as plain DDP"),
+        ("dataset=nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_a_users_mistake_is_said_once_with_exit_code_2_and_nothing_left(tmp_path, option, says):
+    done = run(command("sft", tmp_path, "distributed.num_processes=2", option))
     assert done.returncode == 2, done.stderr[-3000:]
-    assert done.stderr.count("fsdp was asked for") == 1 == done.stderr.count("1 problem")
+    assert says in done.stderr and done.stderr.count("1 problem") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(monkeypatch):
+    def config(strategy, backend):
+        values = {"strategy": strategy, "model_name": "m", "dataset": "d.jsonl"}
+        return load_config(
+            values | {"rewards": ["length"], "distributed": {"backend": backend}}
+            if strategy == "ppo"
+            else values | {"distributed": {"backend": backend}}
+        )
+
+    with pytest.raises(RunError, match="plain DDP"):
+        refuse_backend(config("sft", "fsdp"), CPU)
+    refuse_backend(config("sft", "fsdp"), card(24))
+    monkeypatch.setattr("modelforge.launch.find_spec", lambda name: None)
+    with pytest.raises(RunError, match="not installed"):
+        refuse_backend(config("sft", "zero2"), card(24))
+    for backend in ("fsdp", "zero3"):
+        with pytest.raises(ConfigError, match="switches adapters within a step"):
+            config("ppo", backend)
 
 
 def test_a_backend_becomes_the_fields_of_transformers(tmp_path):
@@ -179,5 +207,15 @@ def test_a_backend_becomes_the_fields_of_transformers(tmp_path):
         distributed_choices(config(backend="zero2", config="nowhere.json"))
 
 
-def test_no_launch_of_ours_is_left_in_the_environment_of_the_tests():
-    assert EXIT_CODE not in os.environ
+def test_the_main_process_alone_leaves_its_exit_code(tmp_path, monkeypatch):
+    path = tmp_path / "code"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(EXIT_CODE, str(path))
+    leave_exit_code(2)
+    assert not path.exists()
+    monkeypatch.setenv("RANK", "0")
+    leave_exit_code(75)
+    assert path.read_text() == "75"
+    monkeypatch.delenv(EXIT_CODE)
+    leave_exit_code(0)
+    assert path.read_text() == "75"

@@ -86,9 +86,9 @@ import sys, torch, torch.distributed as dist
 sys.path.insert(0, {tests!r})
 import ppo_parts as parts
 
-def run(folder, resume=None):
+def run(folder, mode, resume=None):
     t = parts.trainer(folder, save_strategy="steps", save_steps=3, max_steps=6, kl_target=1.0,
-                      kl_stop=0.5, value_mode="adapter")
+                      kl_stop=0.5, value_mode=mode)
     t.train(resume_from_checkpoint=resume)
     assert t.accelerator.num_processes == 2
     own = torch.cat([b["advantages"][b["loss_mask"] > 0] for b in t._buffered_inputs]).double()
@@ -102,12 +102,14 @@ def run(folder, resume=None):
     assert torch.equal(*both)
     return parts.logs(t)
 
-whole = run({folder!r} + "/whole")
-resumed = run({folder!r} + "/resumed", {folder!r} + "/whole/checkpoint-3")
-for a, b in zip(whole, resumed, strict=True):
-    for key in ("loss", "reward", "kl/reference", "value/loss", "kl/coef"):
-        assert a[key] == b[key], (key, a, b)
-print("both agree")
+for mode in ("trunk_detached", "adapter"):
+    folder = {folder!r} + "/" + mode
+    whole = run(folder + "/whole", mode)
+    resumed = run(folder + "/resumed", mode, folder + "/whole/checkpoint-3")
+    for a, b in zip(whole, resumed, strict=True):
+        for key in ("loss", "reward", "kl/reference", "value/loss", "kl/coef"):
+            assert a[key] == b[key], (key, a, b)
+    print("both agree")
 """
 
 
@@ -122,4 +124,4 @@ def test_two_processes_whiten_together_stay_equal_and_resume(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("both agree") == 2
+    assert result.stdout.count("both agree") == 4

@@ -172,3 +172,17 @@ class SharedBaseReward:
             rows = torch.arange(len(hidden), device=hidden.device)
             last = hidden[rows, mask.sum(1) - 1]
             return head(last.to(head.weight.dtype))[:, 0].float()
+
+
+def finish_adapters(policy: Any, *, disable_dropout: bool) -> None:
+    """Train in float32 and without dropout, adapters included that came after TRL's own set-up.
+
+    TRL casts what a 4-bit model trains to bfloat16, in which the small steps of PPO round away.
+    """
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if disable_dropout:
+        for module in policy.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0

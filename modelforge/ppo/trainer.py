@@ -25,6 +25,7 @@ from modelforge.ppo.roles import (
     POLICY,
     REFERENCE,
     copy_policy,
+    finish_adapters,
     inference,
     using,
 )
@@ -95,7 +96,7 @@ class PPOTrainer(Durable, GRPOTrainer):
         self.critic = Critic(policy, args.value_mode)
         if args.reference == "initial":
             copy_policy(policy, REFERENCE)
-        _finish_adapters(policy, args)
+        finish_adapters(policy, disable_dropout=args.disable_dropout)
         self.kl = maths.KLController(args.kl_coef, args.kl_target, args.kl_horizon)
         self.shaper = RewardShaper(
             self.reward_weights, self._ensemble(), args.reward_std_penalty,
@@ -373,20 +374,6 @@ class PPOTrainer(Durable, GRPOTrainer):
 
     def _load_best_model(self) -> None:
         weights.load(self, Path(str(self.state.best_model_checkpoint)))
-
-
-def _finish_adapters(policy: Any, args: PPOConfig) -> None:
-    """Train in float32 and without dropout, adapters included that came after TRL's own set-up.
-
-    TRL casts what a 4-bit model trains to bfloat16, in which the small steps of PPO round away.
-    """
-    for parameter in policy.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if args.disable_dropout:
-        for module in policy.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
 
 
 def _whole(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
