@@ -12,8 +12,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 .PHONY: install demo test lint
 install: $(VENV)/installed
 
+# One thread: a model this small is slower on several, and much slower where they are shared.
 demo: install
-	$(BIN)/modelforge demo
+	OMP_NUM_THREADS=1 $(BIN)/modelforge demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
