@@ -47,7 +47,7 @@ Fork = multiprocessing.get_context("fork")
 def train(strategy: str, folder: Path, said: Any, options: tuple[str, ...] = ()) -> None:
     """Train in this process, what it says going to a pipe; exits as the command does."""
     import modelforge
-    from modelforge import console
+    from modelforge.common import console
     from modelforge.errors import Interrupted, UserError
 
     console.console.file = io.StringIO()
@@ -205,7 +205,7 @@ def corrupted_weights(root: Path) -> tuple[str, bool]:
 
 
 def _damaged(root: Path, name: str, harm: Callable[[Path], Any], file: str) -> tuple[str, bool]:
-    from modelforge.checkpoints import checkpoints, last_whole
+    from modelforge.checkpointing.checkpoints import checkpoints, last_whole
 
     folder = root / name
     run = Run("sft", folder)
@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     # Once, here: the processes are forks, and begin with all of it imported.
-    for name in ("modelforge.run", "modelforge.ppo.trainer"):
+    for name in ("modelforge.training.train", "modelforge.ppo.trainer"):
         importlib.import_module(name)
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores"

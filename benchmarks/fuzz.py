@@ -114,7 +114,7 @@ def place(error: BaseException) -> str:
 def fuzz_config(count: int, seed: int, first: int, prepare_every: int) -> Iterator[Tally]:
     """Random configs through `load_config`; some of those accepted through `prepare`."""
     from modelforge import UserError, get_strategy, load_config
-    from modelforge.prepare import prepare
+    from modelforge.training.prepare import prepare
 
     for name in fuzz_configs.STRATEGIES:
         get_strategy(name).trl_config_class()  # imports TRL, whose seconds are no case's

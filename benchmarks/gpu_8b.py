@@ -101,12 +101,12 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
     from gpu_memory import materialise
 
     import modelforge
-    from modelforge import registry
-    from modelforge.lora import exact_4bit_on_cpu, lora_config
+    from modelforge.models.lora import exact_4bit_on_cpu, lora_config
+    from modelforge.models.providers import choice
+    from modelforge.models.providers.base import Loaded
+    from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
     from modelforge.plan import Calibration
     from modelforge.plan.model import meta_model
-    from modelforge.providers.base import Loaded
-    from modelforge.providers.huggingface import HuggingFace, weights_dtype
 
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
@@ -128,7 +128,7 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
             exact_4bit_on_cpu(model)
             return Loaded(model, lora_config(config.settings, head=head))
 
-    registry.get_provider = lambda name: Random  # type: ignore[assignment, return-value]
+    choice.get_provider = lambda name: Random  # type: ignore[assignment, return-value]
     result = modelforge.train(config_of(strategy, folder, card, length, steps))
     plan = json.loads((result.run_dir / "plan.json").read_text())
     lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()

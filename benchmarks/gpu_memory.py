@@ -28,12 +28,12 @@ from transformers import LlamaConfig
 
 from modelforge import registry
 from modelforge.config import Choice, Config
-from modelforge.configfile import load_config
-from modelforge.hardware import detect_hardware, device_arguments
+from modelforge.configfile.load import load_config
+from modelforge.machine.hardware import detect_hardware, device_arguments
 from modelforge.plan import plan
-from modelforge.plan.job import Job, build_job
-from modelforge.plan.planning import card, find
-from modelforge.plan.step import alone
+from modelforge.plan.meta_run import build_meta_run
+from modelforge.plan.planner import card, find
+from modelforge.plan.step import MetaRun, alone
 
 GIB = 2**30
 QLORA = {"use_4bit": True, "gradient_checkpointing": True, "lora_r": 16}
@@ -123,7 +123,7 @@ def materialise(model: Any, device: str) -> Any:
     return model
 
 
-def train(job: Job, device: str) -> None:
+def train(job: MetaRun, device: str) -> None:
     """Two optimiser steps of the job's trainer."""
     args = job.arguments["args"]
     args.max_steps, args.save_strategy, args.logging_strategy = 2, "no", "no"
@@ -148,7 +148,7 @@ def run_case(number: int, *, tiny: bool) -> dict[str, Any]:
         place = replace(hardware, device="cpu", bf16=False) if tiny else hardware
         with alone():  # the planned trainer's arguments take the CPU for the device
             shape = find(config).architecture
-            job = build_job(config, shape, place, adapter=None, output_dir=Path(name))
+            job = build_meta_run(config, shape, place, adapter=None, output_dir=Path(name))
         strategy = registry.get_strategy(config.settings.strategy)()
         device = {k: c.value for k, c in device_arguments(place, config.said).items()}
         job.arguments["args"] = strategy.build_args(config, output_dir=Path(name), device=device)

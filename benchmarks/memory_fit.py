@@ -18,16 +18,16 @@ from transformers import LlamaConfig
 
 from modelforge import registry
 from modelforge.config import Choice, Config
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.errors import RunError
-from modelforge.hardware import choose_profile
+from modelforge.machine.hardware import choose_profile
 from modelforge.plan import Plan, fit
 from modelforge.plan.allocator import CachingAllocator
-from modelforge.plan.job import Job, build_job
 from modelforge.plan.kernels import cuda
 from modelforge.plan.memory import simulate
-from modelforge.plan.planning import card, find
-from modelforge.plan.step import alone, log_steps
+from modelforge.plan.meta_run import build_meta_run
+from modelforge.plan.planner import card, find
+from modelforge.plan.step import MetaRun, alone, log_steps
 from modelforge.plan.tracker import Tracker
 
 SHAPES = {
@@ -49,7 +49,7 @@ SAID = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Ragged(Job):
+class Ragged(MetaRun):
     """A job whose every micro-batch has rows of other lengths, up to the longest."""
 
     seed: int = 0
@@ -83,7 +83,7 @@ def ragged_steps(config: Config, budget: float, folder: Path, seed: int) -> Trac
     """The log of steps on batches that were not planned."""
     with alone():
         shape = find(config).architecture
-        job = build_job(config, shape, card(budget), adapter=None, output_dir=folder)
+        job = build_meta_run(config, shape, card(budget), adapter=None, output_dir=folder)
         fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
         return log_steps(Ragged(**fields, seed=seed), cuda())[0]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from modelforge import registry
 from modelforge.config import Choice
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.plan import Calibration
 from modelforge.plan.memory import probe
-from modelforge.plan.planning import card, find
+from modelforge.plan.planner import card, find
 from modelforge.plan.result import GIB, MARGIN
 
 CARDS = (8, 12, 16, 24, 48, 80)

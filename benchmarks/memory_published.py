@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.plan import plan
 from modelforge.plan.allocator import GIB, CachingAllocator
 from modelforge.plan.architectures import find_architecture
-from modelforge.plan.job import Job, build_job
 from modelforge.plan.kernels import cuda
+from modelforge.plan.meta_run import build_meta_run
 from modelforge.plan.model import meta_model
-from modelforge.plan.planning import card, find
-from modelforge.plan.step import alone, log_steps
+from modelforge.plan.planner import card, find
+from modelforge.plan.step import MetaRun, alone, log_steps
 
 PEFT_ROW = 692
 TRL_GRPO = "jsboige/CoursIA PostTraining/_measurements: TRL GRPO, nf4 double quant, r 8, batch 8"
@@ -81,7 +81,7 @@ def peft_comparison(lora: dict[str, Any] | None) -> Callable[[], tuple[int, int]
                 "train_dataset": rows,
                 "data_collator": default_data_collator,
             }
-            job = Job(Trainer, arguments, rows, 4 * PEFT_ROW, padded=True)
+            job = MetaRun(Trainer, arguments, rows, 4 * PEFT_ROW, padded=True)
             tracker, _ = log_steps(job, cuda((8, 9)))
         return tracker.peak, CachingAllocator().replay(tracker.events).max_reserved
 
@@ -107,7 +107,7 @@ def grpo_with_full_logits(model_name: str) -> Callable[[], tuple[int, int]]:
             lora_dropout=0.05,
         )
         with alone(), tempfile.TemporaryDirectory() as folder:
-            job = build_job(
+            job = build_meta_run(
                 said, find(said).architecture, card(24), adapter=None, output_dir=Path(folder)
             )
             old = replace(job, trainer_class=_without_fused_head(job.trainer_class))

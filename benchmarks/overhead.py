@@ -93,8 +93,8 @@ def by_hand(strategy: str, steps: int, folder: Path) -> Any:
 def ours(strategy: str, steps: int, folder: Path) -> Any:
     """The trainer that `modelforge train` builds, with all its callbacks."""
     from modelforge import load_config
-    from modelforge.prepare import prepare
-    from modelforge.run import build_trainer, load
+    from modelforge.training.prepare import prepare
+    from modelforge.training.train import build_trainer, load
 
     data = {"sft": "sft_train", "dpo": "preference_train", "grpo": "prompts_train"}[strategy]
     source = folder / "data.jsonl"

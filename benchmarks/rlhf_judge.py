@@ -72,8 +72,8 @@ def stop_after(seconds: float) -> Any:
 
 def run(strategy: str, values: dict[str, Any], folder: Path, seconds: float | None = None) -> Any:
     """An ordinary run, its log kept quiet, stopped after so many seconds."""
-    from modelforge import run as runs
-    from modelforge.configfile import load_config
+    from modelforge.configfile.load import load_config
+    from modelforge.training import train as runs
 
     config = load_config(
         {"strategy": strategy, **COMMON, **values, "output_dir": str(folder), "resume": "never"}
@@ -172,7 +172,7 @@ def main() -> None:
     import torch
     import trl
 
-    from modelforge.console import quieten
+    from modelforge.common.console import quieten
 
     quieten()
     print(

@@ -15,9 +15,9 @@ import datetime
 
 from modelforge import registry
 from modelforge.config import Choice
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.plan.memory import probe
-from modelforge.plan.planning import card, find
+from modelforge.plan.planner import card, find
 from modelforge.plan.result import GIB
 
 

@@ -74,7 +74,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def run_modelforge(job: dict[str, Any], folder: Path) -> None:
-    from modelforge.cli import main
+    from modelforge.cli.main import main
 
     config = {
         "strategy": job["strategy"],

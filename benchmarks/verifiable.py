@@ -52,7 +52,7 @@ def main() -> None:
     import torch
     import trl
 
-    from modelforge.console import quieten
+    from modelforge.common.console import quieten
 
     quieten()
     print(

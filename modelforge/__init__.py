@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.config import Config
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.errors import (
     ConfigError,
     DataError,
@@ -21,17 +21,16 @@ from modelforge.errors import (
     RunError,
     UserError,
 )
-from modelforge.hardware import (
+from modelforge.machine.hardware import (
     Hardware,
     Profile,
     choose_profile,
     detect_hardware,
     list_profiles,
 )
-from modelforge.job import Result
 from modelforge.registry import get_strategy, list_strategies, register_strategy
-from modelforge.rlhf import RLHFConfig, RLHFTrainer
-from modelforge.strategy import Measure, Parts, Strategy
+from modelforge.strategy import Measure, Parts, Result, Strategy
+from modelforge.training.stages import RLHFConfig, RLHFTrainer
 
 __all__ = [
     "Config",
@@ -64,8 +63,8 @@ __all__ = [
 def train(
     config: str | Path | Mapping[str, Any] | Config, *, overrides: Iterable[str] = ()
 ) -> Result:
-    """Train by a config: a file, a mapping, or one already loaded; see `modelforge.run.train`."""
+    """Train by a config: a file, a mapping, or one already loaded; see `modelforge.training`."""
     # `import modelforge` stays light: what trains is imported when it is used.
-    from modelforge import run
+    from modelforge.training import train as run
 
     return run.train(config, overrides=overrides)

@@ -193,6 +193,9 @@ class Settings(Section):
     ] = "auto"
 
 
+#: Under which names a config's reward models and its judge stand in the metrics.
+REWARD_MODEL, JUDGE = "reward_model", "judge"
+
 # Keys whose values may be local paths.
 _PATHS = {"model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model"}
 

@@ -1,4 +1,4 @@
-"""Names → strategies and providers. Nothing is imported before it is asked for.
+"""Names → strategies. Nothing is imported before it is asked for.
 
 Third parties add a strategy by an entry point in the group ``modelforge.strategies``::
 
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from modelforge.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:
-    from modelforge.providers.base import Provider
     from modelforge.strategy import Strategy
 
 ENTRY_POINT_GROUP = "modelforge.strategies"
@@ -32,10 +31,6 @@ STRATEGIES = {
     "rlhf": "modelforge.strategies.rlhf:RLHF",
 }
 
-PROVIDERS = {
-    "huggingface": "modelforge.providers.huggingface:HuggingFace",
-    "unsloth": "modelforge.providers.unsloth:Unsloth",
-}
 
 _registered: dict[str, type[Strategy]] = {}
 
@@ -90,11 +85,6 @@ def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
         fix = did_you_mean(name, list_strategies())
         raise ConfigError(Problem(f"{where}: strategy", f"'{name}' is unknown", fix))
     return get_strategy(name)
-
-
-def get_provider(name: str) -> type[Provider]:
-    """The provider's class, by a name the config's schema has let through."""
-    return _load(PROVIDERS[name])
 
 
 def _load(target: str) -> Any:

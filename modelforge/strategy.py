@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from modelforge.data import Data, DataKind
-    from modelforge.job import Result
 
 
 @dataclass
@@ -60,6 +59,25 @@ class Measure:
     key: str
     label: str
     higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left.
+
+    Attributes:
+        run_dir: The run's folder.
+        model_dir: The trained adapter (or model) with its tokenizer.
+        before: Held-out figures of the model the run began with.
+        after: The same of the trained model.
+        resumed_from: The checkpoint the run went on from, or None.
+    """
+
+    run_dir: Path
+    model_dir: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    resumed_from: Path | None = None
 
 
 class Strategy:
@@ -194,7 +212,7 @@ class Strategy:
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Trainer:
         """TRL's trainer, ready to train."""
-        from modelforge.durable import durable
+        from modelforge.checkpointing.resumable import durable
 
         train, evaluation = self.datasets(parts)
         trainer_class = durable(self.trl_trainer_class())

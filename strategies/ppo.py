@@ -9,7 +9,7 @@ from pydantic import Field
 
 from modelforge.config import Config, Section
 from modelforge.errors import Problem
-from modelforge.source import find_model
+from modelforge.models.source import find_model
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
 from modelforge.strategy import Parts
 
@@ -169,7 +169,7 @@ class PPO(Rewarded):
         }
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
-        from modelforge.ppo.rewards import REWARD_MODEL
+        from modelforge.config import REWARD_MODEL
 
         if parts.args.reward_std_penalty and parts.args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from modelforge import vllm
+from modelforge.common.console import say
 from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
-from modelforge.console import say
 from modelforge.errors import ConfigError, Problem
+from modelforge.machine import vllm
 from modelforge.strategy import Measure, Parts, Strategy
 
 RewardModel = Annotated[str, Field(min_length=1)]
@@ -78,7 +78,7 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
-        from modelforge.ppo.rewards import parse
+        from modelforge.rewards.of_a_run import parse
 
         try:
             parse(config)
@@ -86,8 +86,8 @@ class Rewarded(Strategy):
             yield from error.problems
 
     def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
-        from modelforge.ppo.rewards import parse
         from modelforge.rewards import reward_columns
+        from modelforge.rewards.of_a_run import parse
 
         names = sorted(columns)
         specs = parse(config)
@@ -168,8 +168,9 @@ class Rewarded(Strategy):
         return {"reward_funcs": [record(reward.function) for reward in parts.extra["rewards"]]}
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
-        from modelforge.ppo.rewards import OnPolicyBase, build
-        from modelforge.ppo.watch import Rollouts, Watch
+        from modelforge.callbacks.alarms import Watch
+        from modelforge.callbacks.rollouts import Rollouts
+        from modelforge.rewards.of_a_run import OnPolicyBase, build
 
         rewards = parts.extra["rewards"] = build(parts, self.functions)
         rollouts = parts.extra["rollouts"] = Rollouts(parts.run_dir)

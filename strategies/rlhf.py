@@ -10,12 +10,12 @@ from pydantic import Field
 
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
-from modelforge.source import local_folder
+from modelforge.models.source import local_folder
 from modelforge.strategies.ppo import PPO, PPOSettings, Share
 from modelforge.strategies.rewarded import RewardedSettings
 
 if TYPE_CHECKING:
-    from modelforge.job import Result
+    from modelforge.strategy import Result
 
 StageName = Literal["sft", "reward", "ppo"]
 ORDER = ("sft", "reward", "ppo")
@@ -32,7 +32,7 @@ def _keys_of(stage: str) -> Any:
     """A section whose keys are those of a stage's own strategy, for the JSON Schema."""
 
     def fill(section: dict[str, Any]) -> None:
-        from modelforge import schema
+        from modelforge.configfile import schema
         from modelforge.strategies.reward import Reward
         from modelforge.strategies.sft import SFT
 
@@ -136,7 +136,7 @@ class RLHF(PPO):
         return policy().build_args(config, output_dir=output_dir, device=device)
 
     def run_stages(self, config: Config) -> Result:
-        from modelforge.rlhf import RLHFTrainer
+        from modelforge.training.stages import RLHFTrainer
 
         return RLHFTrainer(config, rewards=self.functions).run()
 
@@ -157,7 +157,7 @@ def stage_values(config: Config, name: str, strategy: type[Any]) -> dict[str, An
         name: ``sft``, ``reward``, ``dpo`` or the policy's algorithm.
         strategy: The stage's.
     """
-    from modelforge import schema
+    from modelforge.configfile import schema
 
     whole, known = (schema.load(s)["properties"] for s in (RLHF, strategy))
     policy = issubclass(strategy.settings, RewardedSettings)

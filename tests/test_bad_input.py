@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelforge import cli
+from modelforge.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"

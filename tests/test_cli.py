@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modelforge import cli, list_strategies, load_config
+from modelforge import list_strategies, load_config
+from modelforge.cli import main as cli
 from modelforge.config import Settings
 from modelforge.registry import STRATEGIES
 from modelforge.rewards import BUILTIN

@@ -161,7 +161,7 @@ def test_help_and_a_config_with_a_typo_import_no_torch(tmp_path):
     path = tmp_path / "c.json"
     path.write_text(json.dumps(MINIMAL | {"learnin_rate": 1}))
     program = (
-        "import sys\nfrom modelforge.cli import main\nsys.argv = {argv!r}\ncode = None\n"
+        "import sys\nfrom modelforge.cli.main import main\nsys.argv = {argv!r}\ncode = None\n"
         "try:\n    main()\nexcept SystemExit as error:\n    code = error.code\n"
         "heavy = [m for m in ('torch', 'transformers', 'trl', 'datasets', 'peft') "
         "if m in sys.modules]\nassert not heavy, heavy\nassert code == {code}, code\n"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelforge.data.read import SUFFIXES, read_dataset, read_file
+from modelforge.data.load import Part, read_part
+from modelforge.data.read import SUFFIXES, read_file, read_path
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
@@ -130,16 +131,16 @@ def test_bad_files_give_one_clear_problem(tmp_path, name, content, told):
 def test_a_missing_file_offers_the_nearest_name(tmp_path):
     write(tmp_path, "train.jsonl", "{}")
     with pytest.raises(DataError, match=r"did you mean 'train.jsonl'"):
-        read_dataset("trian.jsonl", base_dir=tmp_path)
+        read_path("trian.jsonl", base_dir=tmp_path)
     with pytest.raises(DataError, match="no folder"):
-        read_dataset("nowhere/train.jsonl", base_dir=tmp_path)
+        read_path("nowhere/train.jsonl", base_dir=tmp_path)
 
 
 def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="not in the cache"):
-        read_dataset("nobody/nothing-of-this-name", base_dir=tmp_path)
+        read_part(Part("nobody/nothing-of-this-name"), tmp_path)
 
 
 def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
@@ -147,14 +148,14 @@ def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
     write(tmp_path / "data", "b.jsonl", '{"a": 1}')
     write(tmp_path / "data", "a.csv", "a\n2\n")
     write(tmp_path / "data", "readme.md", "no data")
-    tables = read_dataset("data", base_dir=tmp_path)
+    tables = read_path("data", base_dir=tmp_path)
     assert [Path(table.path).name for table in tables] == ["a.csv", "b.jsonl"]
     write(tmp_path / "data", "c.jsonl", "{")
     with pytest.raises(DataError, match=r"c.jsonl:1"):
-        read_dataset("data", base_dir=tmp_path)
+        read_path("data", base_dir=tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no data file"):
-        read_dataset("empty", base_dir=tmp_path)
+        read_path("empty", base_dir=tmp_path)
 
 
 @settings(max_examples=300, deadline=None)

@@ -15,7 +15,12 @@ from safetensors.torch import load_file
 
 from modelforge import ConfigError, RunError, load_config
 from modelforge.errors import Interrupted
-from modelforge.launch import EXIT_CODE, distributed_choices, leave_exit_code, refuse_backend
+from modelforge.machine.launch import (
+    EXIT_CODE,
+    distributed_choices,
+    leave_exit_code,
+    refuse_backend,
+)
 from modelforge.plan.shards import sharding_stage
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
@@ -26,8 +31,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SAMPLED_ALIKE = """
 import sys, torch
 from transformers import GenerationMixin
-from modelforge import cli, processes
-from modelforge.processes import rank, world_size
+from modelforge.cli import main as cli
+from modelforge.common import processes
+from modelforge.common.processes import rank, world_size
 whole, calls = GenerationMixin.generate, [0]
 
 def generate(self, input_ids=None, attention_mask=None, **kwargs):
@@ -182,7 +188,7 @@ def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(mon
     with pytest.raises(RunError, match="plain DDP"):
         refuse_backend(config("sft", "fsdp"), CPU)
     refuse_backend(config("sft", "fsdp"), card(24))
-    monkeypatch.setattr("modelforge.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("modelforge.machine.launch.find_spec", lambda name: None)
     with pytest.raises(RunError, match="not installed"):
         refuse_backend(config("sft", "zero2"), card(24))
     for backend in ("fsdp", "zero3"):

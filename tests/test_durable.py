@@ -8,7 +8,7 @@ import trl
 from transformers import Trainer
 
 from modelforge import get_strategy, list_strategies
-from modelforge.durable import HOOKS, Durable, durable, rows_of, split
+from modelforge.checkpointing.resumable import HOOKS, Durable, durable, rows_of, split
 from modelforge.ppo.trainer import PPOTrainer
 
 

@@ -71,7 +71,7 @@ def config(**values):
     ],
 )
 def test_a_config_that_once_ended_in_a_traceback(values, says, tmp_path, monkeypatch):
-    from modelforge.prepare import prepare
+    from modelforge.training.prepare import prepare
 
     monkeypatch.chdir(tmp_path)
     rows = [f'{{"prompt": "What is {i}?", "answer": "{i}"}}' for i in range(8)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from machines import CPU, card
 
 from modelforge import ConfigError, choose_profile, detect_hardware, list_profiles
-from modelforge.hardware import device_arguments
+from modelforge.machine.hardware import device_arguments
 
 
 def test_this_machine_has_cores_and_memory():

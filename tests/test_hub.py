@@ -16,9 +16,9 @@ PROGRAM = """
 import json, sys
 from modelforge import load_config
 from modelforge.errors import UserError
-from modelforge.hub import origin
-from modelforge.prepare import prepare
-from modelforge.run import load
+from modelforge.models.hub import origin
+from modelforge.training.prepare import prepare
+from modelforge.training.train import load
 job = prepare(load_config(json.loads(sys.argv[1])))
 model = load(job).model
 found = origin(job.source, job.data.ledger.sources)

@@ -16,9 +16,9 @@ from transformers import LlamaConfig
 
 from modelforge import registry
 from modelforge.config import Choice
-from modelforge.configfile import load_config
+from modelforge.configfile.load import load_config
 from modelforge.errors import ModelError, RunError
-from modelforge.hardware import choose_profile
+from modelforge.machine.hardware import choose_profile
 from modelforge.plan import Calibration, fit, plan
 from modelforge.plan.allocator import GIB
 from modelforge.plan.architectures import (
@@ -29,7 +29,7 @@ from modelforge.plan.architectures import (
 )
 from modelforge.plan.memory import PARTS, probe, simulate
 from modelforge.plan.model import meta_model
-from modelforge.plan.planning import card, find
+from modelforge.plan.planner import card, find
 from modelforge.plan.shards import shard, sharding_stage
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -337,7 +337,7 @@ def test_an_emulated_card_never_runs_out_on_what_fit_accepted(benchmark, seed):
 @pytest.mark.slow
 def test_an_8b_is_planned_in_20_seconds_imports_included():
     code = (
-        "from modelforge.configfile import load_config\n"
+        "from modelforge.configfile.load import load_config\n"
         "from modelforge.plan import plan\n"
         f"config = load_config({{'strategy': 'qlora', 'model_name': '{LLAMA}', 'dataset': 'd',"
         "'use_4bit': True, 'gradient_checkpointing': True, 'max_seq_length': 2048,"

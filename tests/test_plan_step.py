@@ -15,16 +15,16 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from modelforge import registry
-from modelforge.configfile import load_config
-from modelforge.hardware import Hardware
-from modelforge.lora import exact_4bit_on_cpu, lora_config, quantization_config
-from modelforge.plan import roles
-from modelforge.plan.job import build_job
+from modelforge.configfile.load import load_config
+from modelforge.machine.hardware import Hardware
+from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
+from modelforge.models.providers.huggingface import weights_dtype
+from modelforge.plan import reward_models
 from modelforge.plan.kernels import cpu
+from modelforge.plan.meta_run import build_meta_run
 from modelforge.plan.model import weights
 from modelforge.plan.step import alone, log_steps
-from modelforge.ppo.roles import SharedBaseReward
-from modelforge.providers.huggingface import weights_dtype
+from modelforge.rewards.shared_base import SharedBaseReward
 
 # The step runs on the CPU; which types it runs in follows from the machine it is planned for.
 IN_32_BITS = Hardware("cpu", "", 0, 0.0, None, False, 16.0, 2)
@@ -91,7 +91,7 @@ def real_trainer(job, model, config):
     if getattr(config.settings, "reward_model", None):
         folder = Path(config.settings.reward_model)
         reward = SharedBaseReward(trainer.model, folder, name="0", tokenizer=None)
-        scorer = roles._scorer(reward.score, config, args.per_device_train_batch_size)
+        scorer = reward_models._scorer(reward.score, config, args.per_device_train_batch_size)
     if job.generates:
         _, prompt, new = job.generates
         trainer.model.generate = lambda input_ids, **_: torch.full(
@@ -192,7 +192,7 @@ def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path, monke
     )
     with alone():
         jobs = [
-            build_job(config, architecture(), hardware, adapter=None, output_dir=tmp_path)
+            build_meta_run(config, architecture(), hardware, adapter=None, output_dir=tmp_path)
             for _ in range(2)
         ]
         # The real rows are of one length: only packed ones, made of several, need a mask.
@@ -232,7 +232,7 @@ def test_sampling_takes_what_generate_takes(tmp_path):
     )
     with alone():
         jobs = [
-            build_job(config, architecture(), IN_32_BITS, adapter=None, output_dir=tmp_path)
+            build_meta_run(config, architecture(), IN_32_BITS, adapter=None, output_dir=tmp_path)
             for _ in range(2)
         ]
         tracker, _ = log_steps(dataclasses.replace(jobs[0], padded=False), cpu())

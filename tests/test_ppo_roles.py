@@ -16,18 +16,11 @@ from transformers import (
 )
 
 from modelforge.errors import ModelError
-from modelforge.lora import exact_4bit_on_cpu
-from modelforge.ppo.roles import (
-    POLICY,
-    REFERENCE,
-    SharedBaseReward,
-    adapter_parameters,
-    copy_policy,
-    inference,
-    shares_base,
-    using,
-)
+from modelforge.models.adapters import adapter_parameters, inference, using
+from modelforge.models.lora import exact_4bit_on_cpu
+from modelforge.ppo.reference import POLICY, REFERENCE, copy_policy
 from modelforge.rewards.model import encode
+from modelforge.rewards.shared_base import SharedBaseReward, shares_base
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny" / "model"
 LORA = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}

@@ -17,19 +17,13 @@ from transformers import (
 )
 from trl import GRPOTrainer
 
-from modelforge.durable import COUNTERS
+from modelforge.checkpointing.resumable import COUNTERS
 from modelforge.errors import ConfigError, ModelError
+from modelforge.models.adapters import adapter_parameters, inference, using
 from modelforge.ppo.config import PPOConfig
-from modelforge.ppo.roles import (
-    CRITIC,
-    POLICY,
-    REFERENCE,
-    SharedBaseReward,
-    adapter_parameters,
-    inference,
-    using,
-)
+from modelforge.ppo.reference import CRITIC, POLICY, REFERENCE
 from modelforge.ppo.trainer import HOOKS, METRICS, PPOTrainer
+from modelforge.rewards.shared_base import SharedBaseReward
 
 sys.path.append(str(Path(__file__).parent))  # the tests are no package
 

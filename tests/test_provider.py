@@ -8,11 +8,12 @@ import torch
 from machines import CPU, card
 
 import modelforge
-from modelforge import ModelError, Problem, load_config, registry
-from modelforge.lora import lora_defaults
-from modelforge.prepare import fit_to_model
-from modelforge.providers.huggingface import HuggingFace, weights_dtype
-from modelforge.source import find_model
+from modelforge import ModelError, Problem, load_config
+from modelforge.models.lora import lora_defaults
+from modelforge.models.providers import choice
+from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
+from modelforge.models.source import find_model
+from modelforge.training.prepare import fit_to_model
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "tiny" / "model"
@@ -50,7 +51,7 @@ def config(tmp_path, **values):
 
 
 def test_a_run_asks_a_provider_for_seven_things_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "get_provider", lambda name: Recorder)
+    monkeypatch.setattr(choice, "get_provider", lambda name: Recorder)
     modelforge.train(config(tmp_path))
     assert Recorder.asked == ASKED
 
@@ -61,7 +62,7 @@ def test_a_refusing_provider_ends_the_run_with_its_reason(tmp_path, monkeypatch)
             yield Problem("provider", "it is Sunday")
             yield Problem("provider", "the shops are shut")
 
-    monkeypatch.setattr(registry, "get_provider", lambda name: Refusing)
+    monkeypatch.setattr(choice, "get_provider", lambda name: Refusing)
     with pytest.raises(modelforge.RunError, match=r"(?s)it is Sunday.*shops are shut"):
         modelforge.train(config(tmp_path))
     assert list(tmp_path.iterdir()) == []

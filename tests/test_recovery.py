@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 import modelforge
-from modelforge.durable import Durable
+from modelforge.checkpointing.resumable import Durable
 from modelforge.errors import Interrupted, RunError
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 import modelforge
-from modelforge import run as runs
+from modelforge.callbacks.longest_batch import Rehearsal, longest_rows
 from modelforge.plan.calibration import calibration_file, learn, recall
 from modelforge.plan.result import GIB, Plan
-from modelforge.rehearsal import Rehearsal, longest_rows
+from modelforge.training import train as runs
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
@@ -94,7 +94,7 @@ def test_train_fits_a_config_to_its_budget_and_keeps_to_that_when_it_goes_on(tmp
     assert planned["predicted"]["fits"] and planned["measured"]["seconds_per_step"] > 0
     # Gone on with: the plan that it began with, whatever would be planned by now.
     (result.run_dir / "results.json").unlink()
-    from modelforge.prepare import prepare
+    from modelforge.training.prepare import prepare
 
     job = prepare(modelforge.load_config(result.run_dir))
     assert job.checkpoint.name == "checkpoint-4"

@@ -9,7 +9,7 @@ import torch
 
 import modelforge
 from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, load_config
-from modelforge.configfile import load_config as load
+from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
 from modelforge.strategies.rlhf import stage_values

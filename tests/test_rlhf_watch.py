@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelforge import cli
-from modelforge.ppo.watch import findings
+from modelforge.callbacks.alarms import findings
+from modelforge.cli import main as cli
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelforge import ConfigError, RunError, load_config
-from modelforge.checkpoints import PARTIAL, checkpoints, rotate, seal
-from modelforge.rundir import RunDir, choices_json, open_run, run_name
+from modelforge.checkpointing.checkpoints import PARTIAL, checkpoints, rotate, seal
+from modelforge.runs.folder import RunDir, choices_json, open_run, run_name
 
 MINIMAL = {"strategy": "sft", "model_name": "org/some model", "dataset": "data.jsonl"}
 
@@ -95,7 +95,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from modelforge.rundir import RunDir
+from modelforge.runs.folder import RunDir
 with RunDir(Path(sys.argv[1])).claimed():
     print("claimed", flush=True)
     time.sleep(60)

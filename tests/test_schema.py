@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelforge import ConfigError, list_strategies, load_config, schema
+from modelforge import ConfigError, list_strategies, load_config
+from modelforge.configfile import schema
 from modelforge.registry import STRATEGIES, get_strategy
 
 VALUES = st.one_of(

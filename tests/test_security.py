@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelforge import ConfigError, ModelError, UserError, cli, load_config, train
-from modelforge.console import say
+from modelforge import ConfigError, ModelError, UserError, load_config, train
+from modelforge.cli import main as cli
+from modelforge.common.console import say
 from modelforge.errors import Problem
-from modelforge.prepare import prepare
+from modelforge.models.source import find_model
 from modelforge.redact import redact, secrets_in
-from modelforge.source import find_model
+from modelforge.training.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "tiny" / "model"
@@ -172,9 +173,13 @@ DANGEROUS |= {"system", "popen", "unpack_archive", "extractall"}
 MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "subprocess", "tarfile", "zipfile"}
 ALLOWED = {
     ("modelforge/registry.py", "import_module"): "of the registry's own literal table",
+    ("modelforge/models/providers/__init__.py", "import_module"): "of its own literal table",
     ("modelforge/rewards/build.py", "exec_module"): "the file that the user's config names",
-    ("modelforge/configfile.py", "yaml.load"): "with a loader made from SafeLoader",
-    ("modelforge/launch.py", "subprocess"): "this Python, accelerate, and the command's own words",
+    ("modelforge/configfile/load.py", "yaml.load"): "with a loader made from SafeLoader",
+    (
+        "modelforge/machine/launch.py",
+        "subprocess",
+    ): "this Python, accelerate, the command's own words",
 }
 
 
@@ -207,7 +212,7 @@ def test_no_call_runs_what_a_file_says_but_those_listed():
             if "shell" in keywords:
                 found.add((where, "shell="))
     assert found - set(ALLOWED) == set()
-    from modelforge.configfile import _Loader
+    from modelforge.configfile.load import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
 

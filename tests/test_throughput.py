@@ -14,12 +14,12 @@ from transformers import LlamaConfig
 import modelforge
 from modelforge import RunError, load_config
 from modelforge.config import Choice
+from modelforge.machine.attention import machine_problems, throughput_defaults, warnings
+from modelforge.models.providers.huggingface import HuggingFace
+from modelforge.models.source import find_model
 from modelforge.plan import fit
-from modelforge.prepare import fill_defaults
-from modelforge.providers.huggingface import HuggingFace
 from modelforge.registry import get_strategy
-from modelforge.source import find_model
-from modelforge.throughput import machine_problems, throughput_defaults, warnings
+from modelforge.training.prepare import fill_defaults
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"

@@ -17,10 +17,9 @@ from machines import CPU, card
 
 from modelforge import ConfigError, RunError, get_strategy, list_strategies, load_config
 from modelforge.config import Choice
-from modelforge.providers import choice, unsloth
-from modelforge.providers.base import ModelSource
-from modelforge.providers.choice import choose_provider
-from modelforge.source import find_model
+from modelforge.models.providers import choice, unsloth
+from modelforge.models.providers.choice import choose_provider
+from modelforge.models.source import ModelSource, find_model
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -244,12 +243,12 @@ class FastLanguageModel:
 
 # The command, on a machine where only the choice sees a card.
 COMMAND = """
-import modelforge.prepare
+import modelforge.training.prepare
 from modelforge import Hardware
-from modelforge.cli import main
+from modelforge.cli.main import main
 card = Hardware("cuda", "a card", 1, 24.0, (8, 6), True, 64.0, 8)
-choose = modelforge.prepare.choose_provider
-modelforge.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
+choose = modelforge.training.prepare.choose_provider
+modelforge.training.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
 main()
 """
 

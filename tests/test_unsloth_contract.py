@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from modelforge.providers import unsloth
+from modelforge.models.providers import unsloth
 
 ROOT = Path(__file__).parents[1]
 WHEELS = os.environ.get("MODELFORGE_UNSLOTH_WHEELS")
@@ -207,7 +207,7 @@ from unsloth.models import rl
 rl.patch_trl_rl_trainers()
 import dataclasses
 from modelforge import load_config, get_strategy
-from modelforge.providers.unsloth import Unsloth, plain_class
+from modelforge.models.providers.unsloth import Unsloth, plain_class
 
 folder, found = Path(sys.argv[1]), {}
 for name in ("sft", "reward", "dpo"):

@@ -8,11 +8,12 @@ from machines import CPU, card
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import modelforge
-from modelforge import ConfigError, RunError, load_config, registry, vllm
+from modelforge import ConfigError, RunError, load_config, registry
+from modelforge.machine import vllm
+from modelforge.models.providers.huggingface import HuggingFace
 from modelforge.plan import fit, plan
 from modelforge.plan.memory import Engine, engine_of
-from modelforge.prepare import fill_defaults
-from modelforge.providers.huggingface import HuggingFace
+from modelforge.training.prepare import fill_defaults
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -159,8 +160,8 @@ def test_a_reward_adapter_of_the_same_base_stands_beside_what_vllm_is_sent(tmp_p
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import GRPOConfig
 
-    from modelforge.ppo.rewards import OnPolicyBase, build
     from modelforge.rewards.model import RewardModel
+    from modelforge.rewards.of_a_run import OnPolicyBase, build
     from modelforge.strategy import Parts
 
     model, folder = str(TINY / "model"), tmp_path / "reward"

@@ -31,7 +31,7 @@ from modelforge.data.dialogue import Skip
 from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset
-from modelforge.data.read import Row, Table, read_dataset
+from modelforge.data.read import Row, Table, find, looks_like_hub_id, read_path
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.template import TemplateChoice
 from modelforge.errors import DataError, Problem
@@ -197,12 +197,28 @@ def read_all(parts: Sequence[Part], base_dir: Path) -> list[list[Table]]:
     problems: list[Problem] = []
     for part in parts:
         try:
-            found = read_dataset(part.path, base_dir=base_dir, split=part.split, name=part.name)
-            tables.append(found)
+            tables.append(read_part(part, base_dir))
         except DataError as error:
             problems.extend(error.problems)
     if problems:
         raise DataError(*problems)
+    return tables
+
+
+def read_part(part: Part, base_dir: Path) -> list[Table]:
+    """The files of a path, or the split of a hub data set.
+
+    Raises:
+        DataError: With every problem found (the first ten in full).
+    """
+    if find(part.path, base_dir) is None and looks_like_hub_id(part.path):
+        from modelforge.data.hub import read_hub
+
+        return [read_hub(part.path, split=part.split or "train", name=part.name)]
+    tables = read_path(part.path, base_dir=base_dir)
+    if part.split or part.name:
+        fix = "remove it, or name the file that holds the split"
+        raise DataError(Problem(part.path, "split and name choose within a hub data set", fix))
     return tables
 
 

@@ -70,31 +70,19 @@ class _Bad(ValueError):
         self.line, self.what, self.fix = line, what, fix
 
 
-def read_dataset(
-    source: str, *, base_dir: Path, split: str | None = None, name: str | None = None
-) -> list[Table]:
-    """Read a file, each file of a folder, or a hub data set.
+def read_path(source: str, *, base_dir: Path) -> list[Table]:
+    """Read a file, or each file of a folder.
 
     Args:
-        source: Path or hub id. A relative path is looked up in ``base_dir``, then in the working
-            folder.
+        source: A path; a relative one is looked up in ``base_dir``, then in the working folder.
         base_dir: The config file's folder.
-        split: Split of a hub data set (default ``train``).
-        name: Configuration of a hub data set.
 
     Raises:
         DataError: With every problem found (the first ten in full).
     """
     path = find(source, base_dir)
     if path is None:
-        if looks_like_hub_id(source):
-            from modelforge.data.hub import read_hub
-
-            return [read_hub(source, split=split or "train", name=name)]
         raise DataError(missing(source, base_dir))
-    if split or name:
-        fix = "remove it, or name the file that holds the split"
-        raise DataError(Problem(source, "split and name choose within a hub data set", fix))
     if not path.is_dir():
         return [read_file(path, shown=source)]
     files = sorted(file for file in path.iterdir() if file.is_file() and ending(file))

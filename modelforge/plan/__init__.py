@@ -19,7 +19,7 @@ Importing this package imports no ML library.
 """
 
 from modelforge.plan.fitting import fit
-from modelforge.plan.planning import plan
+from modelforge.plan.planner import plan
 from modelforge.plan.result import Calibration, Plan
 
 __all__ = ["Calibration", "Plan", "fit", "plan"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.errors import ModelError, Problem, did_you_mean
-from modelforge.source import local_folder
+from modelforge.models.source import local_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

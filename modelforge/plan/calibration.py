@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.files import write_whole
 from modelforge.plan.result import GIB, Calibration, Plan
 
 if TYPE_CHECKING:
-    from modelforge.hardware import Hardware
+    from modelforge.machine.hardware import Hardware
 
 # The share of the newest run in what is remembered.
 _NEWEST = 0.5
@@ -64,10 +65,7 @@ def learn(
     path = calibration_file()
     everything = _read() | {hardware.device_name: asdict(replace(known, **changes))}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(everything, indent=2), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(everything, indent=2))
     except OSError:
         return  # a home that cannot be written to costs a better plan, not a run
 

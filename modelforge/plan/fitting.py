@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem, RunError
-from modelforge.plan.planning import assemble, card, find
+from modelforge.plan.planner import assemble, card, find
 from modelforge.plan.result import GIB, MARGIN, Calibration, Plan
 
 if TYPE_CHECKING:
-    from modelforge.hardware import Hardware
+    from modelforge.machine.hardware import Hardware
     from modelforge.plan.architectures import Found
 
 _MICRO, _ACCUMULATION, _LENGTH = (

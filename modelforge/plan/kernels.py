@@ -8,48 +8,16 @@ go another way on CUDA than on meta (attention, dropout, Triton, optimisers).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from modelforge.plan.autocast import autocasting, cast_for, replaced
-
-if TYPE_CHECKING:
-    from modelforge.plan.tracker import Tracker
-
-Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
-
-
-@dataclass(frozen=True)
-class Device:
-    """A kind of device to run a step for.
-
-    Attributes:
-        type: ``cuda`` or ``cpu``.
-        rounds: Whether its allocator rounds to 512 bytes.
-        capability: CUDA's compute capability.
-        operators: How operators run that meta alone would get wrong, by schema name.
-    """
-
-    type: str
-    rounds: bool
-    capability: tuple[int, int]
-    operators: Mapping[str, Operator]
-
-    @property
-    def flash(self) -> bool:
-        """Whether it runs flash attention (compute capability 8.0)."""
-        return self.capability >= (8, 0)
-
-    @property
-    def workspace(self) -> int:
-        """cuBLAS's workspace, taken at the first matrix product (``CUBLAS_WORKSPACE_CONFIG``)."""
-        return 32 * 2**20 if self.capability >= (9, 0) else 8_519_680
+from modelforge.plan.tracker import Device, Operator, Tracker
 
 
 def cuda(capability: tuple[int, int] = (8, 6)) -> Device:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
 from modelforge.plan.architectures import Found, layer_period, with_layers
 from modelforge.plan.result import GIB
-from modelforge.vllm import card_share, colocated
 
 if TYPE_CHECKING:
     from modelforge.config import Config
-    from modelforge.hardware import Hardware
+    from modelforge.machine.hardware import Hardware
     from modelforge.plan.tracker import Tracker
 
 PARTS = (
@@ -84,8 +84,8 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
     Raises:
         ConfigError: If TRL refuses a value.
     """
-    from modelforge.plan.job import build_job
     from modelforge.plan.kernels import cpu, cuda
+    from modelforge.plan.meta_run import build_meta_run
     from modelforge.plan.step import alone, log_steps
 
     device = cpu() if hardware.device == "cpu" else cuda(hardware.compute_capability or (8, 6))
@@ -93,7 +93,7 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
         architecture = with_layers(
             found.architecture, found.architecture.get_text_config().num_hidden_layers
         )
-        job = build_job(
+        job = build_meta_run(
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
         )
         tracker, trainer = log_steps(job, device)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from modelforge.lora import quantization_config
+from modelforge.models.lora import quantization_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from random import getstate, setstate
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,44 @@ import torch
 
 from modelforge.plan.autocast import replaced
 from modelforge.plan.generation import sampling, sampling_elsewhere
-from modelforge.plan.kernels import Device, running_as
+from modelforge.plan.kernels import running_as
 from modelforge.plan.model import track_weights
-from modelforge.plan.tracker import Tracker
+from modelforge.plan.tracker import Device, Tracker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
 
-    from modelforge.plan.job import Job
 
 # What torchrun and accelerate tell a process of the others.
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class MetaRun:
+    """A trainer to be built on the meta device.
+
+    Attributes:
+        trainer_class: TRL's, or the strategy's own.
+        arguments: What it is built from.
+        batch: One micro-batch of the longest rows, as the trainer's collator takes it.
+        tokens: Of that micro-batch.
+        share_true: Share of the positions whose next token the loss is computed on.
+        padded: Whether rows of a batch may differ in length, or hold several documents: then
+            attention takes a mask.
+        generates: Sequences, prompt tokens and new tokens of a rollout; None without one.
+        by_vllm: Whether vLLM samples them, in memory of its own.
+        prepare: Called with the trainer before its first step.
+    """
+
+    trainer_class: type[Trainer]
+    arguments: dict[str, Any]
+    batch: list[dict[str, Any]]
+    tokens: int
+    share_true: float = 1.0
+    padded: bool = False
+    generates: tuple[int, int, int] | None = None
+    by_vllm: bool = False
+    prepare: Callable[[Any], None] = field(default=lambda trainer: None)
 
 
 @contextmanager
@@ -63,22 +91,22 @@ def alone() -> Iterator[None]:
             state._shared_state.update(values)
 
 
-def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
+def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     """Run a trainer's steps on the meta device and log its memory; to be called :func:`alone`.
 
     Args:
-        job: The trainer and its longest batch.
+        meta_run: The trainer and its longest batch.
         device: What kind of device to run as.
     """
     tracker = Tracker(device)
-    tracker.share_true, tracker.padded = job.share_true, job.padded
+    tracker.share_true, tracker.padded = meta_run.share_true, meta_run.padded
     with ExitStack() as stack:
         stack.enter_context(running_as(device, tracker))
-        trainer = _on_meta(job, tracker)(**job.arguments)
-        job.prepare(trainer)
-        if job.generates:
+        trainer = _on_meta(meta_run, tracker)(**meta_run.arguments)
+        meta_run.prepare(trainer)
+        if meta_run.generates:
             samples = sampling(trainer.model, tracker)
-            if job.by_vllm:
+            if meta_run.by_vllm:
                 samples = sampling_elsewhere(tracker)
             stack.enter_context(replaced(trainer.model, "generate", samples))
         track_weights(tracker, trainer)
@@ -86,10 +114,10 @@ def log_steps(job: Job, device: Device) -> tuple[Tracker, Trainer]:
     return tracker, trainer
 
 
-def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
+def _on_meta(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
     """The trainer class with its device and its outer loop replaced, and phases marked."""
 
-    class OnMeta(job.trainer_class):  # type: ignore[misc, valid-type, name-defined]
+    class OnMeta(meta_run.trainer_class):  # type: ignore[misc, valid-type, name-defined]
         optimizer: Any
 
         def create_accelerator_and_postprocess(self) -> None:
@@ -109,15 +137,15 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
             accumulates = self.args.gradient_accumulation_steps > 1
             with tracker, _marked(self, tracker):
-                if job.generates:
+                if meta_run.generates:
                     self._make_states(model)  # a rollout of its own would only cost time
                 else:
                     self._micro_batch(model)
                     self._update(model)
-                if job.generates or not accumulates:
+                if meta_run.generates or not accumulates:
                     model.zero_grad()
                 self._micro_batch(model)
-                if job.generates and accumulates:
+                if meta_run.generates and accumulates:
                     self._micro_batch(model)
                 self._update(model)
 
@@ -132,7 +160,7 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
             tracker.flops = 0  # those of the last micro-batch stay
             with tracker.within(phase="forward", scope="head"):
                 items = torch.ones((), dtype=torch.long, device="meta")
-                self.training_step(model, self.data_collator(job.batch), items)
+                self.training_step(model, self.data_collator(meta_run.batch), items)
             tracker.gradients |= {
                 tracker.identity(p.grad) for p in model.parameters() if p.grad is not None
             }
@@ -143,7 +171,7 @@ def _on_meta(job: Job, tracker: Tracker) -> type[Trainer]:
                     self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
                 self.optimizer.step()
 
-    OnMeta.__name__ = job.trainer_class.__name__
+    OnMeta.__name__ = meta_run.trainer_class.__name__
     return OnMeta
 
 

@@ -8,17 +8,45 @@ checkpointing and freed is what PyTorch does, not a formula for it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelforge.plan.allocator import Event, rounded
 
-if TYPE_CHECKING:
-    from modelforge.plan.kernels import Device
+# Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
+Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device to run a step for.
+
+    Attributes:
+        type: ``cuda`` or ``cpu``.
+        rounds: Whether its allocator rounds to 512 bytes.
+        capability: CUDA's compute capability.
+        operators: How operators run that meta alone would get wrong, by schema name.
+    """
+
+    type: str
+    rounds: bool
+    capability: tuple[int, int]
+    operators: Mapping[str, Operator]
+
+    @property
+    def flash(self) -> bool:
+        """Whether it runs flash attention (compute capability 8.0)."""
+        return self.capability >= (8, 0)
+
+    @property
+    def workspace(self) -> int:
+        """cuBLAS's workspace, taken at the first matrix product (``CUBLAS_WORKSPACE_CONFIG``)."""
+        return 32 * 2**20 if self.capability >= (9, 0) else 8_519_680
 
 
 class Tag(NamedTuple):

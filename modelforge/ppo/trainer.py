@@ -16,19 +16,13 @@ import torch
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
-from modelforge.durable import Durable
+from modelforge.checkpointing.resumable import Durable
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
-from modelforge.lora import exact_4bit_on_cpu
+from modelforge.models.adapters import inference, using
+from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.ppo import maths, weights
 from modelforge.ppo.config import PPOConfig
-from modelforge.ppo.roles import (
-    POLICY,
-    REFERENCE,
-    copy_policy,
-    finish_adapters,
-    inference,
-    using,
-)
+from modelforge.ppo.reference import POLICY, REFERENCE, copy_policy, finish_adapters
 from modelforge.ppo.shaping import RewardShaper
 from modelforge.ppo.value import Critic
 

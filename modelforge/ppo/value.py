@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modelforge.ppo.roles import CRITIC, POLICY, adapter_parameters, backbone, using
+from modelforge.models.adapters import adapter_parameters, backbone, using
+from modelforge.ppo.reference import CRITIC, POLICY
 
 ValueMode = Literal["trunk_detached", "trunk", "adapter"]
 

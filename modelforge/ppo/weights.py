@@ -14,7 +14,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from modelforge.errors import Problem, RunError
-from modelforge.ppo.roles import CRITIC, POLICY, REFERENCE
+from modelforge.ppo.reference import CRITIC, POLICY, REFERENCE
 
 _HEAD = "value_head.safetensors"
 

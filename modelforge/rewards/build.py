@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelforge.console import say
+from modelforge.common.console import say
 from modelforge.errors import ConfigError, Problem
 from modelforge.rewards.builtin import BUILTIN, Score
 from modelforge.rewards.spec import RewardSpec

@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import find_adapter_config_file
 
 from modelforge.errors import ModelError, Problem
-from modelforge.hub import unreadable
-from modelforge.lora import exact_4bit_on_cpu
+from modelforge.models.hub import unreadable
+from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
 
 

@@ -1,0 +1,1 @@
+"""What listens to a trainer: what is written, shown, sent, measured and warned of."""

@@ -1,0 +1,153 @@
+"""What is seen of a run that learns from rewards: its answers, and warnings when it goes wrong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from modelforge.common.console import say
+from modelforge.config import JUDGE
+from modelforge.errors import Problem
+
+WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
+
+# Nats a token. A policy that keeps its language stays well below: at 1 each token of its answers
+# is e times as likely as under the reference.
+FAR_FROM_REFERENCE = 1.0
+
+
+class Watch(TrainerCallback):
+    """Says once of each thing that goes wrong what it is and what helps; `warnings.jsonl`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "warnings.jsonl"
+        self.train: list[dict[str, Any]] = []
+        self.eval: list[dict[str, Any]] = []
+        self.said: set[str] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up the logs of the run that is resumed, and what was said of it."""
+        for logs in state.log_history:
+            self._keep(logs)
+        self.said = {problem.where for problem in findings(self.train, self.eval, args)}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Look at the run as it stands."""
+        self._keep(logs or {})
+        if not state.is_world_process_zero:
+            return
+        for problem in findings(self.train, self.eval, args):
+            if problem.where not in self.said:
+                self.said.add(problem.where)
+                say(f"warning, step {state.global_step}: {problem}")
+                row = {"step": state.global_step, **vars(problem)}
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _keep(self, logs: Mapping[str, Any]) -> None:
+        if "loss" in logs:
+            self.train.append(dict(logs))
+        elif "eval_reward" in logs:
+            self.eval.append({key.removeprefix("eval_"): value for key, value in logs.items()})
+
+
+def findings(
+    train: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], args: Any
+) -> list[Problem]:
+    """What is wrong with a run by its logs: the metric, what it does, what helps.
+
+    Args:
+        train: The logs of training, oldest first.
+        evaluations: The logs of evaluation, oldest first, names as in training.
+        args: The TRL config (its KL target is looked at, where it has one).
+    """
+    if len(train) < 2 * WINDOW:
+        return []
+    found = [_kl(train, getattr(args, "kl_target", None)), _entropy(train), _length(train)]
+    found.append(_hacking(train, WINDOW) or _hacking(evaluations, 1))
+    return [problem for problem in found if problem is not None]
+
+
+def _kl(train: Sequence[Mapping[str, Any]], target: float | None) -> Problem | None:
+    completion, token = _mean(train[-WINDOW:], "kl/reference"), "kl/reference_token"
+    advice = "raise ppo.kl_coef, or lower learning_rate or ppo.ppo_epochs"
+    if target is not None and completion is not None and completion > 3 * target:
+        what = f"is {completion:.3g} nats a completion, over three times kl_target ({target:g})"
+        return Problem("kl/reference", what, advice)
+    for key in (token, "kl"):  # GRPO and RLOO call it kl
+        kl = _mean(train[-WINDOW:], key)
+        if kl is not None and kl > FAR_FROM_REFERENCE:
+            what = f"is {kl:.3g} nats a token: the policy has left the reference"
+            return Problem(key, what, advice if key == token else "raise beta")
+    return None
+
+
+def _entropy(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    first, last = _mean(train[:WINDOW], "entropy"), _mean(train[-WINDOW:], "entropy")
+    if first is None or last is None or last > 0.2 * first or first < 1e-3:
+        return None
+    what = f"fell from {first:.3g} to {last:.3g} nats a token: answers hardly vary any more"
+    fix = "raise ppo.entropy_coef or ppo.kl_coef, or stop at an earlier checkpoint"
+    return Problem("entropy", what, fix)
+
+
+def _length(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    key = "completions/mean_length"
+    first, last = _mean(train[:WINDOW], key), _mean(train[-WINDOW:], key)
+    cut = _mean(train[-WINDOW:], "completions/clipped_ratio") or 0.0
+    if first is None or last is None or last < 2 * first or cut < 0.25:
+        return None
+    what = f"grew from {first:.0f} to {last:.0f} tokens, and {cut:.0%} of the answers do not end"
+    fix = "set ppo.missing_eos_penalty, or add a reward for length; long answers may score more"
+    return Problem(key, what, fix)
+
+
+def _hacking(logs: Sequence[Mapping[str, Any]], window: int) -> Problem | None:
+    """The reward rises and the judge's falls, both beyond twice their standard error."""
+    if len(logs) < 2 * window or len(logs) < 3:
+        return None
+    judge = f"rewards/{JUDGE}/mean"
+    reward, verdict = _change(logs, "reward", window), _change(logs, judge, window)
+    if reward is None or verdict is None or not (reward > 2 and verdict < -2):
+        return None
+    what = "falls while the reward rises: the policy exploits the reward model (reward hacking)"
+    fix = "stop at an earlier checkpoint, raise ppo.kl_coef, or train a stronger reward model"
+    return Problem(judge, what, fix)
+
+
+def _change(logs: Sequence[Mapping[str, Any]], key: str, window: int) -> float | None:
+    """How far the last logs lie above the first ones, in standard errors of the difference."""
+    values = [float(log[key]) for log in logs if _is_number(log.get(key))]
+    if len(values) < max(2 * window, 3):
+        return None
+    first, last = values[:window], values[-window:]
+    # The spread from one log to the next is noise, a tendency apart.
+    steps = [b - a for a, b in itertools.pairwise(values)]
+    noise = math.sqrt(sum(step**2 for step in steps) / (2 * len(steps)))
+    error = noise * math.sqrt(2 / window)
+    change = sum(last) / window - sum(first) / window
+    return change / error if error else math.copysign(math.inf, change) if change else 0.0
+
+
+def _mean(logs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [float(log[key]) for log in logs if _is_number(log.get(key))]
+    return sum(values) / len(values) if values else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,382 @@
+"""What a run needs of every TRL trainer: nothing is lost, and a resume changes nothing.
+
+``durable(SFTTrainer)`` is the same trainer whose checkpoints are whole or not there, hold all that
+decides the next step, and whose weights no infinite gradient reaches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+from accelerate.utils import send_to_device
+from safetensors import SafetensorError
+from transformers import Trainer, TrainerCallback, TrainerState
+
+from modelforge.checkpointing.checkpoints import (
+    PARTIAL,
+    cannot_write,
+    hold,
+    refuse_replaced,
+    rotate,
+    seal,
+)
+from modelforge.checkpointing.randomness import random_state, set_random_state
+from modelforge.common.console import say
+from modelforge.common.processes import anyone
+from modelforge.errors import Problem, RunError
+
+#: What of transformers' and TRL's private parts `Durable` overrides, with the parameters they are
+#: called with. A release that changes one fails the contract test, not a run.
+HOOKS = {
+    "_save_checkpoint": ["model", "trial"],
+    "_get_output_dir": ["trial"],
+    "_load_from_checkpoint": ["resume_from_checkpoint"],
+    "_load_rng_state": ["checkpoint"],
+    "training_step": ["model", "inputs", "num_items_in_batch"],
+}
+#: What it keeps of them, where they have it.
+COUNTERS = ("_step", "_total_train_tokens", "_globalstep_last_logged")
+
+STATE = "state.json"
+# Steps in a row without a finite gradient after which nothing will mend by itself.
+HOPELESS = 5
+
+
+def durable(trainer_class: type[Any]) -> type[Any]:
+    """A TRL trainer class made durable; one that is already, as it is."""
+    if issubclass(trainer_class, Durable):
+        return trainer_class
+    return type(trainer_class.__name__, (Durable, trainer_class), {})
+
+
+class Durable(Trainer):
+    """Mixed into a trainer of TRL, in front of it.
+
+    A checkpoint holds, beside what transformers writes::
+
+        modelforge/state.json     counters, the losses and metrics since the last log
+        modelforge/rollout-R.pt   process R's rollout, where one is not used up yet
+        manifest.json             each file's size and sha256
+    """
+
+    # What transformers leaves optional and is always there, and what is TRL's.
+    args: Any
+    model: Any
+    optimizer: Any
+    processing_class: Any
+    _metrics: Any
+    _buffered_inputs: Any
+    _step: int
+    _tr_loss: torch.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._staging: Path | None = None
+        self._resumed: Path | None = None
+        self._root: int | None = None
+        self._micro_batches: list[tuple[Any, torch.Tensor]] = []
+        self._at_step: dict[str, Any] = {}
+        #: Where a run is: ``forward`` (and backward), ``optimizer``, or ``between`` steps.
+        self.phase = "between"
+        #: Steps that changed nothing because their gradient was not finite.
+        self.skipped_steps: list[int] = []
+        super().__init__(*args, **kwargs)
+        _save_policy_only(self.model)
+        self.add_callback(_Keeper(self))
+
+    # --- what decides the next step, beyond weights, optimiser and random state -------------------
+
+    def own_state(self) -> dict[str, Any]:
+        """What a trainer adds to the state of a checkpoint, as plain JSON."""
+        return {}
+
+    def set_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `own_state` gave."""
+
+    def whole_state(self) -> dict[str, Any]:
+        """Counters, and the losses and metrics gathered since the last log."""
+        return {
+            "counters": {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)},
+            "loss": self._tr_loss.clone(),  # a number only where it is written: that waits
+            "metrics": {key: list(values) for key, values in self._train_metrics().items()},
+            "skipped_steps": list(self.skipped_steps),
+            "processes": self.accelerator.num_processes,
+            "micro_batch": self.args.per_device_train_batch_size,
+            "own": self.own_state(),
+        }
+
+    def set_whole_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `whole_state` gave."""
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        if hasattr(self, "_step"):
+            # In micro-batches, which may be smaller now than when the state was written.
+            self._step = state["counters"]["_step"] * self._finer(state)
+        self._tr_loss.copy_(torch.as_tensor(state["loss"]))
+        metrics = self._train_metrics()
+        metrics.clear()
+        for key, values in state["metrics"].items():
+            metrics[key] = list(values)
+        self.skipped_steps = list(state["skipped_steps"])
+        self.set_own_state(state["own"])
+
+    def _finer(self, state: Mapping[str, Any]) -> int:
+        """How many micro-batches there are now for one of then."""
+        return state["micro_batch"] // self.args.per_device_train_batch_size
+
+    def _train_metrics(self) -> dict[str, list[float]]:
+        return getattr(self, "_metrics", {"train": {}})["train"]
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As ever; ``resume_from_checkpoint`` is the folder of a checkpoint, or None."""
+        self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._root = hold(Path(self.args.output_dir))
+        if self._root is not None:
+            weakref.finalize(self, os.close, self._root)
+        if self._resumed:
+            self._refuse_other_processes(self._resumed)
+            state = TrainerState.load_from_json(str(self._resumed / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                return self._take_up_end(self._resumed, state)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _take_up_end(self, checkpoint: Path, state: TrainerState) -> None:
+        """All steps are done: transformers would train one more before it saw that."""
+        self.state = state
+        self._load_from_checkpoint(str(checkpoint))
+        self._tr_loss = torch.zeros(())
+        self._load_state(checkpoint)
+        self._load_rng_state(str(checkpoint))
+        self.model.train()
+        # What transformers logs at the end of a run.
+        self.log({"train_runtime": 0.0, "total_flos": state.total_flos})
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        root = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        staging = root / PARTIAL
+        refuse_replaced(root, self._root)
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+            self._save_state(staging / name)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                refuse_replaced(root, self._root)
+                self._best_is_here(staging, root)
+                seal(staging / name, root / name)
+                best = self.state.best_model_checkpoint
+                rotate(root, keep=self.args.save_total_limit, best=best)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            refusal = cannot_write(error, root)
+            if refusal is None:
+                raise
+            raise refusal from error
+        finally:
+            self._staging = None
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _best_is_here(self, staging: Path, root: Path) -> None:
+        """Name the best checkpoint by the name it is going to have."""
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == staging:
+            self.state.best_model_checkpoint = str(root / Path(best).name)
+            path = staging / f"checkpoint-{self.state.global_step}" / "trainer_state.json"
+            self.state.save_to_json(str(path))
+
+    def _save_state(self, checkpoint: Path) -> None:
+        folder = checkpoint / "modelforge"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._within_rollout():
+            rank = self.accelerator.process_index
+            torch.save(self._buffered_inputs, folder / f"rollout-{rank}.pt")
+        if self.args.should_save:
+            # A float32 loss is exact as a float64.
+            text = json.dumps(self.whole_state(), default=torch.Tensor.item)
+            (folder / STATE).write_text(text, encoding="utf-8")
+
+    def _within_rollout(self) -> bool:
+        """Whether the next step goes on with answers that are there already."""
+        if getattr(self, "_buffered_inputs", None) is None:
+            return False
+        return self._step % (self.args.steps_per_generation * self.args.num_iterations) != 0
+
+    def _load_state(self, checkpoint: Path) -> None:
+        folder = checkpoint / "modelforge"
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.set_whole_state(state)
+        rollout = folder / f"rollout-{self.accelerator.process_index}.pt"
+        if rollout.is_file():
+            batches = torch.load(rollout, map_location="cpu", weights_only=True)
+            batches = [part for batch in batches for part in split(batch, self._finer(state))]
+            self._buffered_inputs = [send_to_device(b, self.accelerator.device) for b in batches]
+
+    def _refuse_other_processes(self, checkpoint: Path) -> None:
+        path = checkpoint / "modelforge" / STATE
+        if not path.is_file():
+            what = f"is no checkpoint of ModelForge: modelforge/{STATE} is missing"
+            raise RunError(Problem(str(checkpoint), what, "resume from another one"))
+        then = json.loads(path.read_text(encoding="utf-8"))["processes"]
+        now = self.accelerator.num_processes
+        if then != now:
+            what = f"was written by {then} processes, and there are {now}"
+            raise RunError(Problem(str(checkpoint), what, "resume with as many"))
+
+    def see_that_gradients_meet(self) -> None:
+        """Of several processes, that their gradients are averaged.
+
+        Raises:
+            RuntimeError: Each would train a model of its own.
+        """
+        alone = self.model_wrapped is self.model
+        plain = self.accelerator.distributed_type.name.startswith("MULTI_")
+        if self.accelerator.num_processes > 1 and plain and alone:
+            raise RuntimeError("the model was not prepared for several processes")
+
+    # --- steps that must not count ----------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """As ever; remembers the micro-batch until its step is done."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._micro_batches.append((inputs, loss.detach()))
+        return loss
+
+    def skip_unless_finite(self) -> None:
+        """Before the optimiser's step: drop a gradient that is not finite.
+
+        Raises:
+            RunError: If it was the last of several in a row.
+        """
+        sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if self.accelerator.distributed_type in sharded or self.accelerator.scaler is not None:
+            return  # sharded gradients are not here; float16's scaler skips steps itself
+        if not self._micro_batches:
+            return  # PPO gave this update up, and nothing was computed
+        groups = self.optimizer.param_groups
+        trained = [p for group in groups for p in group["params"] if p.grad is not None]
+        losses = torch.stack([loss.float() for _, loss in self._micro_batches])
+        norms = torch.stack(torch._foreach_norm([p.grad for p in trained])) if trained else losses
+        if not anyone(not (losses.isfinite().all() & norms.isfinite().all())):
+            return
+        for parameter in trained:
+            parameter.grad = None  # the optimiser leaves such parameters as they are
+        step = self.state.global_step + 1
+        self.skipped_steps.append(step)
+        guilty = [inputs for inputs, loss in self._micro_batches if not loss.isfinite()]
+        what = "loss" if guilty else "gradient"
+        rows = rows_of(guilty or [i for i, _ in self._micro_batches], self.processing_class)
+        say(f"warning, step {step}: its {what} is not finite, so it changes nothing. Its rows:")
+        for row in rows:
+            say(f"  {row}")
+        if self.skipped_steps[-HOPELESS:] == list(range(step - HOPELESS + 1, step + 1)):
+            what = f"{HOPELESS} steps in a row had no finite {what}"
+            fix = "lower learning_rate or max_grad_norm, use bf16 in place of fp16, or look at "
+            fix += f"the rows named above; the last checkpoint is in {self.args.output_dir}"
+            raise RunError(Problem(f"step {step}", what, fix))
+
+    # --- going back to the end of the last step ---------------------------------------------------
+
+    def begin_step(self) -> None:
+        """Note how things stand, for what may break within the step."""
+        self.phase = "forward"
+        self._micro_batches.clear()
+        self._at_step = {"state": self.whole_state(), "random": random_state()}
+
+    def undo_step(self) -> None:
+        """Back to where `begin_step` was: for a step whose gradient was not applied yet."""
+        self.set_whole_state(self._at_step["state"])
+        set_random_state(self._at_step["random"])
+        self._micro_batches.clear()
+        self.model.zero_grad()
+        self.phase = "between"
+
+
+class _Keeper(TrainerCallback):
+    """Tells the trainer where in a step it is."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """After transformers set its counters to zero: put back those of the checkpoint."""
+        if self.trainer._resumed is not None:
+            self.trainer._load_state(self.trainer._resumed)
+        self.trainer.see_that_gradients_meet()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """All of the step before is logged and saved."""
+        self.trainer.begin_step()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """See that the gradient is one."""
+        self.trainer.skip_unless_finite()
+        self.trainer.phase = "optimizer"
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """A step is whole."""
+        self.trainer.phase = "between"
+
+
+def rows_of(batches: list[Any], tokenizer: Any, *, most: int = 8) -> list[str]:
+    """The beginnings of a few rows of micro-batches, for a reader."""
+    texts: list[str] = []
+    for batch in batches:
+        if isinstance(batch, list):  # rows as they are
+            texts += [str(row.get("prompt", row)) for row in batch]
+        else:
+            ids = batch.get("input_ids", batch.get("prompt_ids"))
+            texts += [] if ids is None else tokenizer.batch_decode(ids, skip_special_tokens=True)
+    short = [" ".join(text.split())[:100] for text in texts]
+    return short[:most] + [f"… and {len(short) - most} more"] * (len(short) > most)
+
+
+def _save_policy_only(model: Any) -> None:
+    """Save the trained adapter alone, at the root of a checkpoint.
+
+    TRL adds a frozen copy of a starting adapter as the reference. Saved beside the policy, it
+    made transformers restore the copy and not the policy on resume, without an error; and it can
+    be made again from where the run started.
+    """
+    from functools import partial
+
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        vars(model)["save_pretrained"] = partial(
+            model.save_pretrained, selected_adapters=["default"]
+        )
+
+
+def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """A micro-batch in so many equal parts; what has no rows stays in each."""
+    rows = len(batch["completion_ids"])
+
+    def part(value: Any, i: int) -> Any:
+        if isinstance(value, torch.Tensor | list) and _length(value) == rows:
+            return value[i * rows // parts : (i + 1) * rows // parts]
+        return value
+
+    return [{key: part(value, i) for key, value in batch.items()} for i in range(parts)]
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.size(0) if value.dim() else -1
+    return len(value)

@@ -1,0 +1,1 @@
+"""The command ``modelforge``; `modelforge.cli.main` reads its arguments. Imports no torch."""

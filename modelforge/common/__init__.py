@@ -1,0 +1,1 @@
+"""What every room may use: what is said, which process this is, whole files."""

@@ -1,0 +1,265 @@
+"""A JSON or YAML file → a checked `Config`, with every error at once.
+
+Imports no ML library: ``modelforge check`` of a config with a typo answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from modelforge import registry
+from modelforge.config import Choice, Config
+from modelforge.configfile import schema
+from modelforge.errors import ConfigError, Problem
+from modelforge.redact import secrets_in
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: ``2e-4`` is a number (YAML 1.1 reads it as a string)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases: a few lines of them expand to more than any memory holds."""
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="write the value out: no *alias", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that would silently replace another, as in JSON."""
+        _refuse_duplicates([(key.value, None) for key, _ in node.value if _is_text(key)])
+        return super().construct_mapping(node, deep)
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Iterable[str] = (),
+    trust_remote_code: bool = False,
+) -> Config:
+    """Read, validate and type a config; no ML library is imported.
+
+    Args:
+        source: A ``.json``, ``.yaml`` or ``.yml`` file, the mapping itself, or a run's folder:
+            the config it was begun with, to go on with it there.
+        overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
+            JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
+        trust_remote_code: Allow the key of that name to be true: a config alone, which may come
+            from elsewhere, cannot have a model's own code run.
+
+    Raises:
+        ConfigError: With every problem found, each with its key.
+    """
+    path = None if isinstance(source, Mapping) else Path(source)
+    raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    where = path.name if path else "config"
+    raw.pop("$schema", None)
+    choices = {key: Choice(value, "config") for key, value in raw.items()}
+    for key, value in _overrides(raw, overrides).items():
+        choices[key] = Choice(value, "--set")
+    values = {key: choice.value for key, choice in choices.items()}
+
+    strategy = registry.strategy_for(values, where=where)
+    problems = schema.validate(values, strategy, where=where)
+    problems += [
+        Problem(
+            f"{where}: {key}",
+            "holds a secret, and configs are stored with each run",
+            "log in with `hf auth login`, or let your code read an environment variable",
+        )
+        for key in secrets_in(values)
+    ]
+    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
+    if problems:
+        raise ConfigError(*problems)
+    own = strategy.settings.model_fields
+    try:
+        settings = strategy.settings.model_validate({k: v for k, v in values.items() if k in own})
+    except ValidationError as error:  # what a schema cannot say: a float beyond any integer
+        raise ConfigError(
+            *(
+                Problem(f"{where}: {'.'.join(map(str, found['loc']))}", found["msg"])
+                for found in error.errors()
+            )
+        ) from None
+    config = Config(
+        settings=settings,
+        trl={k: v for k, v in values.items() if k not in own},
+        said=values,
+        choices=choices,
+        base_dir=path.resolve().parent if path else Path.cwd(),
+        path=path,
+    )
+    problems = list(_contradictions(config)) + list(strategy().check(config))
+    if config.settings.trust_remote_code and not trust_remote_code:
+        problems.append(
+            Problem(
+                f"{where}: trust_remote_code",
+                "would run the model's own code on this machine, with your rights",
+                "read that code, then say --trust-remote-code on the command line too "
+                "(in Python: load_config(…, trust_remote_code=True))",
+            )
+        )
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def _request(folder: Path) -> dict[str, Any]:
+    """What a run's folder was asked for, to go on with it there."""
+    for name in ("choices.json", "stages.json"):
+        if (folder / name).is_file():
+            try:
+                said = dict(json.loads((folder / name).read_text(encoding="utf-8"))["said"])
+            except (OSError, ValueError, KeyError, TypeError):
+                what = "is not what a run wrote"
+                fix = "give the config it was begun with"
+                raise ConfigError(Problem(str(folder / name), what, fix)) from None
+            place = {"output_dir": str(folder.resolve().parent), "run_name": folder.resolve().name}
+            return said | place | {"resume": "auto"}
+    raise ConfigError(
+        Problem(str(folder), "is a folder, and holds no run", "give a config, or a run's folder")
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file, or what a run's folder was asked for."""
+    if path.is_dir():
+        return _request(path)
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+        fix = "files there: " + ", ".join(found[:5]) if found else "give the path of a JSON file"
+        raise ConfigError(Problem(str(path), "no such config file", fix))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(Problem(str(path), f"cannot be read: {error}", "save as UTF-8")) from None
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            raw = yaml.load(text, Loader=_Loader)
+        else:
+            raw = json.loads(text, object_pairs_hook=_refuse_duplicates)
+    except json.JSONDecodeError as error:
+        where = f"{path.name}:{error.lineno}:{error.colno}"
+        raise ConfigError(
+            Problem(where, f"not valid JSON: {error.msg}", _json_advice(error))
+        ) from None
+    except RecursionError:
+        raise ConfigError(Problem(path.name, "nested too deeply", "a config is flat")) from None
+    except (yaml.YAMLError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(Problem(path.name, f"cannot be parsed: {message}")) from None
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ConfigError(
+            Problem(
+                path.name, "does not hold one object of named keys", 'start with {"strategy": …}'
+            )
+        )
+    return raw
+
+
+# Keys whose texts may be paths: those of `config.portable`, and where the run goes.
+_PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "output_dir", "resume")
+
+
+def _unusable_texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Texts that no file or process can be given, and paths that no system knows."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _unusable_texts(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unusable_texts(inner, f"{path}[{index}]")
+    elif isinstance(value, str):
+        if "\0" in value:
+            yield path, "holds a NUL character"
+        elif any("\ud800" <= character <= "\udfff" for character in value):
+            yield path, "holds half of a surrogate pair (\\ud800…\\udfff)"
+        elif path.startswith(_PATHS):
+            if any(len(part.encode()) > 255 for part in value.split("/")) or len(value) > 4000:
+                yield path, "is longer than a path can be"
+            elif value.startswith("~"):
+                try:
+                    Path(value).expanduser()
+                except RuntimeError:
+                    yield path, f"there is no user {value.split('/')[0]}"
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key '{key}' stands twice; keep one")
+        seen[key] = value
+    return seen
+
+
+def _json_advice(error: json.JSONDecodeError) -> str:
+    before = error.doc[: error.pos].rstrip()
+    if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
+        return "remove the comma before the closing bracket"
+    if error.doc[error.pos : error.pos + 1] == "'":
+        return 'use double quotes: "'
+    return "check the comma and quotes before this place"
+
+
+def _overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``["a=1", "b.c=x"]`` → ``{"a": 1, "b": {**raw["b"], "c": "x"}}``."""
+    result: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        head, _, tail = key.strip().partition(".")
+        if not equals or not head:
+            raise ConfigError(Problem(f"--set {text}", "is not key=value", "e.g. --set lora_r=8"))
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        if tail:
+            section = result.get(head, raw.get(head)) or {}
+            if not isinstance(section, dict):
+                raise ConfigError(Problem(f"--set {text}", f"'{head}' is not a section"))
+            parsed = {**section, tail: parsed}
+        result[head] = parsed
+    return result
+
+
+def _contradictions(config: Config) -> Iterable[Problem]:
+    """Keys that are each right and cannot stand together."""
+    settings, where = config.settings, config.name
+    if settings.use_4bit and settings.use_8bit:
+        yield Problem(f"{where}: use_8bit", "use_4bit is on too", "keep one of the two")
+    if settings.lora_r == 0 and (settings.use_4bit or settings.use_8bit):
+        yield Problem(
+            f"{where}: lora_r",
+            "0 trains all weights, and quantised weights cannot be trained",
+            "set lora_r to 8 or more, or use_4bit and use_8bit to false",
+        )
+    if settings.provider == "unsloth":
+        from modelforge.models.providers.unsloth import config_problems
+
+        yield from config_problems(config)
+    for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
+        if config.given(ours) and config.given(theirs):
+            yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")
+    if config.trl.get("bf16") and config.trl.get("fp16"):
+        yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")
+    if config.given("eval_dataset") and settings.eval_split:
+        yield Problem(f"{where}: eval_split", "eval_dataset is given too", "keep one of the two")

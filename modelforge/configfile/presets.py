@@ -1,0 +1,74 @@
+"""Configs to start from: what `modelforge init` writes."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from yaml import safe_dump as to_yaml
+
+from modelforge import registry
+from modelforge.configfile import schema
+from modelforge.errors import Problem, RunError
+
+
+def preset(strategy: str) -> dict[str, Any]:
+    """The shipped config of a strategy; where none is shipped, what must be said."""
+    shipped = files("modelforge.configs") / f"{strategy}.json"
+    if shipped.is_file():
+        return json.loads(shipped.read_text(encoding="utf-8"))
+    return {"strategy": strategy, "model_name": "path-or-hub-id", "dataset": "data.jsonl"}
+
+
+def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
+    """The shipped config that trains the tiny model, with its paths in the folder `tiny`."""
+    shipped = files("modelforge.configs") / "tiny" / f"{strategy}.json"
+    values = json.loads(shipped.read_text(encoding="utf-8"))
+    for key in ("model_name", "dataset", "eval_dataset"):
+        values[key] = str(tiny / values[key].partition("examples/tiny/")[2])
+    return values
+
+
+def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> Path:
+    """Write a config, and beside it the schema that an editor completes it with.
+
+    Args:
+        strategy: A strategy's name.
+        output: The file; by default ``STRATEGY.json`` here.
+        yaml: Write YAML with a comment for each key.
+
+    Raises:
+        UserError: If the name is unknown, or a file is in the way.
+    """
+    chosen = registry.get_strategy(strategy)
+    target = output or Path(f"{strategy}.{'yaml' if yaml else 'json'}")
+    beside = target.with_name(f"{strategy}.schema.json")
+    if target.exists():
+        raise RunError(Problem(str(target), "is there already", "name another with --output"))
+    document = schema.load(chosen)
+    values = {key: value for key, value in preset(strategy).items() if key != "$schema"}
+    if yaml or target.suffix in (".yaml", ".yml"):
+        text = _commented(values, document, beside.name)
+    else:
+        text = json.dumps({"$schema": beside.name, **values}, indent=2) + "\n"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(Problem(str(target), f"cannot be written: {error.strerror}")) from None
+    return target
+
+
+def _commented(values: dict[str, Any], document: dict[str, Any], schema_name: str) -> str:
+    """YAML with what each key means above it."""
+    lines = [f"# yaml-language-server: $schema={schema_name}"]
+    for key, value in values.items():
+        text = document["properties"].get(key, {}).get("description")
+        if text:
+            lines.append(f"# {text}")
+        entry = to_yaml({key: value}, sort_keys=False, allow_unicode=True)
+        lines.append(entry.rstrip())
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,98 @@
+"""4-bit and LoRA: from the config's keys to the objects of transformers and PEFT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelforge.config import Choice, Config, Settings
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+    from modelforge.machine.hardware import Hardware
+
+
+def lora_config(settings: Settings, *, head: str) -> LoraConfig | None:
+    """PEFT's LoRA config, or None where all weights are trained (``lora_r`` 0).
+
+    Args:
+        settings: ModelForge's keys.
+        head: ``causal-lm`` or ``reward``. A reward model's score head is trained whole and saved
+            with the adapter: without it the scores are lost.
+    """
+    if settings.lora_r == 0:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_target_modules,
+        task_type="SEQ_CLS" if head == "reward" else "CAUSAL_LM",
+        modules_to_save=["score"] if head == "reward" else None,
+    )
+
+
+def quantization_config(settings: Settings, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """transformers' quantisation config, or None where nothing is quantised.
+
+    Args:
+        settings: ModelForge's keys.
+        dtype: What the dequantised weights are multiplied in.
+    """
+    if not (settings.use_4bit or settings.use_8bit):
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if settings.use_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=settings.use_double_quant,
+        bnb_4bit_compute_dtype=dtype,
+        # FSDP and ZeRO-3 shard parameters of one type alone: 4-bit weights packed in that type.
+        bnb_4bit_quant_storage=dtype if settings.distributed.shards_weights else None,
+    )
+
+
+def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
+    """Values that follow from others: the LoRA scale, and 4-bit where it cannot be had."""
+    settings = config.settings
+    choices: dict[str, Choice] = {}
+    if settings.lora_r and not config.given("lora_alpha"):
+        choices["lora_alpha"] = Choice(2 * settings.lora_r, "default", "twice lora_r, as is usual")
+    if hardware.device == "cpu":
+        if settings.use_8bit:
+            why = "8-bit training needs a CUDA device"
+            choices["use_8bit"] = Choice(False, "machine", why)
+        if settings.use_4bit and not _has_bitsandbytes():
+            why = "bitsandbytes is not installed on this machine"
+            choices["use_4bit"] = Choice(False, "machine", why)
+        if str(config.get("optim", "")).startswith("paged_"):
+            optim = config.get("optim").removeprefix("paged_")
+            why = "there is no GPU memory to page out of"
+            choices["optim"] = Choice(optim, "machine", why)
+    return choices
+
+
+def _has_bitsandbytes() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("bitsandbytes") is not None
+
+
+def exact_4bit_on_cpu(model: PreTrainedModel) -> int:
+    """Keep bitsandbytes' 4-bit layers on the path that has right gradients; how many there are.
+
+    On processors with AVX512-BF16 bitsandbytes (≥ 0.49) repacks a 4-bit weight at the first
+    forward pass in eval mode; the gradients of later training steps are then silently wrong.
+    Without that path the layer dequantises, which is exact.
+    """
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)

@@ -1,0 +1,186 @@
+"""Plain transformers, PEFT and bitsandbytes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelforge.common.console import say
+from modelforge.common.processes import own_device
+from modelforge.errors import ModelError, Problem
+from modelforge.machine import attention as throughput
+from modelforge.machine import vllm
+from modelforge.models.hub import unreadable
+from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
+from modelforge.models.providers.base import Loaded
+from modelforge.models.source import ModelSource
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from modelforge.config import Config
+    from modelforge.machine.hardware import Hardware
+    from modelforge.strategy import Strategy
+
+
+class HuggingFace:
+    """Loads with transformers; TRL adds the adapter itself, as in a script written by hand."""
+
+    name = "huggingface"
+
+    def problems(
+        self, config: Config, source: ModelSource, hardware: Hardware
+    ) -> Iterator[Problem]:
+        if "unsloth" in sys.modules:
+            what = "Unsloth was imported in this process, and its patches of TRL stay in it"
+            fix = "start it as a command of its own: modelforge train"
+            yield Problem(f"{config.name}: provider", what, fix)
+        yield from throughput.machine_problems(config, hardware)
+        yield from vllm.machine_problems(config, hardware)
+
+    def start(self) -> None:
+        pass
+
+    def build_args(
+        self, strategy: Strategy, config: Config, *, output_dir: Path, device: Mapping[str, Any]
+    ) -> Any:
+        return strategy.build_args(config, output_dir=output_dir, device=device)
+
+    def load_model_config(self, source: ModelSource) -> PreTrainedConfig:
+        from transformers import AutoConfig
+        from transformers.utils import find_adapter_config_file
+
+        try:
+            found = AutoConfig.from_pretrained(
+                source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
+            )
+            adapter = find_adapter_config_file(source.base, revision=source.revision)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(unreadable(source.base, "model", error)) from None
+        if adapter is not None:
+            # transformers would follow it to another model, and take a pickled adapter too.
+            what = "is an adapter, and a model is needed here"
+            fix = "download it (`hf download`) and give its folder as model_name"
+            raise ModelError(Problem(source.base, what, fix))
+        return found
+
+    def stop_tokens(self, source: ModelSource) -> list[int]:
+        from transformers import GenerationConfig
+
+        try:
+            found = GenerationConfig.from_pretrained(
+                source.base, revision=source.revision or "main"
+            )
+        except OSError:
+            return []  # many base models have none
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(unreadable(source.base, "generation config", error)) from None
+        ids = found.eos_token_id
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+    def load_tokenizer(self, source: ModelSource) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        revision = source.revision if source.tokenizer == source.base else None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.tokenizer, revision=revision, trust_remote_code=source.trust_remote_code
+            )
+        except Exception as error:  # its parser, written in Rust, raises a plain Exception
+            raise ModelError(unreadable(source.tokenizer, "tokenizer", error)) from None
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                Problem(
+                    source.tokenizer,
+                    "its tokenizer has no EOS token, so the model could never stop",
+                    "set eos_token in its tokenizer_config.json",
+                )
+            )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_model(
+        self,
+        source: ModelSource,
+        config: Config,
+        hardware: Hardware,
+        *,
+        head: Literal["causal-lm", "reward"],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Loaded:
+        import transformers
+        from safetensors import SafetensorError
+
+        settings = config.settings
+        dtype = weights_dtype(config, hardware)
+        kwargs: dict[str, Any] = {
+            "dtype": dtype,
+            "revision": source.revision,
+            "trust_remote_code": source.trust_remote_code,
+            "use_safetensors": True,
+        }
+        if head == "reward":
+            kwargs["num_labels"] = 1
+            auto: Any = transformers.AutoModelForSequenceClassification
+        else:
+            auto = transformers.AutoModelForCausalLM
+        kwargs["attn_implementation"] = self._attention(source, config, auto)
+        quantization = quantization_config(settings, dtype)
+        if quantization is not None:
+            kwargs["quantization_config"] = quantization
+            if not settings.distributed.shards_weights:  # those place the weights themselves
+                kwargs["device_map"] = {"": own_device(hardware.device)}
+        try:
+            model = auto.from_pretrained(source.base, **kwargs)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelError(unreadable(source.base, "model", error)) from None
+        if hardware.device == "cpu":
+            exact_4bit_on_cpu(model)
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        if source.adapter is None:
+            return Loaded(model, lora_config(settings, head=head))
+        return Loaded(_with_adapter(model, source, quantised=quantization is not None), None)
+
+    def _attention(self, source: ModelSource, config: Config, auto: Any) -> str | None:
+        """The attention kernel to load with; what was not asked for, only where the model can."""
+        name = config.settings.attn_implementation
+        if name == "auto":
+            return None
+        choice = config.choices.get("attn_implementation")
+        if choice is not None and choice.source == "machine" and name.startswith("flash"):
+            known = auto._model_mapping.get(type(self.load_model_config(source)), None)
+            if not getattr(known, "_supports_flash_attn", False):
+                say(f"attention: sdpa, since this model does not support {name}")
+                return "sdpa"
+        return name
+
+
+def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
+    """The type the base weights are loaded in.
+
+    Frozen weights may be 16-bit; weights that are trained stay 32-bit, since small updates vanish
+    in bfloat16.
+    """
+    import torch
+
+    if hardware.device == "cpu" or config.settings.lora_r == 0:
+        return torch.float32
+    return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16
+
+
+def _with_adapter(model: PreTrainedModel, source: ModelSource, *, quantised: bool) -> Any:
+    """The base with an existing adapter, trainable."""
+    from peft import PeftModel, prepare_model_for_kbit_training
+    from safetensors import SafetensorError
+
+    if quantised:
+        # The caller's trainer turns checkpointing on itself.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        return PeftModel.from_pretrained(model, str(source.adapter), is_trainable=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(unreadable(str(source.adapter), "adapter", error)) from None

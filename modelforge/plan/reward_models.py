@@ -1,0 +1,124 @@
+"""The reward models of a run: adapters on the policy's base, or models beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modelforge.models.lora import lora_config
+from modelforge.models.source import local_folder
+from modelforge.plan.architectures import find_architecture
+from modelforge.plan.model import meta_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from modelforge.config import Config
+
+# Scores so many texts.
+Scorer = Callable[[int], None]
+
+
+def reward_models(
+    trainer: Any, config: Config, architecture: PretrainedConfig, batch: int
+) -> list[Scorer]:
+    """Put the config's reward models where the run would, and give what scores with each.
+
+    A model that is an adapter, or that a stage before will train, shares the policy's base; any
+    other stands beside it.
+
+    Args:
+        trainer: Built, on the meta device.
+        config: Its ``reward_model`` and ``judge_model``.
+        architecture: Of the policy.
+        batch: Texts that are scored at once.
+    """
+    scorers: list[Scorer] = []
+    beside: list[Any] = []
+    for number, name in enumerate(_names(config)):
+        folder = local_folder(name, config.base_dir) if name else None
+        adapted = hasattr(trainer.model, "peft_config") and _is_adapter(name, folder)
+        if not adapted or config.get("use_vllm"):
+            found = find_architecture(
+                name or config.settings.model_name,
+                base_dir=config.base_dir,
+                revision=None,
+                where="reward_model",
+            )
+            settings = config.settings.model_copy(update={"use_4bit": False, "use_8bit": False})
+            model = meta_model(
+                found.architecture, settings, head="reward", dtype=torch.bfloat16
+            ).requires_grad_(False)
+            beside.append(model)
+            scorers.append(_scorer(_score_with(model), config, batch))
+        else:
+            scorers.append(_scorer(_on_base(trainer.model, config, number), config, batch))
+    # Beside the policy as TRL's own reference is: weights that are there all the time.
+    trainer.models_beside = beside
+    return scorers
+
+
+def _names(config: Config) -> list[str]:
+    """Folders and hub ids of the reward models; empty for one that is yet to be trained."""
+    said = getattr(config.settings, "reward_model", None)
+    entries = said if isinstance(said, list) else [said] if said else []
+    names = [entry if isinstance(entry, str) else entry.name for entry in entries]
+    if (
+        config.settings.strategy == "rlhf"
+        and not names
+        and not getattr(config.settings, "rewards", None)
+    ):
+        names = [""]
+    judge = getattr(config.settings, "judge_model", None)
+    return [*names, judge] if judge else names
+
+
+def _is_adapter(name: str, folder: Path | None) -> bool:
+    if not name or folder is None:
+        return not name
+    inner = folder / "model" if (folder / "model").is_dir() else folder
+    return (inner / "adapter_config.json").is_file()
+
+
+def _on_base(policy: Any, config: Config, number: int) -> Callable[..., Any]:
+    """PPO's own scoring on the shared base, under an adapter of the policy's shape."""
+    from modelforge.models.adapters import adapter_parameters
+    from modelforge.rewards.shared_base import SharedBaseReward
+
+    base, adapter = policy.get_base_model(), f"reward_{number}"
+    if not hasattr(base, "score"):
+        size = base.config.get_text_config().hidden_size
+        base.score = torch.nn.Linear(size, 1, bias=False, device="meta").requires_grad_(False)
+    shape: Any = lora_config(config.settings, head="reward")
+    # "all-linear" would by now mean the value head too.
+    shape.target_modules = policy.peft_config["default"].target_modules
+    policy.add_adapter(adapter, shape)
+    for parameter in adapter_parameters(policy, adapter).values():
+        parameter.data = parameter.data.to("meta")
+        parameter.requires_grad_(False)
+    reward = SharedBaseReward.__new__(SharedBaseReward)  # without the folder of its weights
+    reward.model, reward.adapter = policy, adapter
+    return reward.score
+
+
+def _score_with(model: Any) -> Callable[..., Any]:
+    @torch.no_grad()
+    def score(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        ids, mask = input_ids.to("meta"), attention_mask.to("meta")
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+
+    return score
+
+
+def _scorer(score: Callable[..., Any], config: Config, batch: int) -> Scorer:
+    length = config.settings.max_seq_length
+
+    def run(texts: int) -> None:
+        for start in range(0, min(texts, 2 * batch), batch):  # the rest is as the second
+            ids = torch.ones((min(batch, texts - start), length), dtype=torch.long)
+            score(input_ids=ids, attention_mask=ids)
+
+    return run

@@ -1,1 +1,0 @@
-"""Who loads the model: plain Hugging Face, or Unsloth."""

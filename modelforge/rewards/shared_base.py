@@ -1,0 +1,102 @@
+"""A reward model on the policy's own base: an adapter and its score head."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelforge.errors import ModelError, Problem
+from modelforge.models.adapters import adapter_parameters, backbone, inference, using
+from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
+from modelforge.rewards.model import encode
+
+
+def shares_base(model: Any, folder: Path) -> bool:
+    """Whether this reward adapter was trained on the base that ``model`` is, or stands on."""
+    folder = reward_folder(folder)
+    if not is_adapter(folder):
+        return False
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    theirs, ours = config.get("base_model_name_or_path"), base.name_or_path
+    if not theirs or not ours:
+        return False
+    paths = Path(theirs), Path(ours)
+    return theirs == ours or (paths[0].exists() and paths[1].exists() and paths[0].samefile(ours))
+
+
+class SharedBaseReward:
+    """A reward function that scores on the policy's own base, under a reward adapter.
+
+    Costs the memory of the adapter and its head. Gives what the separately loaded reward model
+    gives. Called as TRL calls a reward function.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        *,
+        name: str,
+        tokenizer: Any,
+        max_length: int | None = None,
+        batch_size: int = 16,
+    ):
+        """Attach the adapter of ``folder``, frozen; metrics are logged under ``name``.
+
+        Args:
+            model: The policy, a ``PeftModel``.
+            tokenizer: The reward model's own: its chat template is the one it was trained with.
+
+        Raises:
+            ModelError: the folder is no reward adapter, or its weights do not fit this base.
+        """
+        if what := folder_problem(folder):
+            raise ModelError(Problem(str(folder), what))
+        self.model, self.__name__ = model, name
+        self.adapter = "reward_" + re.sub(r"\W", "_", name)  # PEFT takes no dots in a name
+        self.tokenizer, self.max_length, self.batch_size = tokenizer, max_length, batch_size
+        base = model.get_base_model()
+        if not hasattr(base, "score"):
+            # PEFT hangs one trained head for each adapter on this placeholder.
+            size = base.config.get_text_config().hidden_size
+            base.score = nn.Linear(size, 1, bias=False, device=base.device).requires_grad_(False)
+        with warnings.catch_warnings():
+            # PEFT only warns of keys that the file lacks: those weights would be random.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            try:
+                result = model.load_adapter(str(reward_folder(folder)), adapter_name=self.adapter)
+            except (UserWarning, RuntimeError, ValueError) as error:
+                what = f"does not fit the base of the policy: {str(error).splitlines()[0]}"
+                raise ModelError(Problem(str(folder), what)) from error
+        if result.unexpected_keys:
+            key = result.unexpected_keys[0]
+            what = f"holds weights that the policy's base has no place for: {key}"
+            raise ModelError(Problem(str(folder), what))
+        for parameter in adapter_parameters(model, self.adapter).values():
+            parameter.requires_grad_(False)
+
+    def __call__(self, *, prompts: list, completions: list, **columns: Any) -> list[float]:
+        scores: list[float] = []
+        for i in range(0, len(prompts), self.batch_size):
+            part = slice(i, i + self.batch_size)
+            batch = encode(self.tokenizer, prompts[part], completions[part], self.max_length)
+            scores += self.score(**batch).tolist()
+        return scores
+
+    def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores (B,) in float32 of right-padded texts (B, L): the head on each last token."""
+        base = self.model.get_base_model()
+        head = base.score.modules_to_save[self.adapter]
+        input_ids, mask = input_ids.to(base.device), attention_mask.to(base.device)
+        with using(self.model, self.adapter), inference(self.model):
+            hidden = backbone(self.model)(input_ids=input_ids, attention_mask=mask)[0]
+            rows = torch.arange(len(hidden), device=hidden.device)
+            last = hidden[rows, mask.sum(1) - 1]
+            return head(last.to(head.weight.dtype))[:, 0].float()

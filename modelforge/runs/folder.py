@@ -1,0 +1,261 @@
+"""The run's folder: what is written there, and when. Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from modelforge.checkpointing.checkpoints import damage, hold, last_whole, refuse_replaced
+from modelforge.config import Config
+from modelforge.common.console import say
+from modelforge.common.files import forget_after, write_whole
+from modelforge.errors import Problem, RunError
+from modelforge.common.processes import is_main, wait_for_everyone
+
+# Keys that say where and whether, not what is trained.
+_NOT_THE_RUN = {"resume", "output_dir", "run_name"}
+
+
+class RunDir:
+    """The folder of one run. Of several processes the main one writes; all may read.
+
+    ========================  ====================================================
+    ``config.json``           the resolved config
+    ``choices.json``          each automatic value, its source, its reason
+    ``environment.json``      versions and hardware
+    ``data.json``             the ledger: kept, dropped and why, cut, supervised
+    ``metrics.jsonl``         one line for each log of the trainer
+    ``results.json``          the strategy's measure before and after
+    ``checkpoints/``          to resume from
+    ``model/``                adapter (or all weights), tokenizer, template, card
+    ``samples.jsonl``         held-out prompts, answered before and after
+    ``report.html``           the run on one page
+    ========================  ====================================================
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer saves its checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model ends up."""
+        return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run ended here."""
+        return (self.path / "results.json").is_file()
+
+    def create(self) -> None:
+        """Make the folder, and see that it can be written to.
+
+        Raises:
+            RunError: If it cannot.
+        """
+        if not is_main():
+            return
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RunError(
+                Problem(str(self.path), f"cannot be written to: {error.strerror}", "set output_dir")
+            ) from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file whole."""
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a JSON Lines file whole."""
+        lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        self.write_text(name, "".join(lines))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole."""
+        if not is_main():
+            return
+        refuse_replaced(self.path, self._held)
+        write_whole(self.path / name, text)
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of this folder, or None where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint, or None; damaged ones are named."""
+        whole, damaged = last_whole(self.checkpoints)
+        for checkpoint, wrong in damaged:
+            say(f"warning: {checkpoint} is passed over: {wrong}")
+        return whole
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and keep every other run out of it; freed by the end of the process.
+
+        Raises:
+            RunError: If it cannot be written to, or another process trains there.
+        """
+        if not is_main():
+            yield
+            return
+        self.create()
+        # A lock of the operating system: whatever ends its owner, kill -9 too, frees it.
+        lock = FileLock(self.path / ".lock")
+        owner = self.path / ".owner.json"
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            who = json.loads(owner.read_text(encoding="utf-8")) if owner.is_file() else {}
+            what = f"another process trains here (process {who.get('pid')} on {who.get('host')})"
+            fix = "wait for it, stop it, or set another run_name"
+            raise RunError(Problem(str(self.path), what, fix)) from None
+        self._held = hold(self.path)
+        try:
+            self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+            if self._held is not None:
+                os.close(self._held)
+                self._held = None
+
+    @contextmanager
+    def model_aside(self) -> Iterator[Path]:
+        """A folder to write the trained model to; it becomes ``model/`` when it is whole."""
+        aside = self.path / ".model"
+        if is_main():
+            shutil.rmtree(aside, ignore_errors=True)
+        wait_for_everyone()
+        yield aside
+        wait_for_everyone()
+        if is_main():
+            shutil.rmtree(self.model, ignore_errors=True)
+            aside.rename(self.model)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines that a run resumed at this step is going to write again."""
+        if is_main():
+            forget_after(self.path / "metrics.jsonl", step)
+
+
+
+
+def run_name(config: Config) -> str:
+    """The run's folder name: the user's, or one made of what is trained on what.
+
+    The short hash is over what the user said, so that the same config always finds its own
+    folder (and is resumed), and another one never does.
+    """
+    settings = config.settings
+    if settings.run_name:
+        return settings.run_name
+    said = {key: value for key, value in config.said.items() if key not in _NOT_THE_RUN}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    path = Path(settings.model_name)
+    name = path.parent.name if path.name == "model" else path.name
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+    return f"{settings.strategy}-{model}-{digest}"
+
+
+def open_run(config: Config) -> tuple[RunDir, Path | None]:
+    """The run's folder and the checkpoint to go on from, if any. Writes nothing.
+
+    Raises:
+        RunError: If the folder holds another run, or the checkpoint asked for is not there.
+    """
+    settings = config.settings
+    root = Path(settings.output_dir).expanduser()
+    path = root / run_name(config)
+    run = RunDir(path)
+    if settings.resume == "never":
+        number = 1
+        while run.path.exists():
+            number += 1
+            run = RunDir(path.with_name(f"{path.name}-{number}"))
+        return run, None
+    if settings.resume != "auto":
+        return run, _named_checkpoint(settings.resume, config)
+    if path.exists() and not path.is_dir():
+        raise RunError(Problem(str(path), "is a file", "set another run_name or output_dir"))
+    before = run.read_json("choices.json")
+    if before is not None:
+        _refuse_other_run(config, before, path)
+    return run, run.last_checkpoint()
+
+
+def _named_checkpoint(name: str, config: Config) -> Path:
+    where = f"{config.name}: resume"
+    for candidate in (config.base_dir / Path(name).expanduser(), Path(name).expanduser()):
+        if (candidate / "trainer_state.json").is_file():
+            wrong = damage(candidate)
+            if wrong is not None:
+                fix = "set auto for the newest whole one, or name another"
+                raise RunError(Problem(where, f"'{name}' is damaged: {wrong}", fix))
+            return candidate.resolve()
+    raise RunError(
+        Problem(
+            where,
+            f"'{name}' is not a checkpoint folder",
+            "set auto, never, or a folder checkpoints/checkpoint-N of a run",
+        )
+    )
+
+
+def _refuse_other_run(config: Config, before: Mapping[str, Any], path: Path) -> None:
+    """A folder named by the user may hold a run of another config: never mix the two."""
+    then, now = before["said"], config.request()
+    changed = sorted(
+        key
+        for key in (set(then) | set(now)) - _NOT_THE_RUN
+        if json.dumps(then.get(key), default=str) != json.dumps(now.get(key), default=str)
+    )
+    if changed:
+        listed = ", ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed[:5])
+        raise RunError(
+            Problem(
+                str(path),
+                f"holds a run of another config ({listed})",
+                'set another run_name, or "resume": "never" for a new folder beside it',
+            )
+        )
+
+
+def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:
+    """A run goes on over the rows it began with, or it would see some twice and some never.
+
+    Raises:
+        RunError: If they are others.
+    """
+    before = (run.read_json("data.json") or {}).get("fingerprint")
+    if before is not None and before != fingerprint:
+        what = f"the rows are not those that {run.path} was begun with"
+        fix = 'bring the data back as it was, or set "resume": "never" to begin anew'
+        raise RunError(Problem(f"{where}: dataset", what, fix))
+
+
+def choices_json(config: Config) -> dict[str, Any]:
+    """What the user said, and every value that was set with its source and reason."""
+    choices = {key: asdict(choice) for key, choice in sorted(config.choices.items())}
+    return {"said": config.request(), "choices": choices}

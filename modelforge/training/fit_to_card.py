@@ -1,0 +1,88 @@
+"""A run and its card: the config fitted before it starts, the plan compared with what was used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from modelforge.common.console import headline, say
+from modelforge.common.processes import world_size
+from modelforge.config import Choice, Config
+from modelforge.machine.hardware import Hardware
+from modelforge.plan import Plan, fit
+from modelforge.plan.calibration import learn, recall
+from modelforge.runs.folder import RunDir
+
+if TYPE_CHECKING:
+    from modelforge.training.prepared import Prepared
+
+# Choices that a run goes on with, whatever would be chosen by now.
+_KEPT = ("plan", "memory")
+
+
+def within_budget(
+    config: Config, hardware: Hardware, *, longest_row: int | None, run: RunDir, resumed: bool
+) -> tuple[Config, Plan | None]:
+    """The config fitted to the card, or to ``memory_budget_gb``; as it was where a run goes on.
+
+    Args:
+        config: With every value filled in.
+        hardware: The machine.
+        longest_row: Tokens of the longest row; None where the data do not tell.
+        run: The run's folder.
+        resumed: Whether a checkpoint there is gone on from.
+
+    Raises:
+        RunError: If nothing fits, with the smallest budget that does.
+    """
+    if resumed:
+        recorded = (run.read_json("choices.json") or {}).get("choices", {})
+        kept = {k: Choice(**c) for k, c in recorded.items() if c["source"] in _KEPT}
+        planned = run.read_json("plan.json")
+        return config.with_choices(kept), planned and Plan.from_dict(planned["predicted"])
+    budget = config.settings.memory_budget_gb or hardware.vram_gb or None
+    if budget is None:
+        return config, None  # a CPU without a budget swaps where a card would stop
+    headline("Plan")
+    config, planned = fit(
+        config,
+        budget_gb=budget,
+        hardware=hardware,
+        num_processes=world_size(),
+        calibration=recall(hardware),
+        longest_row=longest_row,
+    )
+    for line in planned.lines():
+        say(line)
+    return config, planned
+
+
+def compare(job: Prepared, measured: Mapping[str, Any]) -> None:
+    """Put what was measured beside what was planned, and remember it for the next plan.
+
+    Args:
+        job: The run, trained.
+        measured: As `Gauge.figures` gives it.
+    """
+    planned = job.plan
+    if planned is None or not measured:
+        return
+    row: dict[str, Any] = {"predicted": planned.to_dict(), "measured": dict(measured)}
+    peak = measured.get("peak_reserved")
+    if peak:
+        row["error"] = planned.peak_reserved / peak - 1
+        say(
+            f"memory: {peak / 2**30:.2f} GiB reserved at the peak, "
+            f"{planned.peak_reserved / 2**30:.2f} GiB planned ({row['error']:+.1%})"
+        )
+    job.run.write_json("plan.json", row)
+    if any(choice.source == "memory" for choice in job.config.choices.values()):
+        return  # it ran otherwise than planned
+    seconds = measured["seconds_per_step"]
+    learn(
+        job.hardware,
+        planned,
+        reserved=peak,
+        context=measured.get("context"),
+        seconds=seconds if planned.phases.get("generation") is None else 0.0,
+    )

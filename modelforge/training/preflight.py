@@ -1,0 +1,107 @@
+"""Seconds before hours: what would spoil a run is looked for before its first step."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from modelforge.common.console import console, headline, say
+from modelforge.errors import ModelError, Problem, RunError
+
+if TYPE_CHECKING:
+    from modelforge.training.prepared import Prepared
+
+# Bytes of optimiser state that a trained parameter costs in a checkpoint: two float32 moments.
+_MOMENTS = 8
+# Beside weights and optimiser: tokenizer, metrics, curves, the report.
+_REST = 64 * 2**20
+
+
+def preflight(job: Prepared, trainer: Any) -> None:
+    """Look at trainable share, disk, untrained adapter, and one row as it is trained on.
+
+    Raises:
+        RunError: If the disk cannot hold what the run writes.
+        ModelError: If the model answers otherwise with its untrained adapter than without.
+    """
+    headline("Preflight")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
+    enough_disk(job, model)
+    fresh = job.source.adapter is None and job.checkpoint is None
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if fresh and not sharded and job.config.settings.lora_r and job.strategy.head == "causal-lm":
+        same_as_base(job, model)
+    show_row(job)
+
+
+def enough_disk(job: Prepared, model: Any) -> None:
+    """See that the checkpoints and the model fit on the disk.
+
+    Raises:
+        RunError: If they do not.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = sum(p.numel() * p.element_size() for p in trained)
+    checkpoint = weights + _MOMENTS * sum(p.numel() for p in trained)
+    # One more than are kept: the newest is written before the oldest is deleted.
+    count = (job.args.save_total_limit or 10) + 1
+    needed = count * checkpoint + weights + _REST
+    free = shutil.disk_usage(job.run.path).free
+    say(f"disk: up to {needed / 2**30:.2f} GB needed, {free / 2**30:.1f} GB free")
+    if free < needed:
+        what = f"has {free / 2**30:.2f} GB free, and the run needs up to {needed / 2**30:.2f} GB"
+        fix = "free some space, set another output_dir, or lower save_total_limit"
+        raise RunError(Problem(str(job.run.path), what, fix))
+
+
+def same_as_base(job: Prepared, model: Any) -> None:
+    """See that the untrained adapter changes nothing: it is there, and starts at zero.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    from modelforge.evaluation.samples import answer, undisturbed
+
+    rows = job.data.train.select([0])
+    with undisturbed(model):
+        ask = {"limit": job.config.settings.max_seq_length, "new_tokens": 8}
+        with_adapter = answer(model, job.tokenizer, rows, **ask)
+        with model.disable_adapter():
+            without = answer(model, job.tokenizer, rows, **ask)
+    if with_adapter != without:
+        raise ModelError(
+            Problem(
+                job.source.base,
+                f"answers {with_adapter[0]['completion']!r} with its untrained adapter and "
+                f"{without[0]['completion']!r} without",
+                "the adapter does not fit this model: set lora_target_modules, or another provider",
+            )
+        )
+    say("the untrained adapter answers as the base does")
+
+
+def show_row(job: Prepared) -> None:
+    """The first row, what is trained on in green."""
+    from modelforge.data import preview
+
+    limit = job.strategy.max_row_tokens(job.config)
+    shown = preview(
+        job.data.train,
+        kind=job.strategy.data_kind,
+        tokenizer=job.tokenizer,
+        max_length=limit,
+        n=1,
+    )
+    for segments in shown:
+        line = Text("row 1: ")
+        for text, trained in segments:
+            line.append(text, style="green" if trained else "dim")
+        console.print(line)
+        learned = "".join(text for text, trained in segments if trained)
+        if job.strategy.data_kind != "prompt":
+            say(f"of it is trained on: {learned[:200]!r}")

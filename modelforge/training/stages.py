@@ -1,0 +1,293 @@
+"""RLHF from Python: the stages of strategy `rlhf`, one by one or all of them.
+
+>>> from modelforge import RLHFConfig, RLHFTrainer
+>>> config = RLHFConfig(model_name="…", dataset="pairs.jsonl")  # doctest: +SKIP
+>>> RLHFTrainer(config).run()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge import registry
+from modelforge.common.console import headline, say
+from modelforge.config import Config
+from modelforge.configfile.load import load_config
+from modelforge.errors import ConfigError, Interrupted, Problem, RunError
+from modelforge.models.source import find_model, local_folder
+from modelforge.runs.folder import RunDir
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Result
+
+RewardFunction = Callable[..., Any]
+
+WEAK_ACCURACY = 0.6
+
+
+class RLHFConfig(dict[str, Any]):
+    """The keys of an RLHF run, checked as it is made; see ``docs/rlhf.md``.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(values, strategy="rlhf")
+        load_config(self)
+
+
+class RLHFTrainer:
+    """Runs the stages, each in a folder of its own inside the run's.
+
+    A stage that is finished, and whose config, data and models are as they were, is not run
+    again; one that was stopped goes on from its last checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any] | Config,
+        *,
+        rewards: Sequence[RewardFunction | tuple[RewardFunction, float]] = (),
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            config: A config file, its keys, or an `RLHFConfig`.
+            rewards: Reward functions in TRL's form (or a `modelforge.rewards.model.RewardModel`),
+                alone or with a weight; added to those of the config.
+
+        Raises:
+            ConfigError: If the config is not one of strategy rlhf, or wrong.
+        """
+        self.config = config if isinstance(config, Config) else load_config(config)
+        if self.config.settings.strategy != "rlhf":
+            what = f"is '{self.config.settings.strategy}'"
+            raise ConfigError(Problem(f"{self.config.name}: strategy", what, "set rlhf"))
+        self.functions = [r if isinstance(r, tuple) else (r, 1.0) for r in rewards]
+        self.settings: Any = self.config.settings
+        self.root = _root(self.config)
+        self.done: dict[str, Result] = {}
+
+    def train_sft(self) -> Result:
+        """Fine-tune on the chosen answers; later stages go on from there."""
+        return self._stage("sft")
+
+    def train_reward_model(self) -> Result:
+        """Train a reward model on the pairs, and see whether it is worth optimising against.
+
+        Raises:
+            RunError: If it is not.
+        """
+        result = self._stage("reward")
+        _look_at_reward_model(result, self.settings.min_reward_accuracy, self.config.name)
+        return result
+
+    def train_ppo(self) -> Result:
+        """Train the policy by ``algorithm`` (PPO by default) on the pairs' prompts.
+
+        Raises:
+            RunError: If there is nothing that rewards it yet.
+        """
+        given = self.settings.reward_model or self.settings.rewards or self.functions
+        if "reward" not in self.done and not given:
+            fix = "call train_reward_model() first, set reward_model, or pass rewards"
+            raise RunError(Problem("train_ppo", "there is no reward", fix))
+        return self._stage(self.settings.algorithm)
+
+    def train_dpo(self) -> Result:
+        """Train on the pairs directly (DPO), for comparison or instead."""
+        return self._stage("dpo")
+
+    def run(self) -> Result:
+        """All stages of the config; the result is the last one's.
+
+        Raises:
+            UserError: If the config, data, model or machine will not do; as far as it can be
+                known, before the first stage.
+        """
+        from modelforge.strategies.rlhf import RLHF, stages_of
+        from modelforge.training.prepare import prepare
+
+        stages = stages_of(self.settings)
+        headline("── rlhf: " + ", ".join(stages) + " ──")
+        prepare(self.config, RLHF(self.functions))
+        self._write_stages()  # with what was asked for: the folder alone is enough to go on
+        calls = {
+            "sft": self.train_sft,
+            "reward": self.train_reward_model,
+            "ppo": self.train_ppo,
+        }
+        return [calls[stage]() for stage in stages][-1]
+
+    def _stage(self, name: str) -> Result:
+        """One ordinary run."""
+        from modelforge.strategies.rewarded import Rewarded
+        from modelforge.strategies.rlhf import stage_values
+        from modelforge.training.train import train
+
+        strategy: Any = registry.get_strategy(name)
+        rewarded = issubclass(strategy, Rewarded)
+        values = stage_values(self.config, name, strategy)
+        values |= self._inputs(name, values, rewarded=rewarded)
+        functions = self.functions if rewarded else []
+        # All stages share this process, and after Unsloth there is no PPO in it.
+        values["provider"] = "huggingface"
+        values["run_name"] = f"{name}-{self._digest(values, functions)}"
+        values["output_dir"] = str(self.root)
+        loaded = load_config(values, trust_remote_code=self.settings.trust_remote_code)
+        config = dataclasses.replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
+        headline(f"── {name} ──")
+        try:
+            result = train(config, strategy=strategy(functions) if rewarded else None)
+        except Interrupted as stopped:
+            raise Interrupted(self.root, stopped.step) from None  # the whole goes on, not a stage
+        self.done[name] = result
+        _free_memory()
+        self._write_stages()
+        return result
+
+    def _inputs(self, name: str, values: Mapping[str, Any], *, rewarded: bool) -> dict[str, Any]:
+        """What a stage takes from those before it."""
+        inputs: dict[str, Any] = {}
+        if name == "reward":
+            # On the base, whatever adapter the policy begins with: so they can share it.
+            source = find_model(
+                values["model_name"],
+                base_dir=self.config.base_dir,
+                revision=self.settings.model_revision,
+                where=f"{self.config.name}: model_name",
+            )
+            inputs["model_name"] = source.base
+        elif name != "sft" and "sft" in self.done:
+            inputs["model_name"] = str(self.done["sft"].run_dir.resolve())
+        if rewarded and "reward" in self.done:
+            given = values.get("reward_model") or []
+            given = given if isinstance(given, list) else [given]
+            inputs["reward_model"] = [*given, str(self.done["reward"].run_dir.resolve())]
+        return inputs
+
+    def _digest(
+        self, values: Mapping[str, Any], functions: Sequence[tuple[RewardFunction, float]]
+    ) -> str:
+        """A short name of all that a stage is made from: keys, data, models, code."""
+        parts = [json.dumps(values, sort_keys=True, default=str)]
+        for key in ("model_name", "dataset", "eval_dataset", "rewards", "reward_model"):
+            for path in _paths(values.get(key), self.config.base_dir):
+                parts += _contents(path)
+        for function, weight in functions:
+            name = getattr(function, "__qualname__", type(function).__qualname__)
+            parts.append(f"{name} {weight} {_source_of(function)}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+    def _write_stages(self) -> None:
+        rows = {
+            name: {
+                "run": result.run_dir.name,
+                "before": dict(result.before),
+                "after": dict(result.after),
+            }
+            for name, result in self.done.items()
+        }
+        RunDir(self.root).write_json("stages.json", {"said": self.config.request(), "stages": rows})
+
+
+def _root(config: Config) -> Path:
+    """The folder of the whole: the user's, or one named after model and data.
+
+    Not after every key: so a change of PPO's settings finds the reward model again.
+    """
+    settings = config.settings
+    name = settings.run_name
+    if name is None:
+        said = [config.portable()[key] for key in ("model_name", "dataset")]
+        digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:6]
+        model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.model_name).name).strip("-.")
+        name = f"rlhf-{model or 'model'}-{digest}"
+    root = Path(settings.output_dir).expanduser() / name
+    number = 1
+    while settings.resume == "never" and root.exists():
+        number += 1
+        root = root.with_name(f"{name}-{number}")
+    return root
+
+
+def _look_at_reward_model(result: Result, least: float | None, where: str) -> None:
+    """Say how often the reward model is right on held-out pairs; refuse one that misleads.
+
+    Raises:
+        RunError: Its accuracy is below ``least``, or certainly (by two standard errors) below
+            one half.
+    """
+    accuracy = result.after.get("eval_accuracy")
+    if accuracy is None:
+        say("the reward model is unchecked: no pairs were held out (eval_dataset or eval_split)")
+        return
+    pairs = RunDir(result.run_dir).read_json("data.json")["eval_rows"]
+    error = 0.5 / math.sqrt(max(pairs, 1))
+    what = f"is right on {accuracy:.1%} of {pairs} held-out pairs"
+    more = "train it on more pairs, longer, or with a higher reward_stage.learning_rate"
+    if least is not None and accuracy < least:
+        raise RunError(
+            Problem(f"{where}: reward model", f"{what}; {least:.1%} was asked for", more)
+        )
+    if accuracy < 0.5 - 2 * error:
+        fix = "see whether chosen and rejected are exchanged in the data"
+        raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))
+    say(f"the reward model {what} (± {error:.1%})")
+    if accuracy < 0.5 + 2 * error:
+        say(f"warning: that cannot be told from chance, and optimises noise → {more}")
+    elif accuracy < WEAK_ACCURACY:
+        say(f"warning: that is weak, and its reward easy to exploit → {more}, or raise ppo.kl_coef")
+
+
+def _paths(value: Any, base_dir: Path) -> Iterator[Path]:
+    """The local files and folders that a key names."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner, base_dir)
+    elif isinstance(value, Mapping):
+        yield from _paths(value.get("path") or value.get("name"), base_dir)
+    elif isinstance(value, str):
+        file = value.rpartition(":")[0] if ".py:" in value else value
+        found = [path for path in (base_dir / file, Path(file)) if path.is_file()]
+        folder = local_folder(file, base_dir)
+        yield from found[:1] or ([folder] if folder else [])
+
+
+def _contents(path: Path) -> Iterator[str]:
+    """What tells a file or folder from a changed one: a data file's bytes, a model's sizes."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.suffix == ".safetensors":
+            status = file.stat()
+            yield f"{file.name} {status.st_size} {status.st_mtime_ns}"
+        elif path.is_file():
+            with file.open("rb") as opened:
+                yield hashlib.file_digest(opened, "sha256").hexdigest()
+        elif file.is_file() and file.suffix not in (".json", ".md", ".html"):
+            yield f"{file.name} {file.stat().st_size}"
+
+
+def _source_of(function: RewardFunction) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
+
+
+def _free_memory() -> None:
+    """Before the next stage loads its model: the last one's trainer is a cycle of references."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
