@@ -72,8 +72,9 @@ def stop_after(seconds: float) -> Any:
 
 def run(strategy: str, values: dict[str, Any], folder: Path, seconds: float | None = None) -> Any:
     """An ordinary run, its log kept quiet, stopped after so many seconds."""
+    import modelforge
     from modelforge.configfile.load import load_config
-    from modelforge.training import train as runs
+    from modelforge.training import run as runs
 
     config = load_config(
         {"strategy": strategy, **COMMON, **values, "output_dir": str(folder), "resume": "never"}
@@ -89,7 +90,7 @@ def run(strategy: str, values: dict[str, Any], folder: Path, seconds: float | No
     runs.build_trainer = with_limit
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return runs.train(config)
+            return modelforge.train(config)
     finally:
         runs.build_trainer = build
 

@@ -65,6 +65,6 @@ def train(
 ) -> Result:
     """Train by a config: a file, a mapping, or one already loaded; see `modelforge.training`."""
     # `import modelforge` stays light: what trains is imported when it is used.
-    from modelforge.training import train as run
+    from modelforge.training.train import train
 
-    return run.train(config, overrides=overrides)
+    return train(config, overrides=overrides)

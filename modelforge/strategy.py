@@ -6,7 +6,7 @@ that listing strategies and checking a config stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -91,7 +91,6 @@ class Strategy:
         settings: Its ModelForge keys.
         defaults: Key → (value, reason), for ModelForge's and TRL's keys alike.
         measure: Its held-out figure.
-        staged: Whether it consists of several runs, which ``run_stages`` starts.
     """
 
     name: ClassVar[str]
@@ -101,11 +100,10 @@ class Strategy:
     settings: ClassVar[type[Settings]] = Settings
     defaults: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     measure: ClassVar[Measure]
-    staged: ClassVar[bool] = False
 
-    def run_stages(self, config: Config) -> Result:
-        """Train in several ordinary runs; only asked of a strategy that is ``staged``."""
-        raise NotImplementedError
+    def stages(self, config: Config) -> Sequence[str]:
+        """The strategies that run one after the other in place of this one; usually none."""
+        return ()
 
     @classmethod
     def trl_config_class(cls) -> type:

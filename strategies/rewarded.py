@@ -128,8 +128,8 @@ class Rewarded(Strategy):
             rollout = batch * (config.get("gradient_accumulation_steps") or 1)
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if (config.said.get("generation") or {}).get("max_new_tokens") is None:
-            half = {"max_new_tokens": settings.max_seq_length // 2}
+        if settings.generation.max_new_tokens is None:
+            half = {"max_new_tokens": self.completion_tokens(config)}
             generation = settings.generation.model_copy(update=half).model_dump()
             why = "half of max_seq_length for the completion"
             choices["generation"] = Choice(generation, "default", why)
@@ -138,17 +138,19 @@ class Rewarded(Strategy):
             choices["vllm_max_model_length"] = length
         return choices
 
-    def max_row_tokens(self, config: Config) -> int:
+    def completion_tokens(self, config: Config) -> int:
+        """The longest completion, in tokens; where it was left open, half of what there is."""
         assert isinstance(config.settings, RewardedSettings)
-        new_tokens = config.settings.generation.max_new_tokens
-        assert new_tokens is not None, "filled by derived_defaults"
-        return config.settings.max_seq_length - new_tokens
+        return config.settings.generation.max_new_tokens or config.settings.max_seq_length // 2
+
+    def max_row_tokens(self, config: Config) -> int:
+        return config.settings.max_seq_length - self.completion_tokens(config)
 
     def arguments(self, config: Config) -> dict[str, Any]:
         settings = config.settings
         assert isinstance(settings, RewardedSettings)
         return {
-            "max_completion_length": settings.generation.max_new_tokens,
+            "max_completion_length": self.completion_tokens(config),
             "temperature": settings.generation.temperature,
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,9 +13,6 @@ from modelforge.errors import Problem
 from modelforge.models.source import local_folder
 from modelforge.strategies.ppo import PPO, PPOSettings, Share
 from modelforge.strategies.rewarded import RewardedSettings
-
-if TYPE_CHECKING:
-    from modelforge.strategy import Result
 
 StageName = Literal["sft", "reward", "ppo"]
 ORDER = ("sft", "reward", "ppo")
@@ -92,7 +89,6 @@ class RLHF(PPO):
     summary = "preference pairs to a reward model to PPO, on one base (LoRA)"
     data_kind = "preference"
     settings = RLHFSettings
-    staged = True
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
@@ -135,15 +131,11 @@ class RLHF(PPO):
         )
         return policy().build_args(config, output_dir=output_dir, device=device)
 
-    def run_stages(self, config: Config) -> Result:
-        from modelforge.training.stages import RLHFTrainer
-
-        return RLHFTrainer(config, rewards=self.functions).run()
-
-
-def stages_of(settings: RLHFSettings) -> list[str]:
-    """The stages to run, in order."""
-    return list(settings.stages or (["ppo"] if settings.reward_model else ["reward", "ppo"]))
+    def stages(self, config: Config) -> Sequence[str]:
+        settings = config.settings
+        assert isinstance(settings, RLHFSettings)
+        said = settings.stages or (["ppo"] if settings.reward_model else ["reward", "ppo"])
+        return [settings.algorithm if stage == "ppo" else stage for stage in said]
 
 
 def stage_values(config: Config, name: str, strategy: type[Any]) -> dict[str, Any]:

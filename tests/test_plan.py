@@ -18,7 +18,6 @@ from modelforge import registry
 from modelforge.config import Choice
 from modelforge.configfile.load import load_config
 from modelforge.errors import ModelError, RunError
-from modelforge.machine.hardware import choose_profile
 from modelforge.plan import Calibration, fit, plan
 from modelforge.plan.allocator import GIB
 from modelforge.plan.architectures import (
@@ -31,21 +30,16 @@ from modelforge.plan.memory import PARTS, probe, simulate
 from modelforge.plan.model import meta_model
 from modelforge.plan.planner import card, find
 from modelforge.plan.shards import shard, sharding_stage
+from modelforge.training.defaults import Facts, fill
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 RL = {"generation": {"max_new_tokens": 128}, "num_generations": 2}
 
 
 def config_of(strategy, *, vram=None, model=LLAMA, **said):
-    """A config as a run has it: profile and strategy's defaults where nothing is said."""
+    """A config as a run has it before its data is read."""
     config = load_config({"strategy": strategy, "model_name": str(model), "dataset": "d", **said})
-    profile, _ = choose_profile(card(vram or 12.0))
-    known = {"gradient_accumulation_steps": 8, **profile.defaults}
-    kind = registry.get_strategy(strategy)
-    defaults = {k: Choice(v, "profile") for k, v in known.items()}
-    defaults |= {k: Choice(v, "strategy") for k, (v, _) in kind.defaults.items()}
-    config = config.with_defaults(defaults)
-    return config.with_defaults(kind().derived_defaults(config))
+    return fill(config, Facts(registry.get_strategy(strategy)(), card(vram or 12.0)))
 
 
 @pytest.fixture
@@ -288,7 +282,7 @@ def test_a_rollout_shrinks_with_its_length_unless_set(wide):
     fitted, _ = fit(opened, budget_gb=3.5)
     length = fitted.settings.max_seq_length
     assert length < 1024
-    assert fitted.settings.generation.max_new_tokens == length // 2
+    assert registry.get_strategy("grpo")().completion_tokens(fitted) == length // 2
 
 
 def test_planning_leaves_no_trace(wide, monkeypatch):

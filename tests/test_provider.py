@@ -8,12 +8,12 @@ import torch
 from machines import CPU, card
 
 import modelforge
-from modelforge import ModelError, Problem, load_config
+from modelforge import ModelError, Problem, get_strategy, load_config
 from modelforge.models.lora import lora_defaults
 from modelforge.models.providers import choice
 from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
 from modelforge.models.source import find_model
-from modelforge.training.prepare import fit_to_model
+from modelforge.training.defaults import Facts, fill
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "tiny" / "model"
@@ -100,9 +100,8 @@ def test_what_the_machine_cannot_do_is_turned_off_with_its_reason(tmp_path):
 
 def test_a_length_beyond_the_models_context_is_lowered_with_the_reason(tmp_path):
     asked = load_config(config(tmp_path, max_seq_length=100_000))
-    source = find_model(str(MODEL), base_dir=tmp_path, revision=None, where="model_name")
-    fitted = fit_to_model(asked, HuggingFace().load_model_config(source))
     context = json.loads((MODEL / "config.json").read_text())["max_position_embeddings"]
+    fitted = fill(asked, Facts(get_strategy("sft")(), CPU, context=context))
     assert fitted.settings.max_seq_length == context
     assert "context" in fitted.choices["max_seq_length"].reason
 

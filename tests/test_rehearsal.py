@@ -13,7 +13,7 @@ import modelforge
 from modelforge.callbacks.longest_batch import Rehearsal, longest_rows
 from modelforge.plan.calibration import calibration_file, learn, recall
 from modelforge.plan.result import GIB, Plan
-from modelforge.training import train as runs
+from modelforge.training import run as runs
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 

@@ -19,7 +19,7 @@ from modelforge.models.providers.huggingface import HuggingFace
 from modelforge.models.source import find_model
 from modelforge.plan import fit
 from modelforge.registry import get_strategy
-from modelforge.training.prepare import fill_defaults
+from modelforge.training.defaults import Facts, fill
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -63,7 +63,7 @@ def test_batches_go_without_padding_only_where_the_kernel_skips_it():
 
 
 def test_what_the_user_said_stays_and_order_and_packing_are_left_alone():
-    config = fill_defaults(config_of(attn_implementation="eager"), get_strategy("sft")(), CPU)
+    config = fill(config_of(attn_implementation="eager"), Facts(get_strategy("sft")(), CPU))
     assert config.settings.attn_implementation == "eager"
     for key in ("packing", "padding_free", "train_sampling_strategy", "tf32", "torch_compile"):
         assert config.get(key) is None
@@ -187,7 +187,7 @@ def test_the_benchmark_gives_both_the_same_tokens_and_prints_a_row_each(benchmar
 def fitted(model, budget, strategy="sft", **said):
     hardware = card(24.0)
     config = config_of(strategy, model_name=model, max_seq_length=1024, **said)
-    config = fill_defaults(config, get_strategy(strategy)(), hardware)
+    config = fill(config, Facts(get_strategy(strategy)(), hardware))
     return fit(config, budget_gb=budget, hardware=hardware)[0]
 
 

@@ -243,12 +243,12 @@ class FastLanguageModel:
 
 # The command, on a machine where only the choice sees a card.
 COMMAND = """
-import modelforge.training.prepare
+import modelforge.training.resolve
 from modelforge import Hardware
 from modelforge.cli.main import main
 card = Hardware("cuda", "a card", 1, 24.0, (8, 6), True, 64.0, 8)
-choose = modelforge.training.prepare.choose_provider
-modelforge.training.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
+choose = modelforge.training.resolve.choose_provider
+modelforge.training.resolve.choose_provider = lambda *facts: choose(*facts[:-1], card)
 main()
 """
 

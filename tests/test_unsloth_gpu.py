@@ -30,14 +30,14 @@ cpu_loader = pytest.mark.skipif(
 # A run in a process of its own: after Unsloth nothing else may run in it.
 RUN = """
 import json, sys
-import modelforge.training.prepare
+import modelforge.training.resolve
 from modelforge import Hardware, train
 
 values, how = json.loads(sys.argv[1]), sys.argv[2]
 if how != "as it is":
     card = Hardware("cuda", "no card", 1, 24.0, (8, 6), False, 64.0, 8)
-    choose = modelforge.training.prepare.choose_provider
-    modelforge.training.prepare.choose_provider = lambda *facts: choose(*facts[:-1], card)
+    choose = modelforge.training.resolve.choose_provider
+    modelforge.training.resolve.choose_provider = lambda *facts: choose(*facts[:-1], card)
 if how == "its trainers":
     import unsloth as real
     from unsloth.models import rl

@@ -13,7 +13,7 @@ from modelforge.machine import vllm
 from modelforge.models.providers.huggingface import HuggingFace
 from modelforge.plan import fit, plan
 from modelforge.plan.memory import Engine, engine_of
-from modelforge.training.prepare import fill_defaults
+from modelforge.training.defaults import Facts, fill
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -76,7 +76,9 @@ def test_a_run_is_refused_before_anything_is_written(tmp_path):
 
 def filled(hardware, **said):
     config = config_of(**said)
-    return fill_defaults(config, registry.get_strategy("grpo")(), hardware)
+    grpo = registry.get_strategy("grpo")()
+    config = fill(config, Facts(grpo, hardware))
+    return config.with_choices(grpo.derived_defaults(config))
 
 
 def test_what_follows_from_vllm_is_chosen_with_a_reason_where_left_open():

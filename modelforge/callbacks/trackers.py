@@ -30,13 +30,12 @@ _TRACKER_MODULES = {
 
 
 def check_trackers(config: Config) -> None:
-    """See that the trackers are installed, and that wandb does not ask for an account.
+    """See that the trackers are installed.
 
     Raises:
         RunError: If one is not installed.
     """
-    named = config.settings.report_to
-    trackers = [named] if isinstance(named, str) else named
+    trackers = _named(config)
     missing = [t for t in trackers if t in _TRACKER_MODULES and not find_spec(_TRACKER_MODULES[t])]
     if missing:
         raise RunError(
@@ -45,9 +44,18 @@ def check_trackers(config: Config) -> None:
                 for t in missing
             )
         )
-    if "wandb" in trackers and "WANDB_MODE" not in os.environ and not _knows_wandb():
+
+
+def prepare_trackers(config: Config) -> None:
+    """Keep wandb offline where it would ask for an account."""
+    if "wandb" in _named(config) and "WANDB_MODE" not in os.environ and not _knows_wandb():
         say("wandb: no account is set up here, so the run is kept offline (`wandb sync` later)")
         os.environ["WANDB_MODE"] = "offline"
+
+
+def _named(config: Config) -> list[str]:
+    named = config.settings.report_to
+    return [named] if isinstance(named, str) else list(named)
 
 
 def _knows_wandb() -> bool:

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from modelforge import registry
 from modelforge.common.console import console, headline, say
 from modelforge.config import Config
-from modelforge.machine.hardware import detect_hardware
-from modelforge.models.providers.choice import choose_provider
-from modelforge.models.source import find_model
-from modelforge.training.prepare import fill_defaults, read_data
+from modelforge.training.read import read
+from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
     from modelforge.data import Ledger
@@ -32,30 +29,18 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
     """
     from modelforge.data import preview, write_normal_form
 
-    strategy = registry.get_strategy(config.settings.strategy)()
-    hardware = detect_hardware()
-    source = find_model(
-        config.settings.model_name,
-        base_dir=config.base_dir,
-        revision=config.settings.model_revision,
-        where=f"{config.name}: model_name",
-        trust_remote_code=config.settings.trust_remote_code,
-    )
-    provider, _ = choose_provider(config, strategy, source, hardware)
-    config = fill_defaults(config, strategy, hardware)
-    tokenizer = provider.load_tokenizer(source)
-    stops = provider.stop_tokens(source)
-    data = read_data(config, strategy, tokenizer, eos_token_ids=stops)
+    resolved = resolve(config)
+    found = read(resolved)
     if to is not None:
-        write_normal_form(data.train, to)
-        say(f"wrote {len(data.train)} rows to {to}")
+        write_normal_form(found.data.train, to)
+        say(f"wrote {len(found.data.train)} rows to {to}")
     if rows:
         headline("What is trained on (green) and what is only read (dim)")
     shown = preview(
-        data.train,
-        kind=strategy.data_kind,
-        tokenizer=tokenizer,
-        max_length=strategy.max_row_tokens(config),
+        found.data.train,
+        kind=resolved.strategy.data_kind,
+        tokenizer=found.tokenizer,
+        max_length=resolved.strategy.max_row_tokens(resolved.config),
         n=rows,
     )
     for number, segments in enumerate(shown, start=1):
@@ -63,4 +48,4 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
         for text, trained in segments:
             line.append(text, style="green" if trained else "dim")
         console.print(line)
-    return data.ledger
+    return found.data.ledger

@@ -14,8 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
+import modelforge
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
+from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import launch, launched, leave_exit_code
 
 app = typer.Typer(
@@ -48,6 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.
 
 def main() -> None:
     """Entry point: a user's mistake is one clear message and exit code 2."""
+    prepare_environment()
     try:
         app()
     except UserError as error:
@@ -85,11 +88,10 @@ def train(
     if loaded.settings.distributed.num_processes > 1 and not launched():
         sys.exit(launch(loaded, sys.argv[1:]))
     from modelforge.common.console import quieten, say
-    from modelforge.training import train as run
 
     quieten()
     with redirect_stdout(sys.stderr):  # Unsloth prints, and stdout is for --json
-        result = run.train(loaded)
+        result = modelforge.train(loaded)
     leave_exit_code(0)
     if as_json and is_main():
         _print_json(
@@ -153,16 +155,16 @@ def plan(
     """Say what memory a run needs, part by part, and fit the config to a card."""
     from modelforge.configfile.load import load_config
 
-    loaded = load_config(
-        config,
-        overrides=_with_processes(set_, num_processes),
-        trust_remote_code=trust_remote_code,
-    )
+    overrides = _with_processes(set_, num_processes)
+    overrides += [] if profile is None else [f"hardware_profile={profile}"]
+    # The card that is asked about takes the place of the budget for this machine's.
+    overrides += [] if vram is None else ["memory_budget_gb=null"]
+    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
     from modelforge.cli.plan import show_plan
     from modelforge.common.console import quieten
 
     quieten()
-    planned = show_plan(loaded, vram_gb=vram, profile=profile, as_it_is=as_it_is)
+    planned = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
     if as_json:
         _print_json(planned.to_dict())
 

@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
-from modelforge import registry
 from modelforge.common.console import headline, say
-from modelforge.config import Choice, Config
-from modelforge.machine.hardware import Hardware, detect_hardware, device_arguments
-from modelforge.machine.launch import distributed_choices
-from modelforge.plan import Plan, fit, plan
+from modelforge.config import Config
+from modelforge.errors import UserError
+from modelforge.machine.launch import processes_of
+from modelforge.plan import Plan, plan
 from modelforge.plan.calibration import recall
 from modelforge.plan.planner import card
-from modelforge.training.prepare import fill_defaults
-from modelforge.training.prepared import show_choices
+from modelforge.training.fit import fit
+from modelforge.training.prepare import show_choices
+from modelforge.training.read import Read, read
+from modelforge.training.resolve import Resolved, resolve
 
 
-def show_plan(
-    config: Config, *, vram_gb: float | None, profile: str | None, as_it_is: bool = False
-) -> Plan:
+def show_plan(config: Config, *, vram_gb: float | None, as_it_is: bool = False) -> Plan:
     """Plan a run; with a budget, fit what the user left open to it.
 
     Args:
-        config: As loaded; no weights are needed, and no data.
-        vram_gb: Plan for a card of this size in place of this machine.
-        profile: Plan with this profile's defaults.
+        config: As loaded; no weights are needed. Data that are not here are stood in for by rows
+            of the full length.
+        vram_gb: Plan for a card of this size, in GiB, in place of this machine.
         as_it_is: Only say what the config needs, and change nothing.
 
     Raises:
         UserError: If nothing fits the budget, or the model's shape is not to be had.
     """
-    strategy = registry.get_strategy(config.settings.strategy)()
-    hardware = _machine(vram_gb)
-    if profile:
-        config = config.with_choices({"hardware_profile": Choice(profile, "--profile")})
-    config = fill_defaults(config, strategy, hardware)
-    device = device_arguments(hardware, config.said)
-    config = config.with_choices({k: v for k, v in device.items() if k != "use_cpu"})
-    config = config.with_choices(distributed_choices(config))
-    processes = config.settings.distributed.num_processes
-    budget = vram_gb or config.settings.memory_budget_gb or hardware.vram_gb or None
-    if budget is None or as_it_is:
+    machine = None if vram_gb is None else card(vram_gb)
+    resolved = resolve(config, planned_for=machine, planning=True)
+    fitted = fit(resolved, _rows(resolved), as_it_is=as_it_is)
+    planned, config, hardware = fitted.plan, fitted.config, resolved.hardware
+    if planned is None:  # no budget to keep
         planned = plan(
             config,
-            budget_gb=budget,
+            budget_gb=config.settings.memory_budget_gb or hardware.vram_gb or None,
             hardware=hardware,
-            num_processes=processes,
+            num_processes=processes_of(config),
             calibration=recall(hardware),
         )
-    else:
-        config, planned = fit(
-            config,
-            budget_gb=budget,
-            hardware=hardware,
-            num_processes=processes,
-            calibration=recall(hardware),
-        )
+        headline(f"Plan: {planned.strategy} of {planned.model}")
+        for line in planned.lines():
+            say(line)
     show_choices(config.choices)
-    headline(f"Plan: {planned.strategy} of {planned.model}")
-    for line in planned.lines():
-        say(line)
     return planned
 
 
-def _machine(vram_gb: float | None) -> Hardware:
-    return detect_hardware() if vram_gb is None else card(vram_gb)
+def _rows(resolved: Resolved) -> Read | None:
+    """The rows, where model and data are here to be read."""
+    try:
+        return read(resolved)
+    except UserError as error:
+        problem = error.problems[0]
+        say(f"note: planned for rows of max_seq_length tokens, since none can be read. {problem}")
+        return None

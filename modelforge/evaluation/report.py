@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.machine.versions import versions
 
 if TYPE_CHECKING:
-    from modelforge.training.prepared import Prepared
+    from modelforge.training.prepare import Prepared
 
 _CHART_WIDTH, _CHART_HEIGHT, _CHARTS = 420, 140, 8
 

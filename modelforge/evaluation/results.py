@@ -10,7 +10,7 @@ from typing import Any
 from modelforge.common.console import headline, say
 from modelforge.runs.folder import RunDir
 from modelforge.strategy import Result
-from modelforge.training.prepared import Prepared
+from modelforge.training.prepare import Prepared
 
 
 def measured(job: Prepared, trainer: Any) -> dict[str, Any]:

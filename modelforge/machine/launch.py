@@ -93,6 +93,11 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def processes_of(config: Config) -> int:
+    """How many processes train together: those that are here, or those that will be started."""
+    return world_size() if launched() else config.settings.distributed.num_processes
+
+
 def launch(config: Config, arguments: Sequence[str]) -> int:
     """Start the same command in so many processes, and wait for them.
 

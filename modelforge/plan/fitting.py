@@ -248,12 +248,7 @@ def _with_length(config: Config, length: int, wanted: int) -> Config:
     if length == config.settings.max_seq_length:
         return config
     why = "the longest row" if length == wanted else f"{wanted} does not fit"
-    choices = {_LENGTH: Choice(length, "plan", why)}
-    generation = getattr(config.settings, "generation", None)
-    if generation is not None and not _fixed_completion(config):
-        half = generation.model_dump() | {"max_new_tokens": length // 2}
-        choices["generation"] = Choice(half, "plan", "half of max_seq_length for the completion")
-    return config.with_choices(choices)
+    return _chosen(config, max_seq_length=Choice(length, "plan", why))
 
 
 def _fixed_completion(config: Config) -> int:

@@ -179,6 +179,11 @@ def run_name(config: Config) -> str:
     return f"{settings.strategy}-{model}-{digest}"
 
 
+def run_path(config: Config) -> Path:
+    """The folder of a config's run, whether it is there or not."""
+    return Path(config.settings.output_dir).expanduser() / run_name(config)
+
+
 def open_run(config: Config) -> tuple[RunDir, Path | None]:
     """The run's folder and the checkpoint to go on from, if any. Writes nothing.
 
@@ -186,8 +191,7 @@ def open_run(config: Config) -> tuple[RunDir, Path | None]:
         RunError: If the folder holds another run, or the checkpoint asked for is not there.
     """
     settings = config.settings
-    root = Path(settings.output_dir).expanduser()
-    path = root / run_name(config)
+    path = run_path(config)
     run = RunDir(path)
     if settings.resume == "never":
         number = 1

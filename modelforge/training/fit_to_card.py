@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say
-from modelforge.common.processes import world_size
 from modelforge.config import Choice, Config
 from modelforge.machine.hardware import Hardware
+from modelforge.machine.launch import processes_of
 from modelforge.plan import Plan, fit
 from modelforge.plan.calibration import learn, recall
 from modelforge.runs.folder import RunDir
 
 if TYPE_CHECKING:
-    from modelforge.training.prepared import Prepared
+    from modelforge.training.prepare import Prepared
 
 # Choices that a run goes on with, whatever would be chosen by now.
 _KEPT = ("plan", "memory")
@@ -43,12 +43,12 @@ def within_budget(
     budget = config.settings.memory_budget_gb or hardware.vram_gb or None
     if budget is None:
         return config, None  # a CPU without a budget swaps where a card would stop
-    headline("Plan")
+    headline(f"Plan: {config.settings.strategy} of {config.settings.model_name}")
     config, planned = fit(
         config,
         budget_gb=budget,
         hardware=hardware,
-        num_processes=world_size(),
+        num_processes=processes_of(config),
         calibration=recall(hardware),
         longest_row=longest_row,
     )

@@ -11,7 +11,7 @@ from modelforge.common.console import console, headline, say
 from modelforge.errors import ModelError, Problem, RunError
 
 if TYPE_CHECKING:
-    from modelforge.training.prepared import Prepared
+    from modelforge.training.prepare import Prepared
 
 # Bytes of optimiser state that a trained parameter costs in a checkpoint: two float32 moments.
 _MOMENTS = 8

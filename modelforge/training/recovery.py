@@ -20,7 +20,7 @@ from modelforge.errors import Interrupted, Problem, RunError
 from modelforge.runs.folder import choices_json
 
 if TYPE_CHECKING:
-    from modelforge.training.prepared import Prepared
+    from modelforge.training.prepare import Prepared
 
 _MICRO, _ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 _EVAL = "per_device_eval_batch_size"

@@ -23,8 +23,11 @@ from modelforge.common.console import headline, say
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
+from modelforge.machine.environment import prepare_environment
 from modelforge.models.source import find_model, local_folder
 from modelforge.runs.folder import RunDir
+from modelforge.training.prepare import prepare
+from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
     from modelforge.strategy import Result
@@ -115,25 +118,20 @@ class RLHFTrainer:
             UserError: If the config, data, model or machine will not do; as far as it can be
                 known, before the first stage.
         """
-        from modelforge.strategies.rlhf import RLHF, stages_of
-        from modelforge.training.prepare import prepare
-
-        stages = stages_of(self.settings)
+        prepare_environment()
+        strategy: Any = registry.get_strategy(self.settings.strategy)
+        strategy = strategy(self.functions)
+        stages = strategy.stages(self.config)
         headline("── rlhf: " + ", ".join(stages) + " ──")
-        prepare(self.config, RLHF(self.functions))
+        prepare(self.config, strategy)
         self._write_stages()  # with what was asked for: the folder alone is enough to go on
-        calls = {
-            "sft": self.train_sft,
-            "reward": self.train_reward_model,
-            "ppo": self.train_ppo,
-        }
-        return [calls[stage]() for stage in stages][-1]
+        calls = {"sft": self.train_sft, "reward": self.train_reward_model}
+        return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
 
     def _stage(self, name: str) -> Result:
         """One ordinary run."""
         from modelforge.strategies.rewarded import Rewarded
         from modelforge.strategies.rlhf import stage_values
-        from modelforge.training.train import train
 
         strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
@@ -148,7 +146,7 @@ class RLHFTrainer:
         config = dataclasses.replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
         headline(f"── {name} ──")
         try:
-            result = train(config, strategy=strategy(functions) if rewarded else None)
+            result = run_once(config, strategy(functions) if rewarded else strategy())
         except Interrupted as stopped:
             raise Interrupted(self.root, stopped.step) from None  # the whole goes on, not a stage
         self.done[name] = result

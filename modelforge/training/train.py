@@ -1,4 +1,4 @@
-"""One run, top to bottom: config → machine → data → model → trainer → the run's folder."""
+"""`modelforge train`: a config's one run, or its stages."""
 
 from __future__ import annotations
 
@@ -7,35 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
-from modelforge.callbacks.trackers import add_trackers
-from modelforge.checkpointing.checkpoints import step_of
-from modelforge.common.console import headline, say
-from modelforge.common.processes import wait_for_everyone, world_size
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
-from modelforge.evaluation.results import result_of
-from modelforge.machine.launch import refuse_other_group
-from modelforge.runs.folder import choices_json, open_run
-from modelforge.strategy import Result
-from modelforge.training.prepare import prepare
-from modelforge.training.prepared import Prepared
+from modelforge.training.run import run_once
+from modelforge.training.stages import RLHFTrainer
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Parts, Strategy
+    from modelforge.strategy import Result
 
 
 def train(
-    config: str | Path | Mapping[str, Any] | Config,
-    *,
-    overrides: Iterable[str] = (),
-    strategy: Strategy | None = None,
+    config: str | Path | Mapping[str, Any] | Config, *, overrides: Iterable[str] = ()
 ) -> Result:
     """Train by a config: a file, a mapping, or one already loaded.
 
     Args:
         config: What to train.
         overrides: ``key=value`` strings that win over the config.
-        strategy: The strategy itself, in place of the one found by the config's name.
 
     Raises:
         UserError: If the config, the data, the model or the machine will not do; raised before a
@@ -43,107 +31,5 @@ def train(
     """
     if not isinstance(config, Config):
         config = load_config(config, overrides=overrides)
-    strategy = strategy or registry.get_strategy(config.settings.strategy)()
-    if strategy.staged:
-        return strategy.run_stages(config)
-    run, _ = open_run(config)
-    if run.finished and config.settings.resume == "auto":
-        say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
-        return result_of(run, None)
-
-    job = prepare(config, strategy)
-    # Not before: Unsloth has to be imported ahead of the libraries that these import.
-    from modelforge.callbacks.usage import Gauge
-    from modelforge.evaluation.results import measured, write_end
-    from modelforge.training.fit_to_card import compare
-    from modelforge.training.preflight import preflight
-    from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
-
-    gauge, resumed_from = Gauge(), job.checkpoint
-    with job.run.claimed(), reported(job.run.checkpoints):
-        _write_start(job)
-        trainer = build_trainer(job, load(job))
-        preflight(job, trainer)
-        job.run.forget_metrics_after(step_of(job.checkpoint) if job.checkpoint else -1)
-        before = job.run.read_json("before.json") if job.checkpoint else None
-        if before is None:
-            before = measured(job, trainer)
-            job.run.write_json("before.json", before)
-        if job.checkpoint:
-            say(f"going on from {job.checkpoint}")
-        headline("Training")
-        while not trained(job, trainer, gauge):
-            job = with_less_memory(job, trainer)
-            del trainer
-            free_memory()
-            trainer = build_trainer(job, load(job))
-
-        with job.run.model_aside() as folder:
-            trainer.save_model(str(folder))
-            # transformers adds its own arguments as a pickle, which nobody needs to load it.
-            (folder / "training_args.bin").unlink(missing_ok=True)
-        after = measured(job, trainer)
-        compare(job, gauge.figures())
-        write_end(job, trainer, before, after)
-        wait_for_everyone()
-    return result_of(job.run, resumed_from)
-
-
-def load(job: Prepared) -> Parts:
-    """The weights, and all that a trainer is built from."""
-    from transformers import set_seed
-
-    from modelforge.strategy import Parts
-
-    headline("Model")
-    say(f"loading {job.source.base}" + (f" with {job.source.adapter}" * bool(job.source.adapter)))
-    # A head or adapter that starts random starts from the seed, as in a script by hand.
-    set_seed(job.config.settings.seed)
-    loaded = job.provider.load_model(
-        job.source, job.config, job.hardware, head=job.strategy.head, tokenizer=job.tokenizer
-    )
-    return Parts(
-        config=job.config,
-        model=loaded.model,
-        tokenizer=job.tokenizer,
-        peft_config=loaded.peft_config,
-        data=job.data,
-        args=job.args,
-        run_dir=job.run.path,
-    )
-
-
-def build_trainer(job: Prepared, parts: Parts) -> Any:
-    """The strategy's trainer with the run's callbacks."""
-    from transformers import PrinterCallback
-
-    from modelforge.callbacks.longest_batch import Rehearsal
-    from modelforge.callbacks.metrics import MetricsFile
-    from modelforge.callbacks.progress import Progress
-
-    trackers, parts.args.report_to = parts.args.report_to, []
-    trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
-    refuse_other_group(trainer, job.config)
-    trainer.remove_callback(PrinterCallback)
-    add_trackers(trainer, trackers, job.run)
-    if job.hardware.device == "cuda":
-        trainer.add_callback(Rehearsal(trainer))
-    return trainer
-
-
-def _write_start(job: Prepared) -> None:
-    from modelforge.machine.versions import versions
-    from modelforge.models.hub import origin
-
-    job.run.write_json("config.json", job.config.portable())
-    job.run.write_json("choices.json", choices_json(job.config))
-    environment = {
-        "versions": versions(),
-        "hardware": job.hardware.to_dict(),
-        "processes": world_size(),
-        "origin": origin(job.source, job.data.ledger.sources),
-    }
-    job.run.write_json("environment.json", environment)
-    job.run.write_json("data.json", job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
-    if job.plan is not None:
-        job.run.write_json("plan.json", {"predicted": job.plan.to_dict()})
+    strategy = registry.get_strategy(config.settings.strategy)()
+    return RLHFTrainer(config).run() if strategy.stages(config) else run_once(config, strategy)

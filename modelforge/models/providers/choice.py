@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def choose_provider(
     config: Config, strategy: Strategy, source: ModelSource, hardware: Hardware
 ) -> tuple[Provider, Choice]:
-    """Who loads the model, ready to, and why.
+    """Who loads the model, and why; it is not started yet.
 
     Args:
         config: Before TRL's fields are known, so without a profile's defaults.
@@ -43,7 +43,6 @@ def choose_provider(
     problems = list(provider.problems(config, source, hardware))
     if problems:
         raise RunError(*problems)
-    provider.start()
     return provider, choice
 
 

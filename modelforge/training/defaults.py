@@ -1,0 +1,142 @@
+"""What the user left open, filled in: layer by layer, in one order, once.
+
+`LAYERS` is that order. Each layer sees the config with the layers before it and gives its values,
+each with its reason. A later layer wins over an earlier one. Most layers leave alone what the user
+said; those that do not say why in the reason.
+
+Two kinds of values come later, since they follow from the data: what the data's columns ask for and
+what the plan changes to fit the card (`modelforge.training.fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelforge.config import Choice, Config
+from modelforge.configfile import schema
+from modelforge.machine.attention import installed_kernels, throughput_defaults
+from modelforge.machine.hardware import choose_profile, device_arguments
+from modelforge.machine.launch import distributed_choices
+from modelforge.machine.vllm import vllm_defaults
+from modelforge.models.lora import lora_defaults
+
+if TYPE_CHECKING:
+    from modelforge.machine.hardware import Hardware
+    from modelforge.strategy import Strategy
+
+Choices = Mapping[str, Choice]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What values are filled from, beside the config.
+
+    Attributes:
+        strategy: The strategy.
+        hardware: The machine that the run is for.
+        provider: Who loads the model, and why.
+        context: The model's context in tokens; None where the model does not tell.
+    """
+
+    strategy: Strategy
+    hardware: Hardware
+    provider: Choice | None = None
+    context: int | None = None
+
+
+def fill(config: Config, facts: Facts) -> Config:
+    """The config with every value that does not follow from the data."""
+    for layer in LAYERS:
+        config = config.with_choices(layer(config, facts))
+    return config
+
+
+def _profile(config: Config, facts: Facts) -> Choices:
+    """The hardware profile, and those of its defaults that the strategy knows."""
+    settings = config.settings
+    profile, choice = choose_profile(
+        facts.hardware,
+        name=settings.hardware_profile,
+        memory_budget_gb=settings.memory_budget_gb,
+    )
+    known = schema.load(type(facts.strategy))["properties"]
+    why = f"{profile.name}: {profile.summary}"
+    values = {k: Choice(v, "profile", why) for k, v in profile.defaults.items() if k in known}
+    return _open(config, values) | {"hardware_profile": choice}
+
+
+def _strategy(config: Config, facts: Facts) -> Choices:
+    """The strategy's own defaults."""
+    defaults = facts.strategy.defaults.items()
+    return _open(config, {k: Choice(v, "strategy", why) for k, (v, why) in defaults})
+
+
+def _run(config: Config, facts: Facts) -> Choices:
+    """How every run logs and saves."""
+    values = {
+        "logging_first_step": Choice(True, "default", "the first figures come at once"),
+        "save_steps": Choice(0.1, "default", "ten checkpoints a run, to resume from"),
+        "save_total_limit": Choice(2, "default", "the last two are kept"),
+    }
+    return _open(config, values)
+
+
+def _provider(config: Config, facts: Facts) -> Choices:
+    """Who loads the model; ``auto`` is decided by now."""
+    return {} if facts.provider is None else {"provider": facts.provider}
+
+
+def _context(config: Config, facts: Facts) -> Choices:
+    """The length, within the model's context: beyond it positions were never trained."""
+    length = config.settings.max_seq_length
+    if facts.context is None or length <= facts.context:
+        return {}
+    why = f"the model's context ends there ({length} was set)"
+    return {"max_seq_length": Choice(facts.context, "model", why)}
+
+
+def _lora(config: Config, facts: Facts) -> Choices:
+    """The LoRA scale, and quantisation where this machine has none."""
+    return lora_defaults(config, facts.hardware)
+
+
+def _vllm(config: Config, facts: Facts) -> Choices:
+    """What follows from ``use_vllm``."""
+    return _open(config, vllm_defaults(config))
+
+
+def _attention(config: Config, facts: Facts) -> Choices:
+    """The attention kernel, and batches without padding where it makes them exact."""
+    return _open(config, throughput_defaults(config, facts.hardware, kernels=installed_kernels()))
+
+
+def _distributed(config: Config, facts: Facts) -> Choices:
+    """The fields of transformers' arguments that ``distributed`` means."""
+    return distributed_choices(config)
+
+
+def _device(config: Config, facts: Facts) -> Choices:
+    """The precision that the device computes in."""
+    found = device_arguments(facts.hardware, config.said)
+    return {key: choice for key, choice in found.items() if key != "use_cpu"}
+
+
+def _open(config: Config, choices: Choices) -> dict[str, Choice]:
+    """Those of the choices that the user has not made."""
+    return {key: choice for key, choice in choices.items() if not config.given(key)}
+
+
+LAYERS: tuple[Callable[[Config, Facts], Choices], ...] = (
+    _profile,
+    _strategy,
+    _run,
+    _provider,
+    _context,
+    _lora,
+    _vllm,
+    _attention,
+    _distributed,
+    _device,
+)

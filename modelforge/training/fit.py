@@ -1,0 +1,72 @@
+"""Third step of a run: what the data and the card decide, and then what follows from all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelforge.training.fit_to_card import within_budget
+from modelforge.training.read import cut
+
+if TYPE_CHECKING:
+    from modelforge.config import Config
+    from modelforge.data import Data
+    from modelforge.plan import Plan
+    from modelforge.strategy import Strategy
+    from modelforge.training.read import Read
+    from modelforge.training.resolve import Resolved
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A config with every value.
+
+    Attributes:
+        config: With every value filled in.
+        data: The rows at its length; None where they were not read.
+        plan: What the run will need, where there is a budget to keep.
+    """
+
+    config: Config
+    data: Data | None
+    plan: Plan | None
+
+
+def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fitted:
+    """Fill in the values that follow from the data and the card.
+
+    Args:
+        resolved: The first step's.
+        read: The second step's; None plans for rows of the full length.
+        as_it_is: Change nothing to make it fit.
+
+    Raises:
+        UserError: If the strategy cannot train on these columns, or nothing fits the card.
+    """
+    config, strategy = resolved.config, resolved.strategy
+    data = None if read is None else read.data
+    if data is not None:
+        config = config.with_defaults(strategy.check_data(config, data.train.column_names))
+    planned = None
+    # Each stage of a staged run is a run of its own, and fits itself.
+    if not as_it_is and (resolved.planning or not strategy.stages(config)):
+        # How long answers get is not in the data.
+        longest = None
+        if data is not None and strategy.data_kind != "prompt":
+            longest = round(data.ledger.tokens["max"])
+        config, planned = within_budget(
+            config,
+            resolved.hardware,
+            longest_row=longest,
+            run=resolved.run,
+            resumed=resolved.checkpoint is not None,
+        )
+    config = config.with_choices(strategy.derived_defaults(config))
+    if read is not None and data is not None and _is_cut(data, config, strategy):
+        data = cut(read.rows, config, strategy)
+    return Fitted(config, data, planned)
+
+
+def _is_cut(data: Data, config: Config, strategy: Strategy) -> bool:
+    """Whether a row is longer than the config's length by now."""
+    return not config.get("packing") and strategy.max_row_tokens(config) < data.ledger.tokens["max"]

@@ -1,0 +1,90 @@
+"""Second step of a run: the tokenizer, and the rows as they are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelforge.common.console import headline, say
+from modelforge.data import Data, load_data, load_tokenizer_template
+
+
+class Rows:  # SHIM
+    def __init__(self, **k):
+        self.k = k
+
+    def within(self, length, *, drop_long=False):
+        return load_data(max_length=length, drop_long=drop_long, **self.k)
+
+
+def read_rows(**k):
+    return Rows(**k)
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modelforge.config import Config
+    from modelforge.strategy import Strategy
+    from modelforge.training.resolve import Resolved
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the data files hold.
+
+    Attributes:
+        tokenizer: With its chat template.
+        rows: Every row, tokenised once and uncut.
+        data: The rows at the length that the config has by now.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    rows: Rows
+    data: Data
+
+
+def read(resolved: Resolved) -> Read:
+    """Read, check and tokenise the data, and show the ledger.
+
+    Raises:
+        UserError: If tokenizer, template or data cannot train.
+    """
+    config, strategy, settings = resolved.config, resolved.strategy, resolved.config.settings
+    tokenizer = resolved.provider.load_tokenizer(resolved.source)
+    template = load_tokenizer_template(
+        tokenizer,
+        chat_template=settings.chat_template,
+        task=settings.task,
+        base_dir=config.base_dir,
+    )
+    values = config.resolved()
+    rows = read_rows(
+        dataset=values["dataset"],
+        eval_dataset=values["eval_dataset"],
+        eval_split=settings.eval_split,
+        dataset_split=settings.dataset_split,
+        columns=settings.columns,
+        kind=strategy.data_kind,
+        tokenizer=tokenizer,
+        chat_template=template,
+        seed=settings.seed,
+        base_dir=config.base_dir,
+        eos_token_ids=resolved.provider.stop_tokens(resolved.source),
+    )
+    return Read(tokenizer, rows, cut(rows, config, strategy))
+
+
+def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:
+    """The rows at the config's length, with their ledger shown.
+
+    Raises:
+        DataError: If too few can be trained on.
+    """
+    # Packing cuts sequences itself, and loses nothing at the cuts.
+    length = None if config.get("packing") else strategy.max_row_tokens(config)
+    data = rows.within(length, drop_long=strategy.head == "reward")
+    headline("Data")
+    for line in data.ledger.summary_lines():
+        say(line)
+    return data

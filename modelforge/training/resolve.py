@@ -1,0 +1,161 @@
+"""First step of a run: the machine, the model's place, and every value that they decide.
+
+``train``, ``check``, ``data`` and ``plan`` all go the same way, and each stops at its own step::
+
+    resolve(config)        → Resolved    machine, provider, model's shape, defaults
+    read(resolved)         → Read        tokenizer and rows                    `data` stops here
+    fit(resolved, read)    → Fitted      what the data and the card decide     `plan` stops here
+    prepare(config)        → Prepared    TRL's arguments                       `check` stops here
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelforge import registry
+from modelforge.callbacks.trackers import check_trackers
+from modelforge.common.console import say
+from modelforge.common.processes import agreed
+from modelforge.config import Choice, Config
+from modelforge.errors import ModelError, RunError
+from modelforge.machine.attention import warnings
+from modelforge.machine.hardware import Hardware, detect_hardware
+from modelforge.machine.launch import refuse_backend
+from modelforge.models.hub import pinned
+from modelforge.models.providers import get_provider
+from modelforge.models.providers.choice import choose_provider
+from modelforge.models.source import ModelSource, find_model
+from modelforge.runs.folder import RunDir, open_run, run_path
+from modelforge.training.defaults import Facts, fill
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from modelforge.models.providers.base import Provider
+    from modelforge.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config with all that does not follow from the data; nothing heavy is loaded.
+
+    Attributes:
+        config: With those values filled in.
+        strategy: The strategy.
+        hardware: The machine.
+        provider: Who loads the model.
+        source: Where the model comes from, at a commit where it is the hub's.
+        run: The run's folder; nothing is written there yet.
+        checkpoint: Where to resume from, or None.
+        planning: Whether nothing is going to run: a plan is all that is asked for.
+    """
+
+    config: Config
+    strategy: Strategy
+    hardware: Hardware
+    provider: Provider
+    source: ModelSource
+    run: RunDir
+    checkpoint: Path | None
+    planning: bool = False
+
+
+def resolve(
+    config: Config,
+    strategy: Strategy | None = None,
+    *,
+    opened: tuple[RunDir, Path | None] | None = None,
+    planned_for: Hardware | None = None,
+    planning: bool = False,
+) -> Resolved:
+    """Fill in what machine, model, profile and strategy decide. Loads no weights, writes nothing.
+
+    Args:
+        config: As loaded.
+        strategy: The strategy itself, in place of the one found by the config's name.
+        opened: The run's folder and checkpoint, where they were looked up already.
+        planned_for: A machine in place of this one.
+        planning: Whether nothing is going to run here: then what this machine lacks is only said,
+            and a model that is not to be had is stood in for by a shape that is shipped.
+
+    Raises:
+        UserError: If config, model or machine will not do.
+    """
+    strategy = strategy or registry.get_strategy(config.settings.strategy)()
+    hardware = planned_for or detect_hardware()
+    if not planning:
+        check_trackers(config)
+    if planned_for is not None:  # what this machine has begun says nothing of another
+        opened = RunDir(run_path(config)), None
+    run, checkpoint = opened or open_for_all(config)
+    source = find_model(
+        config.settings.model_name,
+        base_dir=config.base_dir,
+        revision=config.settings.model_revision or _begun_revision(run, checkpoint),
+        where=f"{config.name}: model_name",
+        trust_remote_code=config.settings.trust_remote_code,
+    )
+    provider, choice = _provider(config, strategy, source, hardware, planning=planning)
+    if planned_for is None:
+        provider.start()  # Unsloth has to come before transformers and TRL
+    architecture = _architecture(config, provider, source, planning=planning)
+    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    config = fill(config, Facts(strategy, hardware, choice, context))
+    profile = config.choices["hardware_profile"]
+    why = profile.reason or "asked for"
+    say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
+    for warning in warnings(config):
+        say(f"warning: {warning}")
+    return Resolved(
+        config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
+    )  # fmt: skip
+
+
+def open_for_all(config: Config) -> tuple[RunDir, Path | None]:
+    """The run's folder and where to resume from; the same in all processes.
+
+    Raises:
+        RunError: If the folder holds another run, or this machine cannot start the processes.
+    """
+    hardware = detect_hardware()
+    refuse_backend(config, hardware)
+    return agreed(
+        open_run(config),
+        cpu=hardware.device == "cpu",
+        deepspeed=config.settings.distributed.backend.startswith("zero"),
+    )
+
+
+def _begun_revision(run: RunDir, checkpoint: Path | None) -> str | None:
+    """A run resumes with the weights it began with, whatever its hub branch has by now."""
+    if checkpoint is None:
+        return None
+    return (run.read_json("environment.json") or {}).get("origin", {}).get("revision")
+
+
+def _provider(
+    config: Config, strategy: Strategy, source: ModelSource, hardware: Hardware, *, planning: bool
+) -> tuple[Provider, Choice]:
+    try:
+        return choose_provider(config, strategy, source, hardware)
+    except RunError as error:
+        if not planning:
+            raise
+        for problem in error.problems:
+            say(f"note: it could not run here. {problem}")
+        return get_provider("huggingface")(), Choice(config.settings.provider, "config")
+
+
+def _architecture(
+    config: Config, provider: Provider, source: ModelSource, *, planning: bool
+) -> PreTrainedConfig:
+    try:
+        return provider.load_model_config(source)
+    except ModelError:
+        if not planning:
+            raise
+        from modelforge.plan.planner import find
+
+        return find(config).architecture
