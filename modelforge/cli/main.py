@@ -164,9 +164,11 @@ def plan(
     from modelforge.common.console import quieten
 
     quieten()
-    planned = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+    planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
     if as_json:
-        _print_json(planned.to_dict())
+        from modelforge.runs.folder import choices_json
+
+        _print_json(planned.to_dict() | {"choices": choices_json(filled)["choices"]})
 
 
 @app.command()

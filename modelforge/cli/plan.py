@@ -15,7 +15,9 @@ from modelforge.training.read import Read, read
 from modelforge.training.resolve import Resolved, resolve
 
 
-def show_plan(config: Config, *, vram_gb: float | None, as_it_is: bool = False) -> Plan:
+def show_plan(
+    config: Config, *, vram_gb: float | None, as_it_is: bool = False
+) -> tuple[Plan, Config]:
     """Plan a run; with a budget, fit what the user left open to it.
 
     Args:
@@ -23,6 +25,9 @@ def show_plan(config: Config, *, vram_gb: float | None, as_it_is: bool = False) 
             of the full length.
         vram_gb: Plan for a card of this size, in GiB, in place of this machine.
         as_it_is: Only say what the config needs, and change nothing.
+
+    Returns:
+        The plan, and the config with every value filled in.
 
     Raises:
         UserError: If nothing fits the budget, or the model's shape is not to be had.
@@ -43,7 +48,7 @@ def show_plan(config: Config, *, vram_gb: float | None, as_it_is: bool = False) 
         for line in planned.lines():
             say(line)
     show_choices(config.choices)
-    return planned
+    return planned, config
 
 
 def _rows(resolved: Resolved) -> Read | None:
