@@ -9,16 +9,20 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
 from modelforge import registry
-from modelforge.config import Choice, Config
+from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
 from modelforge.errors import ConfigError, Problem
+from modelforge.models.providers import get_provider
 from modelforge.redact import secrets_in
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Strategy
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,32 +79,10 @@ def load_config(
     for key, value in _overrides(raw, overrides).items():
         choices[key] = Choice(value, "--set")
     values = {key: choice.value for key, choice in choices.items()}
-
     strategy = registry.strategy_for(values, where=where)
-    problems = schema.validate(values, strategy, where=where)
-    problems += [
-        Problem(
-            f"{where}: {key}",
-            "holds a secret, and configs are stored with each run",
-            "log in with `hf auth login`, or let your code read an environment variable",
-        )
-        for key in secrets_in(values)
-    ]
-    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
-    if problems:
-        raise ConfigError(*problems)
     own = strategy.settings.model_fields
-    try:
-        settings = strategy.settings.model_validate({k: v for k, v in values.items() if k in own})
-    except ValidationError as error:  # what a schema cannot say: a float beyond any integer
-        raise ConfigError(
-            *(
-                Problem(f"{where}: {'.'.join(map(str, found['loc']))}", found["msg"])
-                for found in error.errors()
-            )
-        ) from None
     config = Config(
-        settings=settings,
+        settings=_typed(values, strategy, where),
         trl={k: v for k, v in values.items() if k not in own},
         said=values,
         choices=choices,
@@ -120,6 +102,36 @@ def load_config(
     if problems:
         raise ConfigError(*problems)
     return config
+
+
+def _typed(values: Mapping[str, Any], strategy: type[Strategy], where: str) -> Settings:
+    """ModelForge's keys among the values, typed; TRL's are held against the schema too.
+
+    Raises:
+        ConfigError: With every value that is not what the schema says, or holds a secret.
+    """
+    problems = schema.validate(values, strategy, where=where)
+    problems += [
+        Problem(
+            f"{where}: {key}",
+            "holds a secret, and configs are stored with each run",
+            "log in with `hf auth login`, or let your code read an environment variable",
+        )
+        for key in secrets_in(values)
+    ]
+    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
+    if problems:
+        raise ConfigError(*problems)
+    own = strategy.settings.model_fields
+    try:
+        return strategy.settings.model_validate({k: v for k, v in values.items() if k in own})
+    except ValidationError as error:  # what a schema cannot say: a float beyond any integer
+        raise ConfigError(
+            *(
+                Problem(f"{where}: {'.'.join(map(str, found['loc']))}", found["msg"])
+                for found in error.errors()
+            )
+        ) from None
 
 
 def _request(folder: Path) -> dict[str, Any]:
@@ -252,10 +264,8 @@ def _contradictions(config: Config) -> Iterable[Problem]:
             "0 trains all weights, and quantised weights cannot be trained",
             "set lora_r to 8 or more, or use_4bit and use_8bit to false",
         )
-    if settings.provider == "unsloth":
-        from modelforge.models.providers.unsloth import config_problems
-
-        yield from config_problems(config)
+    if settings.provider != "auto":
+        yield from get_provider(settings.provider)().config_problems(config)
     for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
         if config.given(ours) and config.given(theirs):
             yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,6 +40,10 @@ class Provider(Protocol):
         self, config: Config, source: ModelSource, hardware: Hardware
     ) -> Iterator[Problem]:
         """Why this provider cannot serve this run, cheapest first. Loads nothing."""
+        ...
+
+    def config_problems(self, config: Config) -> Iterable[Problem]:
+        """What of a config this provider cannot do; looks at no machine and no model."""
         ...
 
     def start(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,9 @@ class HuggingFace:
             yield Problem(f"{config.name}: provider", what, fix)
         yield from throughput.machine_problems(config, hardware)
         yield from vllm.machine_problems(config, hardware)
+
+    def config_problems(self, config: Config) -> Iterable[Problem]:
+        return ()
 
     def start(self) -> None:
         pass

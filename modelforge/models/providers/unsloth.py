@@ -82,6 +82,9 @@ class Unsloth(HuggingFace):
             known = f"it has them for {', '.join(ARCHITECTURES)}: {OTHERWISE}"
             yield Problem(where, what, known)
 
+    def config_problems(self, config: Config) -> Iterator[Problem]:
+        return config_problems(config)
+
     def start(self) -> None:
         # A README is fetched at each load to count users; llama.cpp would be built unasked; and
         # a GPU that torch cannot drive would silently become a run on the CPU.
