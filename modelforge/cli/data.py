@@ -52,8 +52,7 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
     if rows:
         headline("What is trained on (green) and what is only read (dim)")
     shown = preview(
-        data.train,
-        kind=strategy.data_kind,
+        data.train_tokens,
         tokenizer=tokenizer,
         max_length=strategy.max_row_tokens(config),
         n=rows,

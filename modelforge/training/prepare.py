@@ -179,10 +179,9 @@ def read_data(
         task=settings.task,
         base_dir=config.base_dir,
     )
-    values = config.resolved()
     data = load_data(
-        dataset=values["dataset"],
-        eval_dataset=values["eval_dataset"],
+        dataset=settings.dataset,
+        eval_dataset=settings.eval_dataset,
         eval_split=settings.eval_split,
         dataset_split=settings.dataset_split,
         columns=settings.columns,
