@@ -147,22 +147,14 @@ class Strategy:
         return parts.data.train, parts.data.eval
 
     def tokenised(self, parts: Parts, *, train_length: int | None) -> Any:
-        """The sets as tokens, made and checked by the data room: what was shown is trained.
+        """The sets in the tokens that were checked and shown; nothing encodes them again.
 
         Args:
             parts: The run's.
             train_length: Where training rows are cut, in tokens; None leaves them whole.
         """
-        from modelforge.data import tokenize
-
-        lengths = (train_length, parts.config.settings.max_seq_length)
-        return tuple(
-            rows
-            and tokenize(
-                rows, kind=self.data_kind, tokenizer=parts.tokenizer, max_length=max_length
-            )
-            for rows, max_length in zip((parts.data.train, parts.data.eval), lengths, strict=True)
-        )
+        eval_length = parts.config.settings.max_seq_length
+        return parts.data.tokenised(train_length=train_length, eval_length=eval_length)
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
         """Keyword arguments for the trainer beyond those that all of TRL's share."""

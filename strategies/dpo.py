@@ -11,6 +11,10 @@ from modelforge.strategy import Measure, Strategy
 class DPO(Strategy):
     """DPO (Rafailov et al. 2023); the reference is the model with the adapter off."""
 
+    # TRL's DPOTrainer takes no rows that are tokenised already (1.14 to 1.16: `_prepare_dataset`
+    # maps every row from its text). It encodes them again, to the tokens that were checked:
+    # tests/test_data_tokens.py holds the two against each other.
+
     name = "dpo"
     summary = "direct preference optimisation on preference pairs (LoRA)"
     data_kind = "preference"

@@ -59,6 +59,19 @@ def test_nested_errors_name_their_path():
     assert any("generation.max_new_tokns" in line and "max_new_tokens" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "where"),
+    [
+        ([], "dataset"),
+        ([{"weight": 1}], "dataset[0].path"),
+        ([{"path": "a"}, {"path": "b", "wait": 1}], "dataset[1].wait"),
+    ],
+)
+def test_sources_of_a_mixture_are_checked_with_the_config(dataset, where):
+    (found,) = problems({"strategy": "sft", "model_name": "m", "dataset": dataset})
+    assert found.startswith(f"config: {where}")
+
+
 @pytest.mark.parametrize("strategy", ["sft", "qlora", "reward", "dpo", "grpo"])
 @pytest.mark.parametrize("size", ["mid", "high"])
 def test_the_two_published_configs_validate_with_every_strategy(strategy, size):

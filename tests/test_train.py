@@ -118,6 +118,37 @@ def test_the_reward_model_scores_the_same_with_plain_peft(results):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "sequences"), [("sft", 1), ("reward", 3)])
+def test_each_row_is_encoded_once(strategy, sequences, tmp_path, monkeypatch):
+    """Once a demonstration; once the prompt and either side of a pair."""
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+    encoded = []
+    encode = TokenizersBackend._encode_plus
+
+    def counting(self, text, *args, **kwargs):
+        encoded.extend([text] if isinstance(text, str) else text)
+        return encode(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(TokenizersBackend, "_encode_plus", counting)
+    for part, count in {"train": 24, "eval": 8}.items():
+        name = {"sft": "sft", "reward": "preference"}[strategy]
+        lines = (ROOT / "examples/tiny/data" / f"{name}_{part}.jsonl").read_text().splitlines()
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines[:count]))
+    modelforge.train(
+        TINY / f"{strategy}.json",
+        overrides=[
+            *(f"output_dir={tmp_path}", "max_steps=2", "save_steps=2"),
+            *(f"dataset={tmp_path}/train.jsonl", f"eval_dataset={tmp_path}/eval.jsonl"),
+        ],
+    )
+    # A language model also answers: the first prompt with its fresh adapter and without, and the
+    # prompts of four samples before training and after.
+    answered = 2 + 2 * 4 if strategy == "sft" else 0
+    assert len(encoded) == (24 + 8) * sequences + answered
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_unless_asked(results, capsys):
     result = results("sft")
     again = run("sft", result.run_dir.parent)

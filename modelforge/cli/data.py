@@ -36,13 +36,8 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
         say(f"wrote {len(found.data.train)} rows to {to}")
     if rows:
         headline("What is trained on (green) and what is only read (dim)")
-    shown = preview(
-        found.data.train,
-        kind=resolved.strategy.data_kind,
-        tokenizer=found.tokenizer,
-        max_length=resolved.strategy.max_row_tokens(resolved.config),
-        n=rows,
-    )
+    limit = resolved.strategy.max_row_tokens(resolved.config)
+    shown = preview(found.data.train_tokens, tokenizer=found.tokenizer, max_length=limit, n=rows)
     for number, segments in enumerate(shown, start=1):
         line = Text(f"{number:>3} ")
         for text, trained in segments:

@@ -1,4 +1,4 @@
-"""The data room: read, recognise, normalise, check and preview; see `load_data`.
+"""The data room: read, recognise, normalise, check and preview; see `read_rows`.
 
 Nothing here imports torch, transformers or datasets before it is called.
 """
@@ -6,22 +6,23 @@ Nothing here imports torch, transformers or datasets before it is called.
 from modelforge.data.convert import DataKind
 from modelforge.data.fingerprint import fingerprint
 from modelforge.data.ledger import Ledger
-from modelforge.data.load import Data, load_data
+from modelforge.data.load import load_data, read_rows
 from modelforge.data.output import write_normal_form
 from modelforge.data.preview import preview
+from modelforge.data.rows import Data, Rows
 from modelforge.data.template import TemplateChoice, built_in_templates, load_tokenizer_template
-from modelforge.data.tokens import tokenize
 
 __all__ = [
     "Data",
     "DataKind",
     "Ledger",
+    "Rows",
     "TemplateChoice",
     "built_in_templates",
     "fingerprint",
     "load_data",
     "load_tokenizer_template",
     "preview",
-    "tokenize",
+    "read_rows",
     "write_normal_form",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
 from modelforge.data.read import Row
-from modelforge.data.tokens import MASKED, Encoded, RenderError, encode, supervised_count
+from modelforge.data.tokens import Encoded, RenderError, encode, pairwise
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -22,12 +22,32 @@ REASON_LENGTH = 120  # characters of a template's own message in a reason
 
 
 @dataclass(slots=True)
+class Tokenised:
+    """A row in tokens, uncut, with what no limit changes.
+
+    Attributes:
+        row: Where it came from.
+        example: In normal form.
+        encoded: In tokens, or why the chat template refuses it.
+        ends: Whether its last supervised token ends a reply; None for a prompt.
+        double_bos: Whether it begins with two BOS tokens.
+    """
+
+    row: Row
+    example: Example
+    encoded: Encoded | RenderError
+    ends: bool | None = None
+    double_bos: bool = False
+
+
+@dataclass(slots=True)
 class Checked:
     """A row that can be trained on.
 
     Attributes:
         row: Where it came from.
         example: In normal form.
+        encoded: In tokens, uncut.
         lengths: Tokens of each of its sequences as trained on.
         supervised: Tokens of these that the loss is taken on.
         cut: Whether it is longer than the limit.
@@ -36,6 +56,7 @@ class Checked:
 
     row: Row
     example: Example
+    encoded: Encoded
     lengths: list[int]
     supervised: int
     cut: bool
@@ -59,28 +80,49 @@ class Limits:
     end_ids: frozenset[int]
 
 
-def check(
+def tokenise(
     made: Sequence[tuple[Row, Example]],
-    limits: Limits,
+    kind: DataKind,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    ledger: Ledger,
-) -> list[Checked]:
-    """Tokenize all rows; keep those that can be trained on, account for the others."""
-    examples = [example for _, example in made]
-    kept: list[Checked] = []
+    end_ids: Collection[int],
+) -> list[Tokenised]:
+    """Encode all rows; nothing encodes them again.
+
+    Args:
+        made: Rows and their examples.
+        kind: The data kind.
+        tokenizer: With its chat template.
+        end_ids: Token ids that end a reply.
+    """
+    bos = tokenizer.bos_token_id
     blank: dict[int, bool] = {}
-    last_turn_only = 0
-    encoded = encode(examples, kind=limits.kind, tokenizer=tokenizer)
+    rows: list[Tokenised] = []
+    encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer)
     for (row, example), found in zip(made, encoded, strict=True):
+        tokenised = Tokenised(row, example, found)
+        if isinstance(found, Encoded):
+            if kind != "prompt":
+                tokenised.ends = ends_reply(backwards(found), end_ids, tokenizer, blank)
+            first = found.ids[0][:2].tolist()
+            tokenised.double_bos = bos is not None and first == [bos, bos]
+        rows.append(tokenised)
+    return rows
+
+
+def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Checked]:
+    """Keep the rows that can be trained on, account for the others."""
+    kept: list[Checked] = []
+    last_turn_only = 0
+    for item in rows:
+        found = item.encoded
         reason = why_not(found, limits)
         if reason is not None or isinstance(found, RenderError):
-            ledger.drop(str(reason), row.where)
+            ledger.drop(str(reason), item.row.where)
             continue
-        kept.append(measured(row, example, found, limits, tokenizer, blank))
+        kept.append(measured(item, found, limits))
         last_turn_only += found.last_turn_only
-        bos = tokenizer.bos_token_id
-        ledger.double_bos += bos is not None and found.ids[0][:2] == [bos, bos]
+        ledger.double_bos += item.double_bos
     if last_turn_only:
         ledger.note(
             f"{last_turn_only} conversations are supervised in their last assistant turn only: "
@@ -94,42 +136,38 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     if isinstance(found, RenderError):
         return f"template fails: {str(found)[:REASON_LENGTH]}"
     limit = limits.max_length
-    if found.labels is not None:
-        if not supervised_count(found.labels):
+    if limits.kind == "demonstration":
+        if not found.supervised():
             return "no supervised token"
-        return None if supervised_count(found.labels[:limit]) else "prompt fills max_length"
-    if limits.kind == "preference" and any(len(ids) == found.start[0] for ids in found.ids):
+        return None if found.supervised(limit) else "prompt fills max_length"
+    if limits.kind == "preference" and any(len(ids) == found.start for ids in found.ids):
         return "no supervised token"
     if limit is None:
         return None
     if limits.drop_long and any(len(ids) > limit for ids in found.ids):
         return "longer than max_length"
-    return "prompt fills max_length" if found.start[0] >= limit else None
+    return "prompt fills max_length" if found.start >= limit else None
 
 
-def measured(
-    row: Row,
-    example: Example,
-    found: Encoded,
-    limits: Limits,
-    tokenizer: PreTrainedTokenizerBase,
-    blank: dict[int, bool],
-) -> Checked:
-    """The figures of one good row; ``blank`` remembers which token ids are white space."""
+def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
+    """The figures of one good row."""
     limit = limits.max_length
     cut = limit is not None and any(len(ids) > limit for ids in found.ids)
     lengths = [len(ids[:limit]) for ids in found.ids]
-    if found.labels is not None:
-        tail: Iterable[int] = (label for label in reversed(found.labels) if label != MASKED)
-        supervised = supervised_count(found.labels[:limit])
-    else:
-        tail = reversed(found.ids[0][found.start[0] :])
-        supervised = sum(lengths) - sum(found.start) if limits.kind == "preference" else 0
-    if cut or limits.kind == "prompt":
-        ends = None
-    else:
-        ends = ends_reply(tail, limits.end_ids, tokenizer, blank)
-    return Checked(row, example, lengths, supervised, cut, ends)
+    supervised = found.supervised(limit)
+    if limits.kind == "preference":
+        supervised = sum(lengths) - len(lengths) * found.start
+    ends = None if cut else item.ends
+    return Checked(item.row, item.example, found, lengths, supervised, cut, ends)
+
+
+def backwards(found: Encoded) -> Iterator[int]:
+    """The supervised tokens of a demonstration, or of a pair's chosen side, the last first."""
+    ids = found.ids[0]
+    if found.spans is None:
+        return reversed(ids[found.start :])
+    spans = list(pairwise(found.spans))
+    return (token for begin, end in reversed(spans) for token in reversed(ids[begin:end]))
 
 
 def ends_reply(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from modelforge.data.convert import DataKind
 from modelforge.errors import DataError, Problem
 
 FIRST = 10  # rows named per reason
@@ -78,7 +79,7 @@ class Ledger:
         notes: What was decided on the way.
     """
 
-    kind: str
+    kind: DataKind
     sources: list[dict[str, Any]] = field(default_factory=list)
     kept: int = 0
     dropped: dict[str, Tally] = field(default_factory=dict)

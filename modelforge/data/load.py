@@ -1,11 +1,10 @@
-"""Files → clean rows in one normal form, with the ledger: `load_data`, top to bottom.
+"""Files → clean rows in one normal form and in tokens: `read_rows`, top to bottom.
 
-``dataset`` is a file, a folder, a hub id, or a list of these and of ``{"path", "split", "name",
-"weight"}``. Without weights a list is joined end to end. With weights (1 where left out) training
-rows are drawn from part i with probability weight_i / sum of weights, each part in its own order
-and again from its beginning where it runs out, until every row of every part was drawn at least
-once: the shares hold, and small parts with large weights are repeated. Evaluation rows are taken
-out before.
+``dataset`` is a file, a folder, a hub id, or a list of `DatasetSource`. Without weights a list is
+joined end to end. With weights (1 where left out) training rows are drawn from part i with
+probability weight_i / sum of weights, each part in its own order and again from its beginning where
+it runs out, until every row of every part was drawn at least once: the shares hold, and small parts
+with large weights are repeated. Evaluation rows are taken out before.
 
 Pairs also serve as demonstrations (their chosen side), and both serve as prompts: a prompt row has
 ``prompt``, the columns of its file as they are, and the reference in ``answer`` unless the file has
@@ -16,60 +15,42 @@ while loading); there is no streaming.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.check import (
-    Limits,
-    account,
-    account_training,
-    check,
-)
+from modelforge.config import DatasetSource
+from modelforge.data.check import tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Skip
-from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
-from modelforge.data.output import extra_columns, to_dataset
 from modelforge.data.read import Row, Table, find, looks_like_hub_id, read_path
 from modelforge.data.recognise import recognise, rename
+from modelforge.data.rows import Data, Rows
 from modelforge.data.template import TemplateChoice
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass
-class Data:
-    """Rows ready for a strategy.
+DatasetSpec = str | Path | Sequence[DatasetSource]
 
-    Attributes:
-        train: Training rows in normal form (see `modelforge.data.convert`).
-        eval: Evaluation rows in the same form, or None.
-        ledger: What happened to every row.
+
+def load_data(*, max_length: int | None, drop_long: bool = False, **source: Any) -> Data:
+    """Read data and hold it against one length: `read_rows` and `Rows.within` in one.
+
+    Args:
+        max_length: Tokens a row may have; None: any number.
+        drop_long: Drop longer pairs, as RewardTrainer does; else DPOTrainer cuts them.
+        source: What `read_rows` takes.
+
+    Raises:
+        DataError: With all problems of the files; or if too few rows can be used.
     """
-
-    train: Dataset
-    eval: Dataset | None
-    ledger: Ledger
+    return read_rows(**source).within(max_length, drop_long=drop_long)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One entry of a mixture: a source and its share of the training rows."""
-
-    path: str
-    split: str | None = None
-    name: str | None = None
-    weight: float | None = None
-
-
-DatasetSpec = str | Path | Sequence[Mapping[str, Any] | str]
-
-
-def load_data(
+def read_rows(
     *,
     dataset: DatasetSpec,
     eval_dataset: DatasetSpec | None = None,
@@ -78,15 +59,13 @@ def load_data(
     columns: Mapping[str, str] | None = None,
     kind: DataKind,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
     seed: int,
     base_dir: Path | None = None,
     min_rows: int = 1,
-    drop_long: bool = False,
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
-) -> Data:
-    """Read, recognise, normalise, check and split data; needs the tokenizer, no model.
+) -> Rows:
+    """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
     Args:
         dataset: File, folder, hub id, or a list (see the module).
@@ -97,37 +76,32 @@ def load_data(
         columns: Our name → the file's column, where the format is not recognised.
         kind: ``demonstration``, ``preference`` or ``prompt``.
         tokenizer: With the chat template set; without one only raw text can be trained on.
-        max_length: Tokens a row may have; None: any number.
         seed: Of the split and the mixture.
         base_dir: Relative paths are looked up here first, then in the working folder.
         min_rows: Fewer training rows than this are refused.
-        drop_long: Drop longer pairs, as RewardTrainer does; else DPOTrainer cuts them.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
 
     Raises:
-        DataError: With all problems of the files; or if too few rows can be used.
+        DataError: With all problems of the files.
     """
     ledger = Ledger(kind, chat_template=described(chat_template))
-    parts = parts_of(dataset, dataset_split)
-    eval_parts = [] if eval_dataset is None else parts_of(eval_dataset, dataset_split)
+    sources = sources_of(dataset, dataset_split)
+    eval_sources = [] if eval_dataset is None else sources_of(eval_dataset, dataset_split)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
-    tables = read_all([*parts, *eval_parts], base_dir or Path())
-    made = convert_all(tables, mode, columns or {}, ledger, eval_from=len(parts))
+    tables = read_all([*sources, *eval_sources], base_dir or Path())
+    made = convert_all(tables, mode, columns or {}, ledger, eval_from=len(sources))
     del tables  # from here on the examples are enough
-    limits = Limits(kind, max_length, drop_long, end_ids(tokenizer, eos_token_ids))
-    kept = [check(rows, limits, tokenizer=tokenizer, ledger=ledger) for rows in made]
-    ledger.refuse_if_too_few(named(dataset), sum(map(len, kept[: len(parts)])), min_rows)
-    account([item for rows in kept for item in rows], ledger, limits)
-    train, evaluation = divide(kept, len(parts), eval_split, seed, min_rows, ledger)
-    order = mixture(train, [part.weight for part in parts], seed, ledger)
-    flat = [item for rows in train for item in rows]
-    account_training(flat, order, evaluation, ledger)
-    names = extra_columns(flat + evaluation) if kind == "prompt" else []
-    return Data(
-        to_dataset([flat[i] for i in order], names, ledger),
-        to_dataset(evaluation, names, ledger) if evaluation else None,
-        ledger,
+    ends = end_ids(tokenizer, eos_token_ids)
+    return Rows(
+        parts=[tokenise(rows, kind, tokenizer=tokenizer, end_ids=ends) for rows in made],
+        weights=[source.weight for source in sources],
+        eval_split=eval_split,
+        seed=seed,
+        min_rows=min_rows,
+        end_ids=ends,
+        name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
+        reading=ledger,
     )
 
 
@@ -150,54 +124,26 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, extra: Collection[int]) -> froze
     return frozenset(extra)
 
 
-def named(dataset: DatasetSpec) -> str:
-    """How a message calls the data."""
-    return str(dataset) if isinstance(dataset, str | Path) else "dataset"
-
-
-def parts_of(dataset: DatasetSpec, split: str | None) -> list[Part]:
-    """The entries of a mixture.
-
-    Raises:
-        DataError: If an entry has no path, an unknown key or a weight that is not above 0.
-    """
+def sources_of(dataset: DatasetSpec, split: str | None) -> list[DatasetSource]:
+    """The entries of a mixture; ``split`` where an entry names none."""
     if isinstance(dataset, str | Path):
-        return [Part(str(dataset), split)]
-    parts: list[Part] = []
-    problems: list[Problem] = []
-    for number, entry in enumerate(dataset):
-        where = f"dataset[{number}]"
-        fields = {"path": entry} if isinstance(entry, str | Path) else dict(entry)
-        unknown = set(fields) - {"path", "split", "name", "weight"}
-        weight = fields.get("weight")
-        if unknown:
-            what = f"unknown keys {', '.join(sorted(map(str, unknown)))}"
-            problems.append(Problem(where, what, "known: path, split, name, weight"))
-        elif not isinstance(fields.get("path"), str | Path):
-            problems.append(Problem(where, "has no path", "give a file, a folder or a hub id"))
-        elif weight is not None and not (isinstance(weight, int | float) and weight > 0):
-            problems.append(Problem(where, f"weight {weight!r} is not above 0"))
-        else:
-            hub_split = fields.get("split") or split
-            parts.append(Part(str(fields["path"]), hub_split, fields.get("name"), weight))
-    if not dataset:
-        problems.append(Problem("dataset", "is an empty list", "give at least one source"))
-    if problems:
-        raise DataError(*problems)
-    return parts
+        return [DatasetSource(path=str(dataset), split=split)]
+    return [
+        source if source.split else source.model_copy(update={"split": split}) for source in dataset
+    ]
 
 
-def read_all(parts: Sequence[Part], base_dir: Path) -> list[list[Table]]:
-    """The tables of each part.
+def read_all(sources: Sequence[DatasetSource], base_dir: Path) -> list[list[Table]]:
+    """The tables of each source.
 
     Raises:
         DataError: With the problems of all of them.
     """
     tables: list[list[Table]] = []
     problems: list[Problem] = []
-    for part in parts:
+    for source in sources:
         try:
-            tables.append(read_part(part, base_dir))
+            tables.append(read_source(source, base_dir))
         except DataError as error:
             problems.extend(error.problems)
     if problems:
@@ -205,20 +151,20 @@ def read_all(parts: Sequence[Part], base_dir: Path) -> list[list[Table]]:
     return tables
 
 
-def read_part(part: Part, base_dir: Path) -> list[Table]:
+def read_source(source: DatasetSource, base_dir: Path) -> list[Table]:
     """The files of a path, or the split of a hub data set.
 
     Raises:
         DataError: With every problem found (the first ten in full).
     """
-    if find(part.path, base_dir) is None and looks_like_hub_id(part.path):
+    if find(source.path, base_dir) is None and looks_like_hub_id(source.path):
         from modelforge.data.hub import read_hub
 
-        return [read_hub(part.path, split=part.split or "train", name=part.name)]
-    tables = read_path(part.path, base_dir=base_dir)
-    if part.split or part.name:
+        return [read_hub(source.path, split=source.split or "train", name=source.name)]
+    tables = read_path(source.path, base_dir=base_dir)
+    if source.split or source.name:
         fix = "remove it, or name the file that holds the split"
-        raise DataError(Problem(part.path, "split and name choose within a hub data set", fix))
+        raise DataError(Problem(source.path, "split and name choose within a hub data set", fix))
     return tables
 
 

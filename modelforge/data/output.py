@@ -1,4 +1,4 @@
-"""Checked rows → a data set of one schema, or a file."""
+"""Checked rows → a data set of one schema, the columns that TRL's trainers take, or a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.check import Checked
+from modelforge.data.convert import DataKind
 from modelforge.data.ledger import Ledger
+from modelforge.data.tokens import BATCH, Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -86,6 +88,59 @@ def deeper(value: Any, levels: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return not levels or any(deeper(each, levels - 1) for each in inner)
+
+
+def token_columns(
+    tokens: Sequence[Encoded], rows: Dataset, *, kind: DataKind, max_length: int | None
+) -> Dataset:
+    """Rows in tokens → the columns TRL's trainers take as already prepared.
+
+    Args:
+        tokens: At least one row.
+        rows: The same in normal form; pairs may have a margin there.
+        kind: ``demonstration`` (for SFTTrainer) or ``preference`` (for RewardTrainer).
+        max_length: Demonstrations are cut at this many tokens, and rows without a supervised
+            token left are dropped; longer pairs are dropped. None: no limit.
+
+    Returns:
+        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there.
+    """
+    import pyarrow
+    from datasets import Dataset
+
+    names = ("chosen_ids", "rejected_ids") if kind == "preference" else ("input_ids", "labels")
+    ids = pyarrow.list_(pyarrow.int64())
+    schema = pyarrow.schema([(name, ids) for name in names])
+    kept = [i for i, row in enumerate(tokens) if not is_left_out(row, kind, max_length)]
+    tables = [schema.empty_table()]
+    # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
+    for begin in range(0, len(kept), BATCH):
+        cells = [token_cells(tokens[i], kind, max_length) for i in kept[begin : begin + BATCH]]
+        columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
+        tables.append(pyarrow.table(columns, schema=schema))
+    table = pyarrow.concat_tables(tables)
+    if "margin" in rows.column_names:
+        margins = rows["margin"][:]
+        column = pyarrow.array([margins[i] for i in kept], pyarrow.float64())
+        table = table.append_column("margin", column)
+    return Dataset(table)
+
+
+def is_left_out(row: Encoded, kind: DataKind, max_length: int | None) -> bool:
+    """Whether nothing of a demonstration is supervised within the limit, or a pair is longer."""
+    if kind == "demonstration":
+        return not row.supervised(max_length)
+    return max_length is not None and max(map(len, row.ids)) > max_length
+
+
+def token_cells(
+    row: Encoded, kind: DataKind, max_length: int | None
+) -> tuple[list[int], list[int]]:
+    """The ids and labels of a demonstration, cut; or both sides of a pair."""
+    if kind == "demonstration":
+        return row.ids[0][:max_length].tolist(), row.labels(max_length)
+    chosen, rejected = row.ids
+    return chosen.tolist(), rejected.tolist()
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:

@@ -5,44 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modelforge.data.convert import DataKind
-from modelforge.data.tokens import MASKED, RenderError, encode
+from modelforge.data.tokens import MASKED, Encoded
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
 def preview(
-    rows: Dataset,
+    rows: Sequence[Encoded],
     *,
-    kind: DataKind,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     n: int,
 ) -> list[list[tuple[str, bool]]]:
     """The first rows as the model will see them, in segments that are trained on or not.
 
+    Args:
+        rows: In the tokens that were checked, as `Data` holds them.
+        tokenizer: Reads the tokens.
+        max_length: Where a demonstration or a side of a pair is cut, in tokens.
+        n: How many rows.
+
     Returns:
         For each of the first ``n`` rows its segments ``(text, trained)``. A pair gives the prompt
         with chosen, a line ``rejected:``, and the rejected reply; a prompt is one segment.
     """
-    examples = [rows[i] for i in range(min(n, len(rows)))]
     shown: list[list[tuple[str, bool]]] = []
-    for found in encode(examples, kind=kind, tokenizer=tokenizer) if examples else ():
-        if isinstance(found, RenderError):
-            shown.append([(f"[the chat template fails: {found}]", False)])
-        elif found.labels is not None:
-            trained = [label != MASKED for label in found.labels]
-            shown.append(segments(found.ids[0][:max_length], trained, tokenizer))
-        elif kind == "preference":
-            (good, bad), start = found.ids, found.start[0]
-            on = [i >= start for i in range(max(len(good), len(bad)))]
+    for row in rows[:n]:
+        sides = [ids.tolist() for ids in row.ids]
+        if row.spans is not None:
+            trained = [label != MASKED for label in row.labels()]
+            shown.append(segments(sides[0][:max_length], trained, tokenizer))
+        elif len(sides) == 2:
+            good, bad = sides
+            on = [i >= row.start for i in range(max(len(good), len(bad)))]
             rejected = [part for part in segments(bad[:max_length], on, tokenizer) if part[1]]
             chosen = segments(good[:max_length], on, tokenizer)
             shown.append([*chosen, ("\nrejected:\n", False), *rejected])
         else:
-            shown.append(segments(found.ids[0], [False] * len(found.ids[0]), tokenizer))
+            shown.append(segments(sides[0], [False] * len(sides[0]), tokenizer))
     return shown
 
 

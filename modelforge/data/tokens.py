@@ -8,25 +8,20 @@ template with ``{% generation %}`` marks, templates without them are read by the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import DataKind, Example, Text
 from modelforge.data.dialogue import Message
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 MASKED = -100  # the label that torch's cross entropy ignores
 BATCH = 1000  # rows tokenized at once
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-def supervised_count(labels: list[int]) -> int:
-    """How many labels the loss is taken on."""
-    return len(labels) - labels.count(MASKED)
 
 
 class RenderError(Exception):
@@ -35,19 +30,48 @@ class RenderError(Exception):
 
 @dataclass(slots=True)
 class Encoded:
-    """One example in tokens, uncut.
+    """One example in tokens, uncut; four bytes a token, for all rows of a data set are held.
 
     Attributes:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
-        start: For each sequence the index of its first completion token; for a conversation 0.
-        labels: Of a demonstration: ids, or -100 where masked.
+        start: The index of the first completion token, of a pair in both; for a conversation 0.
+        spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
         last_turn_only: Whether only the last of several assistant turns could be told apart.
     """
 
-    ids: list[list[int]]
-    start: list[int]
-    labels: list[int] | None = None
+    ids: tuple[array[int], ...]
+    start: int
+    spans: array[int] | None = None
     last_turn_only: bool = False
+
+    def labels(self, limit: int | None = None) -> list[int]:
+        """Labels of a demonstration's first ``limit`` tokens: ids, or -100 where masked."""
+        (ids,) = self.ids
+        labels = [MASKED] * len(ids)
+        for begin, end in pairwise(self.spans):
+            labels[begin:end] = ids[begin:end]
+        return labels[:limit]
+
+    def supervised(self, limit: int | None = None) -> int:
+        """How many of a demonstration's first ``limit`` tokens the loss is taken on."""
+        most = len(self.ids[0]) if limit is None else limit
+        spans = pairwise(self.spans)
+        return sum(max(0, min(end, most) - begin) for begin, end in spans)
+
+
+def pairwise(spans: array[int] | None) -> Iterator[tuple[int, int]]:
+    """Spans as pairs of begin and end."""
+    borders = iter(spans or ())
+    return zip(borders, borders, strict=True)
+
+
+def compact(*ids: list[int], start: int, spans: Sequence[int] | None = None) -> Encoded:
+    """An example from lists of token ids."""
+    return Encoded(
+        tuple(array("i", sequence) for sequence in ids),
+        start,
+        None if spans is None else array("i", spans),
+    )
 
 
 def encode(
@@ -69,7 +93,8 @@ def encode_demonstrations(
     """Completion-only labels; every assistant turn of a conversation; all of a plain text."""
     if "text" in examples[0]:
         texts = [with_eos(example["text"], tokenizer) for example in examples]
-        return [Encoded([ids], [0], list(ids)) for ids in tokenize_text(texts, tokenizer)]
+        whole_texts = tokenize_text(texts, tokenizer)
+        return [compact(ids, start=0, spans=(0, len(ids))) for ids in whole_texts]
     if "messages" in examples[0]:
         return encode_conversations([example["messages"] for example in examples], tokenizer)
     prompts, whole = prompts_and_wholes(examples, "completion", tokenizer)
@@ -79,7 +104,7 @@ def encode_demonstrations(
             encoded.append(first_error(prompt_ids, ids))
             continue
         start = common_prefix_length(prompt_ids, ids)
-        encoded.append(Encoded([ids], [start], [MASKED] * start + ids[start:]))
+        encoded.append(compact(ids, start=start, spans=(start, len(ids))))
     return encoded
 
 
@@ -100,7 +125,7 @@ def encode_pairs(
             continue
         # As DPOTrainer does, so that both sides have the same prompt.
         start = min(common_prefix_length(prompt_ids, ids) for ids in (good, bad))
-        encoded.append(Encoded([good, bad], [start, start]))
+        encoded.append(compact(good, bad, start=start))
     return encoded
 
 
@@ -109,7 +134,9 @@ def encode_prompts(
 ) -> list[Encoded | RenderError]:
     """Prompts as they are generated from."""
     prompts = tokenize_texts([e["prompt"] for e in examples], tokenizer, generate=True)
-    return [ids if isinstance(ids, RenderError) else Encoded([ids], [len(ids)]) for ids in prompts]
+    return [
+        ids if isinstance(ids, RenderError) else compact(ids, start=len(ids)) for ids in prompts
+    ]
 
 
 def first_error(*found: Any) -> RenderError:
@@ -226,7 +253,7 @@ def by_generation_marks(
         tokenizer_kwargs={"verbose": False},
     )
     return [
-        Encoded([ids], [0], [i if on else MASKED for i, on in zip(ids, mask, strict=True)])
+        compact(ids, start=0, spans=spans_of(mask))
         for ids, mask in zip(found["input_ids"], found["assistant_masks"], strict=True)
     ]
 
@@ -250,13 +277,19 @@ def by_prefixes(
         if wanted is None:
             encoded.append(last_turn(conversation, ids, tokenizer))
             continue
-        labels = [MASKED] * len(ids)
-        for position, (begin, end) in enumerate(found["offset_mapping"][i]):
+        trained = [
             # A token across the border belongs to the turn, as where TRL's sequences part.
-            if any(begin < stop and max(end, begin + 1) > start for start, stop in wanted):
-                labels[position] = ids[position]
-        encoded.append(Encoded([ids], [0], labels))
+            any(begin < stop and max(end, begin + 1) > start for start, stop in wanted)
+            for begin, end in found["offset_mapping"][i]
+        ]
+        encoded.append(compact(ids, start=0, spans=spans_of(trained)))
     return encoded
+
+
+def spans_of(mask: Sequence[int]) -> list[int]:
+    """Where runs of true values begin and end: begin, end, begin, …"""
+    borders = zip([0, *mask], [*mask, 0], strict=True)
+    return [i for i, (before, after) in enumerate(borders) if bool(before) != bool(after)]
 
 
 def assistant_spans(
@@ -305,75 +338,4 @@ def last_turn(
         else [RenderError("no message before it")]
     )
     start = 0 if isinstance(prompt, RenderError) else common_prefix_length(prompt, ids)
-    return Encoded([ids], [0], [MASKED] * start + ids[start:], last_turn_only=True)
-
-
-# --- what the trainers take --------------------------------------------------------------------
-
-
-def tokenize(
-    rows: Dataset,
-    *,
-    kind: DataKind,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-) -> Dataset:
-    """Clean rows in normal form → the columns TRL's trainers take as already prepared.
-
-    Args:
-        rows: As `load_data` returns them.
-        kind: ``demonstration`` (for SFTTrainer) or ``preference`` (for RewardTrainer).
-        tokenizer: With the chat template the rows were checked with.
-        max_length: Demonstrations are cut at this many tokens, and rows without a supervised
-            token left are dropped; longer pairs are dropped. None: no limit.
-
-    Returns:
-        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there.
-    """
-    import pyarrow
-    from datasets import Dataset
-
-    if kind == "prompt":
-        raise ValueError("GRPOTrainer tokenizes prompts itself")
-    names = token_columns(kind, rows.column_names)
-    ids = pyarrow.list_(pyarrow.int64())
-    types = {name: pyarrow.float64() if name == "margin" else ids for name in names}
-    schema = pyarrow.schema(list(types.items()))
-    tables = [pyarrow.table({name: [] for name in names}, schema=schema)]
-    for begin in range(0, len(rows), BATCH):
-        batch = rows[begin : begin + BATCH]
-        cells = zip(*batch.values(), strict=True)
-        examples = [dict(zip(batch, values, strict=True)) for values in cells]
-        columns: dict[str, list[Any]] = {name: [] for name in names}
-        for example, found in zip(
-            examples, encode(examples, kind=kind, tokenizer=tokenizer), strict=True
-        ):
-            if not isinstance(found, RenderError):
-                add(columns, found, example, max_length)
-        tables.append(pyarrow.table(columns, schema=schema))
-    return Dataset(pyarrow.concat_tables(tables))
-
-
-def token_columns(kind: DataKind, names: Iterable[str]) -> list[str]:
-    """The columns of tokenized rows."""
-    if kind == "demonstration":
-        return ["input_ids", "labels"]
-    return ["chosen_ids", "rejected_ids", *({"margin"} & set(names))]
-
-
-def add(
-    columns: dict[str, list[Any]], found: Encoded, example: Example, max_length: int | None
-) -> None:
-    """Append one encoded example, cut or left out as `tokenize` says."""
-    if found.labels is not None:
-        labels = found.labels[:max_length]
-        if supervised_count(labels):
-            columns["input_ids"].append(found.ids[0][:max_length])
-            columns["labels"].append(labels)
-        return
-    chosen, rejected = found.ids
-    if max_length is None or max(len(chosen), len(rejected)) <= max_length:
-        columns["chosen_ids"].append(chosen)
-        columns["rejected_ids"].append(rejected)
-        if "margin" in columns:
-            columns["margin"].append(example["margin"])
+    return replace(compact(ids, start=0, spans=(start, len(ids))), last_turn_only=True)

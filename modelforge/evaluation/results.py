@@ -35,12 +35,16 @@ def look(job: Prepared, trainer: Any) -> list[dict[str, Any]]:
     """A few held-out rows, answered (or scored) by the model as it is."""
     from modelforge.evaluation import samples
 
-    rows = job.data.eval if job.data.eval is not None else job.data.train
-    sample = samples.score if job.strategy.head == "reward" else samples.answer
+    data = job.data
+    rows, tokens = data.train, data.train_tokens
+    if data.eval is not None:
+        rows, tokens = data.eval, data.eval_tokens
     model = trainer.accelerator.unwrap_model(trainer.model)
+    limit = job.config.settings.max_seq_length
     with samples.undisturbed(model):
-        limit = job.config.settings.max_seq_length
-        return sample(model, job.tokenizer, rows, limit=limit)
+        if job.strategy.head == "reward":
+            return samples.score(model, rows, tokens, limit=limit)
+        return samples.answer(model, job.tokenizer, rows, limit=limit)
 
 
 def evaluate(job: Prepared, trainer: Any) -> dict[str, float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from modelforge.data.tokens import Encoded
 
 COUNT = 4
 _MAX_NEW_TOKENS = 64
@@ -92,20 +94,23 @@ def answer(
 
 
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, *, limit: int
+    model: PreTrainedModel, rows: Dataset, tokens: Sequence[Encoded], *, limit: int
 ) -> list[dict[str, Any]]:
-    """A reward model's scores of the first pairs."""
+    """A reward model's scores of the first pairs.
+
+    Args:
+        model: With a score head.
+        rows: Pairs in normal form.
+        tokens: The same in tokens, uncut.
+        limit: Where a side is cut, in tokens.
+    """
     import torch
 
-    from modelforge.data import tokenize
-
-    rows = rows.select(range(min(COUNT, len(rows))))
-    tokens = tokenize(rows, kind="preference", tokenizer=tokenizer, max_length=None)
     samples = []
-    for row, ids in zip(rows, tokens, strict=True):
+    for row, pair in zip(rows.select(range(min(COUNT, len(rows)))), tokens, strict=False):
         scores = {}
-        for side in ("chosen", "rejected"):
-            input_ids = torch.tensor([ids[f"{side}_ids"][:limit]], device=model.device)
+        for side, ids in zip(("chosen", "rejected"), pair.ids, strict=True):
+            input_ids = torch.tensor([ids[:limit].tolist()], device=model.device)
             scores[f"score_{side}"] = model(input_ids=input_ids).logits[0, 0].item()
         samples.append({key: row[key] for key in ("prompt", "chosen", "rejected")} | scores)
     return samples

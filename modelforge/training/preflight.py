@@ -90,13 +90,7 @@ def show_row(job: Prepared) -> None:
     from modelforge.data import preview
 
     limit = job.strategy.max_row_tokens(job.config)
-    shown = preview(
-        job.data.train,
-        kind=job.strategy.data_kind,
-        tokenizer=job.tokenizer,
-        max_length=limit,
-        n=1,
-    )
+    shown = preview(job.data.train_tokens, tokenizer=job.tokenizer, max_length=limit, n=1)
     for segments in shown:
         line = Text("row 1: ")
         for text, trained in segments:

@@ -6,20 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import headline, say
-from modelforge.data import Data, load_data, load_tokenizer_template
-
-
-class Rows:  # SHIM
-    def __init__(self, **k):
-        self.k = k
-
-    def within(self, length, *, drop_long=False):
-        return load_data(max_length=length, drop_long=drop_long, **self.k)
-
-
-def read_rows(**k):
-    return Rows(**k)
-
+from modelforge.data import Data, Rows, load_tokenizer_template, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,10 +45,9 @@ def read(resolved: Resolved) -> Read:
         task=settings.task,
         base_dir=config.base_dir,
     )
-    values = config.resolved()
     rows = read_rows(
-        dataset=values["dataset"],
-        eval_dataset=values["eval_dataset"],
+        dataset=settings.dataset,
+        eval_dataset=settings.eval_dataset,
         eval_split=settings.eval_split,
         dataset_split=settings.dataset_split,
         columns=settings.columns,
