@@ -32,7 +32,10 @@ def config_of(strategy="sft", **said):
 
 
 def chosen(hardware, kernels=FLASH, strategy="sft", **said):
-    choices = throughput_defaults(config_of(strategy, **said), hardware, kernels=kernels)
+    padding_free = get_strategy(strategy).padding_free
+    choices = throughput_defaults(
+        config_of(strategy, **said), hardware, kernels=kernels, padding_free=padding_free
+    )
     assert all(choice.reason for choice in choices.values())
     return {key: choice.value for key, choice in choices.items()}
 

@@ -145,7 +145,9 @@ def fill_defaults(config: Config, strategy: Strategy, hardware: Hardware) -> Con
     config = config.with_choices(strategy.derived_defaults(config))
     config = config.with_choices(lora_defaults(config, hardware))
     config = config.with_defaults(vllm_defaults(config))
-    fast = throughput_defaults(config, hardware, kernels=installed_kernels())
+    fast = throughput_defaults(
+        config, hardware, kernels=installed_kernels(), padding_free=strategy.padding_free
+    )
     config = config.with_defaults(fast)
     for warning in warnings(config):
         say(f"warning: {warning}")
