@@ -53,6 +53,7 @@ class ORPO(Strategy):
 
 
 if __name__ == "__main__":
-    data = {f"{a}dataset": str(TINY / "data" / f"preference_{b}.jsonl")
-            for a, b in (("", "train"), ("eval_", "eval"))}
-    print(modelforge.train({"strategy": "orpo", "model_name": str(TINY / "model"), **data}).after)
+    files = {"dataset": "preference_train", "eval_dataset": "preference_eval"}
+    values = {key: str(TINY / "data" / f"{name}.jsonl") for key, name in files.items()}
+    values |= {"strategy": "orpo", "model_name": str(TINY / "model"), "learning_rate": 1e-3}
+    print(modelforge.train(values, overrides=["max_steps=20", "max_seq_length=128"]).after)
