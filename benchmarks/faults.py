@@ -307,7 +307,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     # Once, here: the processes are forks, and begin with all of it imported.
-    for name in ("modelforge.training.train", "modelforge.ppo.trainer"):
+    for name in ("modelforge.training.run", "modelforge.ppo.trainer"):
         importlib.import_module(name)
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores"

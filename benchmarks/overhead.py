@@ -94,7 +94,7 @@ def ours(strategy: str, steps: int, folder: Path) -> Any:
     """The trainer that `modelforge train` builds, with all its callbacks."""
     from modelforge import load_config
     from modelforge.training.prepare import prepare
-    from modelforge.training.train import build_trainer, load
+    from modelforge.training.run import build_trainer, load
 
     data = {"sft": "sft_train", "dpo": "preference_train", "grpo": "prompts_train"}[strategy]
     source = folder / "data.jsonl"

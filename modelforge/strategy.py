@@ -61,6 +61,41 @@ class Measure:
     higher_is_better: bool
 
 
+#: The one word, and its id, that the plan's tokenizer knows: what rows of a `LongestBatch` hold.
+STAND_IN_WORD, STAND_IN_ID = "a", 2
+
+
+@dataclass(frozen=True)
+class LongestBatch:
+    """One micro-batch at the full length, for the plan: it needs the most memory of all.
+
+    Rows are plain lists of `STAND_IN_ID`, or texts of `STAND_IN_WORD`.
+
+    Attributes:
+        rows: The micro-batch as the trainer's collator takes it; for a trainer that generates, the
+            prompts of one rollout.
+        tokens: Tokens of the micro-batch.
+        dataset: What the trainer is built from, where that is not ``rows`` themselves.
+        supervised: Share of the positions whose next token the loss is computed on.
+        padded: Whether rows of a batch may differ in length, or hold several documents: then
+            attention takes a mask.
+        rollout: Sequences, prompt tokens and new tokens of one generation; None without one. The
+            trainer then takes ``reward_funcs``.
+        scored_by: Reward models that score a rollout: folders or hub ids; empty for one that is
+            yet to be trained on the policy's base.
+        reference: Whether the trainer takes a frozen second model as ``ref_model``.
+    """
+
+    rows: list[dict[str, Any]]
+    tokens: int
+    dataset: list[dict[str, Any]] | None = None
+    supervised: float = 1.0
+    padded: bool = True
+    rollout: tuple[int, int, int] | None = None
+    scored_by: tuple[str, ...] = ()
+    reference: bool = False
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run left.
@@ -91,6 +126,10 @@ class Strategy:
         settings: Its ModelForge keys.
         defaults: Key → (value, reason), for ModelForge's and TRL's keys alike.
         measure: Its held-out figure.
+        generates: Whether its trainer samples answers. Then a training step takes the rows of a
+            whole rollout as they are, and not a micro-batch from the collator.
+        padding_free: Whether TRL's config has ``padding_free``, with the same loss.
+        unsloth: Whether its trainer can run on Unsloth, and how or why not.
     """
 
     name: ClassVar[str]
@@ -100,6 +139,9 @@ class Strategy:
     settings: ClassVar[type[Settings]] = Settings
     defaults: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     measure: ClassVar[Measure]
+    generates: ClassVar[bool] = False
+    padding_free: ClassVar[bool] = False
+    unsloth: ClassVar[tuple[bool, str]] = (False, "its class does not say that it can")
 
     def stages(self, config: Config) -> Sequence[str]:
         """The strategies that run one after the other in place of this one; usually none."""
@@ -141,6 +183,27 @@ class Strategy:
     def max_row_tokens(self, config: Config) -> int:
         """The longest row that can be trained on, in tokens."""
         return config.settings.max_seq_length
+
+    def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
+        """The strategy whose trainer and arguments are planned, and its config.
+
+        A staged strategy names the stage that needs the most memory.
+
+        Args:
+            config: With every value filled in.
+            adapted: Whether the model to train is an adapter that goes on training.
+        """
+        return self, config
+
+    def longest_batch(self, config: Config, args: Any) -> LongestBatch | None:
+        """The micro-batch that needs the most memory; None leaves the run without a plan.
+
+        Args:
+            config: With every value filled in.
+            args: The TRL config object, of the plan alone: the hook may set in it what keeps the
+                trainer from taking the rows as they are.
+        """
+        return None
 
     def datasets(self, parts: Parts) -> tuple[Dataset, Dataset | None]:
         """The train and evaluation sets in the form the TRL trainer takes."""

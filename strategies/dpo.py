@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelforge.config import Config
-from modelforge.strategy import Measure, Strategy
+from modelforge.strategy import STAND_IN_ID, STAND_IN_WORD, LongestBatch, Measure, Strategy
 
 
 class DPO(Strategy):
@@ -27,6 +27,7 @@ class DPO(Strategy):
     measure = Measure(
         "eval_rewards/accuracies", "held-out pairs preferred over the start", higher_is_better=True
     )
+    unsloth = (True, "its DPOTrainer")
 
     @classmethod
     def trl_config_class(cls) -> type:
@@ -42,3 +43,17 @@ class DPO(Strategy):
 
     def arguments(self, config: Config) -> dict[str, Any]:
         return {"max_length": config.settings.max_seq_length}
+
+    def longest_batch(self, config: Config, args: Any) -> LongestBatch:
+        """Pairs of the full length with a prompt of one token: the most to score."""
+        count, length = args.per_device_train_batch_size, config.settings.max_seq_length
+        words = " ".join([STAND_IN_WORD] * 8)
+        answer = [STAND_IN_ID] * (length - 1)
+        row = {"prompt_ids": [STAND_IN_ID], "chosen_ids": answer, "rejected_ids": answer}
+        return LongestBatch(
+            [row] * count,
+            tokens=2 * count * length,
+            dataset=[{"prompt": STAND_IN_WORD, "chosen": words, "rejected": words}],
+            # TRL loads it a second time when all weights are trained.
+            reference=config.settings.lora_r == 0 and not args.precompute_ref_log_probs,
+        )

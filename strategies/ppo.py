@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelforge.config import Config, Section
+from modelforge.config import Choice, Config, Section
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
-from modelforge.strategy import Parts
+from modelforge.strategy import Parts, Strategy
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -109,6 +109,10 @@ class PPO(Rewarded):
         "learning_rate": (1.41e-5, "usual for PPO on language models"),
         "num_train_epochs": (1, "each rollout is learned from several times"),
     }
+    unsloth = (
+        False,
+        "its GRPO trainer computes the loss itself and never calls the one that PPO overrides",
+    )
 
     @classmethod
     def trl_config_class(cls) -> type:
@@ -167,6 +171,15 @@ class PPO(Rewarded):
             **super().arguments(config),
             **{key: value for key, value in ours.items() if not config.given(key)},
         }
+
+    def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
+        """With the reference decided, which `arguments` would look for weights for."""
+        assert isinstance(config.settings, PPOSettings)
+        section = config.settings.ppo
+        if section.reference != "auto":
+            return self, config
+        values = section.model_dump() | {"reference": "initial" if adapted else "base"}
+        return self, config.with_choices({"ppo": Choice(values, "plan")})
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
         from modelforge.config import REWARD_MODEL

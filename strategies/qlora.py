@@ -10,6 +10,7 @@ class QLoRA(SFT):
 
     name = "qlora"
     summary = "supervised fine-tuning on a frozen 4-bit base (LoRA, the leanest)"
+    unsloth = (True, "as sft, on its own 4-bit base (nf4, double quantisation)")
     defaults = {
         **SFT.defaults,
         "use_4bit": (True, "what qlora is: the frozen base takes a quarter of the memory"),

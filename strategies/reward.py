@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelforge.config import Config
-from modelforge.strategy import Measure, Parts, Strategy
+from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 
 class Reward(Strategy):
@@ -22,6 +22,7 @@ class Reward(Strategy):
         "center_rewards_coefficient": (0.01, "keeps scores near zero, comparable between runs"),
     }
     measure = Measure("eval_accuracy", "held-out pair accuracy", higher_is_better=True)
+    unsloth = (True, "a sequence classifier; that it has a score head is checked")
 
     @classmethod
     def trl_config_class(cls) -> type:
@@ -40,6 +41,13 @@ class Reward(Strategy):
 
     def datasets(self, parts: Parts) -> Any:
         return self.tokenised(parts, train_length=parts.config.settings.max_seq_length)
+
+    def longest_batch(self, config: Config, args: Any) -> LongestBatch:
+        """Pairs of the full length."""
+        count, length = args.per_device_train_batch_size, config.settings.max_seq_length
+        ids = [STAND_IN_ID] * length
+        row = {"chosen_ids": ids, "rejected_ids": ids}
+        return LongestBatch([row] * count, tokens=2 * count * length)
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
         trainer: Any = super().build_trainer(parts, callbacks=callbacks)

@@ -11,7 +11,7 @@ from modelforge.common.console import say
 from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
-from modelforge.strategy import Measure, Parts, Strategy
+from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
 
 RewardModel = Annotated[str, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
@@ -62,6 +62,11 @@ class Rewarded(Strategy):
     data_kind = "prompt"
     settings = RewardedSettings
     measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
+    generates = True
+    unsloth = (
+        False,
+        "its trainer evaluates as if it trained: the held-out reward goes missing",
+    )
 
     def __init__(self, functions: Sequence[tuple[Callable[..., Any], float]] = ()) -> None:
         self.functions = list(functions)
@@ -155,6 +160,28 @@ class Rewarded(Strategy):
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,
         }
+
+    def reward_models(self, config: Config) -> list[str]:
+        """Folders and hub ids of the reward models that are learned from."""
+        assert isinstance(config.settings, RewardedSettings)
+        said = config.settings.reward_model or []
+        entries = said if isinstance(said, list) else [said]
+        return [entry if isinstance(entry, str) else entry.name for entry in entries]
+
+    def longest_batch(self, config: Config, args: Any) -> LongestBatch:
+        """A rollout of the longest prompts and completions, scored by whatever models there are."""
+        assert isinstance(config.settings, RewardedSettings)
+        judge = config.settings.judge_model
+        new = args.max_completion_length
+        prompt = max(1, config.settings.max_seq_length - new)
+        sequences = args.per_device_train_batch_size * args.steps_per_generation
+        return LongestBatch(
+            [{"prompt": " ".join([STAND_IN_WORD] * prompt)}] * sequences,
+            tokens=args.per_device_train_batch_size * (prompt + new),
+            supervised=new / (prompt + new - 1),
+            rollout=(sequences, prompt, new),
+            scored_by=(*self.reward_models(config), *([judge] if judge else [])),
+        )
 
     def datasets(self, parts: Parts) -> Any:
         train, evaluation = super().datasets(parts)

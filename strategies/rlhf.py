@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from modelforge.errors import Problem
 from modelforge.models.source import local_folder
 from modelforge.strategies.ppo import PPO, PPOSettings, Share
 from modelforge.strategies.rewarded import RewardedSettings
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Strategy
 
 StageName = Literal["sft", "reward", "ppo"]
 ORDER = ("sft", "reward", "ppo")
@@ -89,6 +92,10 @@ class RLHF(PPO):
     summary = "preference pairs to a reward model to PPO, on one base (LoRA)"
     data_kind = "preference"
     settings = RLHFSettings
+    unsloth = (
+        False,
+        "its PPO stage cannot, and all stages share a process, which Unsloth's patches stay in",
+    )
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
@@ -122,14 +129,29 @@ class RLHF(PPO):
         assert isinstance(config.settings, RLHFSettings)
         if config.settings.algorithm == "ppo":
             return super().build_args(config, output_dir=output_dir, device=device)
-        from modelforge.strategies.grpo import GRPO
-        from modelforge.strategies.rloo import RLOO
-
-        policy = {"grpo": GRPO, "rloo": RLOO}[config.settings.algorithm]
+        policy = self._policy(config)
         config = config.with_defaults(
             {key: Choice(value, "strategy", why) for key, (value, why) in policy.defaults.items()}
         )
-        return policy().build_args(config, output_dir=output_dir, device=device)
+        return policy.build_args(config, output_dir=output_dir, device=device)
+
+    def _policy(self, config: Config) -> Strategy:
+        """The strategy of the policy's stage."""
+        from modelforge.strategies.grpo import GRPO
+        from modelforge.strategies.rloo import RLOO
+
+        assert isinstance(config.settings, RLHFSettings)
+        return {"ppo": PPO, "grpo": GRPO, "rloo": RLOO}[config.settings.algorithm]()
+
+    def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
+        """The policy's stage: the one that holds all roles."""
+        return self._policy(config).planned(config, adapted=adapted)
+
+    def reward_models(self, config: Config) -> list[str]:
+        """As given; without any reward the one of the stage before, on the policy's base."""
+        assert isinstance(config.settings, RLHFSettings)
+        given = super().reward_models(config)
+        return given if given or config.settings.rewards else [""]
 
     def stages(self, config: Config) -> Sequence[str]:
         settings = config.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelforge.config import Config
-from modelforge.strategy import Measure, Parts, Strategy
+from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 
 class SFT(Strategy):
@@ -21,6 +21,8 @@ class SFT(Strategy):
         "lr_scheduler_type": ("cosine", "decays to nothing at the end of the run"),
     }
     measure = Measure("eval_loss", "held-out loss", higher_is_better=False)
+    padding_free = True
+    unsloth = (True, "its SFTTrainer takes our tokens and labels as they are")
 
     @classmethod
     def trl_config_class(cls) -> type:
@@ -43,3 +45,17 @@ class SFT(Strategy):
         # Packing cuts sequences itself.
         length = None if parts.args.packing else parts.config.settings.max_seq_length
         return self.tokenised(parts, train_length=length)
+
+    def longest_batch(self, config: Config, args: Any) -> LongestBatch:
+        """Rows of the full length, all of it supervised; packed rows hold many documents."""
+        count, length = args.per_device_train_batch_size, config.settings.max_seq_length
+        row = {"input_ids": [STAND_IN_ID] * length, "labels": [STAND_IN_ID] * length}
+        rows, padded = [row] * count, count > 1 or args.packing
+        if args.packing:
+            rows = [{**row, "seq_lengths": [length]}] * count
+            # What is here is one packed row already.
+            args.dataset_kwargs = {"skip_prepare_dataset": True}
+        if config.settings.attn_implementation.startswith("flash"):
+            # As sdpa without a mask: rows of the full length, one after the other or side by side.
+            args.padding_free, padded = False, False
+        return LongestBatch(rows, tokens=count * length, padded=padded)

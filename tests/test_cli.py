@@ -147,7 +147,7 @@ def test_the_readmes_config_and_links_hold(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward"])
+@pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward", "04_orpo"])
 def test_every_example_runs(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / f"{name}.py")],

@@ -8,7 +8,8 @@ import trl
 from transformers import Trainer
 
 from modelforge import get_strategy, list_strategies
-from modelforge.checkpointing.resumable import HOOKS, Durable, durable, rows_of, split
+from modelforge.checkpointing.micro_batches import rows_of, split
+from modelforge.checkpointing.resumable import HOOKS, Durable, durable
 from modelforge.ppo.trainer import PPOTrainer
 
 

@@ -18,7 +18,7 @@ from modelforge import load_config
 from modelforge.errors import UserError
 from modelforge.models.hub import origin
 from modelforge.training.prepare import prepare
-from modelforge.training.train import load
+from modelforge.training.run import load
 job = prepare(load_config(json.loads(sys.argv[1])))
 model = load(job).model
 found = origin(job.source, job.data.ledger.sources)

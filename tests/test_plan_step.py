@@ -6,6 +6,7 @@ torch's profiler. Simulated: the same trainer on the meta device. No formula of 
 
 import dataclasses
 import gc
+import runpy
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from modelforge.rewards.shared_base import SharedBaseReward
 # The step runs on the CPU; which types it runs in follows from the machine it is planned for.
 IN_32_BITS = Hardware("cpu", "", 0, 0.0, None, False, 16.0, 2)
 IN_16_BITS = Hardware("cuda", "", 1, 16.0, (8, 0), True, 16.0, 2)
+OWN_STRATEGY = Path(__file__).parents[1] / "examples" / "04_orpo.py"
 PPO = {"generation": {"max_new_tokens": 40}, "gradient_accumulation_steps": 2}
 RL = {"generation": {"max_new_tokens": 40}, "num_generations": 2}
 
@@ -154,6 +156,7 @@ def stored(model) -> int:
         pytest.param(
             "dpo", IN_16_BITS, {"use_4bit": True, "gradient_checkpointing": True}, id="dpo-4bit"
         ),
+        pytest.param("orpo", IN_32_BITS, {}, id="a-third-party's-lora-32"),
         pytest.param("reward", IN_32_BITS, {}, id="reward-lora-32"),
         pytest.param("reward", IN_16_BITS, {"use_4bit": True}, id="reward-4bit"),
         pytest.param("grpo", IN_32_BITS, {**RL, "beta": 0.04}, id="grpo-lora-32-reference"),
@@ -175,6 +178,9 @@ def stored(model) -> int:
 )
 def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_registered", {})
+    if strategy == "orpo":
+        runpy.run_path(str(OWN_STRATEGY))
     save_reward_adapter(tmp_path / "reward")
     config = load_config(
         {

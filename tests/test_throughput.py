@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 import modelforge
 from modelforge import RunError, load_config
 from modelforge.config import Choice
-from modelforge.machine.attention import machine_problems, throughput_defaults, warnings
+from modelforge.machine.attention import attention_defaults, machine_problems, warnings
 from modelforge.models.providers.huggingface import HuggingFace
 from modelforge.models.source import find_model
 from modelforge.plan import fit
@@ -32,7 +32,10 @@ def config_of(strategy="sft", **said):
 
 
 def chosen(hardware, kernels=FLASH, strategy="sft", **said):
-    choices = throughput_defaults(config_of(strategy, **said), hardware, kernels=kernels)
+    padding_free = get_strategy(strategy).padding_free
+    choices = attention_defaults(
+        config_of(strategy, **said), hardware, kernels=kernels, padding_free=padding_free
+    )
     assert all(choice.reason for choice in choices.values())
     return {key: choice.value for key, choice in choices.items()}
 

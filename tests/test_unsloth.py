@@ -15,11 +15,12 @@ from types import SimpleNamespace
 import pytest
 from machines import CPU, card
 
-from modelforge import ConfigError, RunError, get_strategy, list_strategies, load_config
+from modelforge import ConfigError, RunError, get_strategy, load_config
 from modelforge.config import Choice
 from modelforge.models.providers import choice, unsloth
 from modelforge.models.providers.choice import choose_provider
 from modelforge.models.source import ModelSource, find_model
+from modelforge.registry import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -53,9 +54,9 @@ def problems(config, *, source=SOURCE, hardware=None):
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_the_table_knows_every_strategy_and_the_choice_follows_it(installed):
-    assert list(unsloth.SUPPORT) == [n for n in list_strategies() if n in unsloth.SUPPORT]
-    for name, (can, why) in unsloth.SUPPORT.items():
+def test_the_choice_follows_what_the_strategy_says(installed):
+    for name in STRATEGIES:
+        can, why = get_strategy(name).unsloth
         found = chosen(config(name))
         assert found.value == ("unsloth" if can else "huggingface"), name
         assert found.reason and (can or why in found.reason)

@@ -6,30 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from accelerate import DistributedType
 from transformers import TrainerCallback
 
-from modelforge.checkpointing.randomness import random_state, set_random_state
 
+class LongestBatchFirst(TrainerCallback):
+    """Tries the longest batch when training begins; not after a resume: then it has run.
 
-class Rehearsal(TrainerCallback):
-    """Rehearses when training begins, unless it goes on from a checkpoint: then it has run."""
+    Args:
+        trainer: A resumable one.
+        generates: As its strategy says.
+    """
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Any, *, generates: bool) -> None:
+        self.trainer, self.generates = trainer, generates
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """One step on the longest rows."""
-        sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
-        if (
-            self.trainer._resumed is None
-            and self.trainer.accelerator.distributed_type not in sharded  # could not be undone
-        ):
-            rehearse(self.trainer)
+        if self.trainer.resumed_from is None and self.trainer.can_undo:
+            try_longest_batch(self.trainer, generates=self.generates)
 
 
-def rehearse(trainer: Any) -> None:
+def try_longest_batch(trainer: Any, *, generates: bool) -> None:
     """Forward, backward and optimiser step on the longest rows; then all as it was.
 
     Answers are sampled to their full length. Reward functions see them, once.
@@ -37,24 +34,22 @@ def rehearse(trainer: Any) -> None:
     Raises:
         torch.OutOfMemoryError: If that does not fit.
     """
-    rows = longest_rows(trainer)
-    inputs = rows if hasattr(trainer, "_step") else trainer.data_collator(rows)
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    trainer.accelerator.gradient_state._set_sync_gradients(True)
-    with _undone(trainer), _full_length(trainer):
-        trainer.training_step(trainer.model_wrapped, inputs)
-        if not trainer.args.optim.startswith("paged_"):  # those states leave a card that is full
-            trainer.optimizer.step()
+    rows = longest_rows(trainer, generates=generates)
+    inputs = rows if generates else trainer.data_collator(rows)
+    with trainer.undone(), _full_length(trainer):
+        trainer.single_step(inputs)
 
 
-def longest_rows(trainer: Any) -> list[dict[str, Any]]:
+def longest_rows(trainer: Any, *, generates: bool) -> list[dict[str, Any]]:
     """As many of the longest training rows as a micro-batch holds, or a rollout."""
     dataset = trainer.train_dataset
     count = trainer.args.per_device_train_batch_size
-    if hasattr(trainer, "_step"):
+    if generates:
         count *= trainer.args.steps_per_generation
-    keys = [c for c in dataset.column_names if c == "prompt" or c.endswith("_ids")]
-    sizes = [_size(row) for row in dataset.select_columns(keys)]
+    names = dataset.column_names
+    keys = [name for name in names if name.endswith("_ids") and not generates]
+    keys = keys or [name for name in names if name == "prompt"]
+    sizes = [_size(row) for row in dataset.select_columns(keys)] if keys else [0] * len(dataset)
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])[:count]
     # Fewer rows than that: some twice, since the batch is no smaller for it.
     return [dataset[order[i % len(order)]] for i in range(count)]
@@ -65,8 +60,9 @@ def _size(row: dict[str, Any]) -> int:
     if "prompt" in row:
         prompt = row["prompt"]
         return len(prompt) if isinstance(prompt, str) else sum(len(str(m)) for m in prompt)
-    pair = max(len(row.get("chosen_ids", ())), len(row.get("rejected_ids", ())))
-    return len(row.get("input_ids", ())) + len(row.get("prompt_ids", ())) + pair
+    sides = {key: len(ids) for key, ids in row.items()}
+    answers = [sides.pop(key) for key in list(sides) if key.startswith(("chosen_", "rejected_"))]
+    return sum(sides.values()) + max(answers, default=0)
 
 
 @contextmanager
@@ -81,32 +77,3 @@ def _full_length(trainer: Any) -> Iterator[None]:
         yield
     finally:
         config.min_new_tokens = before
-
-
-@contextmanager
-def _undone(trainer: Any) -> Iterator[None]:
-    """Weights, optimiser, random states, counters and metrics as before."""
-    state, chances = trainer.whole_state(), random_state()
-    seen = trainer.state.num_input_tokens_seen
-    trained = [p for p in trainer.model.parameters() if p.requires_grad]
-    weights = [p.detach().to("cpu", copy=True) for p in trained]
-    scaler = trainer.accelerator.scaler
-    scale = scaler.state_dict() if scaler is not None else None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, weight in zip(trained, weights, strict=True):
-                parameter.copy_(weight)
-                parameter.grad = None
-        trainer.optimizer.state.clear()
-        if scaler is not None:
-            scaler.load_state_dict(scale)
-        if hasattr(trainer, "_step"):
-            trainer._buffered_inputs = None
-        trainer.set_whole_state(state)
-        trainer.state.num_input_tokens_seen = seen
-        trainer._micro_batches.clear()
-        set_random_state(chances)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from modelforge.checkpointing.checkpoints import (
     rotate,
     seal,
 )
+from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, set_random_state
 from modelforge.common.console import say
 from modelforge.common.processes import anyone
@@ -79,7 +81,8 @@ class Durable(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._staging: Path | None = None
-        self._resumed: Path | None = None
+        #: The checkpoint's folder that training goes on from.
+        self.resumed_from: Path | None = None
         self._root: int | None = None
         self._micro_batches: list[tuple[Any, torch.Tensor]] = []
         self._at_step: dict[str, Any] = {}
@@ -138,15 +141,15 @@ class Durable(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As ever; ``resume_from_checkpoint`` is the folder of a checkpoint, or None."""
-        self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._root = hold(Path(self.args.output_dir))
         if self._root is not None:
             weakref.finalize(self, os.close, self._root)
-        if self._resumed:
-            self._refuse_other_processes(self._resumed)
-            state = TrainerState.load_from_json(str(self._resumed / "trainer_state.json"))
+        if self.resumed_from:
+            self._refuse_other_processes(self.resumed_from)
+            state = TrainerState.load_from_json(str(self.resumed_from / "trainer_state.json"))
             if state.global_step >= state.max_steps:
-                return self._take_up_end(self._resumed, state)
+                return self._take_up_end(self.resumed_from, state)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _take_up_end(self, checkpoint: Path, state: TrainerState) -> None:
@@ -307,6 +310,50 @@ class Durable(Trainer):
         self.model.zero_grad()
         self.phase = "between"
 
+    # --- a step that leaves no trace --------------------------------------------------------------
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether `undone` holds here: sharded weights and states could not be put back."""
+        sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        return self.accelerator.distributed_type not in sharded
+
+    def single_step(self, inputs: Any) -> None:
+        """Forward, backward and optimiser step on one micro-batch, or on the rows of a rollout."""
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self.accelerator.gradient_state._set_sync_gradients(True)
+        self.training_step(self.model_wrapped, inputs)
+        if not self.args.optim.startswith("paged_"):  # those states leave a card that is full
+            self.optimizer.step()
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Around what comes before the first step: weights, counters, chance as before it."""
+        state, chances = self.whole_state(), random_state()
+        seen = self.state.num_input_tokens_seen
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        weights = [p.detach().to("cpu", copy=True) for p in trained]
+        scaler = self.accelerator.scaler
+        scale = scaler.state_dict() if scaler is not None else None
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, weight in zip(trained, weights, strict=True):
+                    parameter.copy_(weight)
+                    parameter.grad = None
+            self.optimizer.state.clear()
+            if scaler is not None:
+                scaler.load_state_dict(scale)
+            if hasattr(self, "_buffered_inputs"):
+                self._buffered_inputs = None
+            self.set_whole_state(state)
+            self.state.num_input_tokens_seen = seen
+            self._micro_batches.clear()
+            set_random_state(chances)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
 
 class _Keeper(TrainerCallback):
     """Tells the trainer where in a step it is."""
@@ -316,8 +363,8 @@ class _Keeper(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """After transformers set its counters to zero: put back those of the checkpoint."""
-        if self.trainer._resumed is not None:
-            self.trainer._load_state(self.trainer._resumed)
+        if self.trainer.resumed_from is not None:
+            self.trainer._load_state(self.trainer.resumed_from)
         self.trainer.see_that_gradients_meet()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -332,19 +379,6 @@ class _Keeper(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """A step is whole."""
         self.trainer.phase = "between"
-
-
-def rows_of(batches: list[Any], tokenizer: Any, *, most: int = 8) -> list[str]:
-    """The beginnings of a few rows of micro-batches, for a reader."""
-    texts: list[str] = []
-    for batch in batches:
-        if isinstance(batch, list):  # rows as they are
-            texts += [str(row.get("prompt", row)) for row in batch]
-        else:
-            ids = batch.get("input_ids", batch.get("prompt_ids"))
-            texts += [] if ids is None else tokenizer.batch_decode(ids, skip_special_tokens=True)
-    short = [" ".join(text.split())[:100] for text in texts]
-    return short[:most] + [f"… and {len(short) - most} more"] * (len(short) > most)
 
 
 def _save_policy_only(model: Any) -> None:
@@ -362,21 +396,3 @@ def _save_policy_only(model: Any) -> None:
         vars(model)["save_pretrained"] = partial(
             model.save_pretrained, selected_adapters=["default"]
         )
-
-
-def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """A micro-batch in so many equal parts; what has no rows stays in each."""
-    rows = len(batch["completion_ids"])
-
-    def part(value: Any, i: int) -> Any:
-        if isinstance(value, torch.Tensor | list) and _length(value) == rows:
-            return value[i * rows // parts : (i + 1) * rows // parts]
-        return value
-
-    return [{key: part(value, i) for key, value in batch.items()} for i in range(parts)]
-
-
-def _length(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.size(0) if value.dim() else -1
-    return len(value)

@@ -17,15 +17,16 @@ def examine() -> dict[str, Any]:
     from modelforge import registry
     from modelforge.machine.hardware import choose_profile, detect_hardware
     from modelforge.machine.versions import versions
-    from modelforge.models.providers.unsloth import SUPPORT
 
     hardware = detect_hardware()
     unsloth = _unsloth(hardware)  # before TRL is imported, as a run would see it
     profile, choice = choose_profile(hardware)
-    strategies = {}
+    strategies, on_unsloth = {}, {}
     for name in registry.list_strategies():
         try:
             strategy = registry.get_strategy(name)
+            can, why = strategy.unsloth
+            on_unsloth[name] = f"{'yes' if can else 'no'}: {why}"
             strategy.trl_trainer_class()
             strategies[name] = "can run"
         except (ImportError, RuntimeError, AttributeError) as error:
@@ -35,9 +36,7 @@ def examine() -> dict[str, Any]:
         "hardware": hardware.to_dict(),
         "profile": {"name": profile.name, "reason": choice.reason},
         "providers": {"huggingface": "can run", "unsloth": unsloth},
-        "unsloth runs": {
-            name: f"{'yes' if can else 'no'}: {why}" for name, (can, why) in SUPPORT.items()
-        },
+        "unsloth runs": on_unsloth,
         "strategies": strategies,
         "4-bit": _four_bit(hardware.device),
     }

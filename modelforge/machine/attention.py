@@ -31,8 +31,8 @@ def installed_kernels() -> frozenset[str]:
     return frozenset(name for name, (package, _) in _FLASH.items() if find_spec(package))
 
 
-def throughput_defaults(
-    config: Config, hardware: Hardware, *, kernels: Collection[str]
+def attention_defaults(
+    config: Config, hardware: Hardware, *, kernels: Collection[str], padding_free: bool
 ) -> dict[str, Choice]:
     """Values for keys that the user left open, each with its reason.
 
@@ -40,6 +40,7 @@ def throughput_defaults(
         config: With a profile's and the strategy's defaults.
         hardware: The machine.
         kernels: As :func:`installed_kernels` gives them.
+        padding_free: Whether the strategy's trainer can do without padding.
     """
     if config.settings.provider == "unsloth":
         return {}  # brings kernels of its own
@@ -55,7 +56,7 @@ def throughput_defaults(
         choices["attn_implementation"] = Choice(attention, "machine", why)
     if (
         attention in _FLASH
-        and config.settings.strategy in ("sft", "qlora")
+        and padding_free
         and config.get("per_device_train_batch_size", 1) > 1
         and not config.get("packing")
     ):

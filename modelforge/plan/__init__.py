@@ -4,7 +4,8 @@
 ``fit``    the same config changed, where the user left it open, to stay within a budget
 
 ``architectures``  a model's shape without its weights
-``job``            the trainer a config would run, and its longest batch
+``meta_run``       the trainer a config would run, and its longest batch
+``reward_models``  what scores a rollout: on the policy's base, or beside it
 ``model``          the model on the meta device, quantised as loaded
 ``step``           the trainer's own step on the meta device
 ``tracker``        births and deaths of every storage
@@ -13,13 +14,13 @@
 ``memory``         from the log to the peak, by part
 ``allocator``      PyTorch's caching allocator, emulated
 ``shards``         several cards, by arithmetic
-``planning``       plan; ``fitting``: fit; ``result``: what they return
+``planner``        plan; ``fitting``: fit; ``result``: what they return
 
 Importing this package imports no ML library.
 """
 
 from modelforge.plan.fitting import fit
 from modelforge.plan.planner import plan
-from modelforge.plan.result import Calibration, Plan
+from modelforge.plan.result import Calibration, NotPlanned, Plan
 
-__all__ = ["Calibration", "Plan", "fit", "plan"]
+__all__ = ["Calibration", "NotPlanned", "Plan", "fit", "plan"]

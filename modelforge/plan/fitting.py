@@ -65,7 +65,8 @@ def fit(
 
     Raises:
         RunError: If nothing fits, with the smallest budget that does.
-        ConfigError: If TRL refuses a value, or the strategy stands on no trainer of TRL.
+        NotPlanned: If the strategy does not say what its longest batch is.
+        ConfigError: If TRL refuses a value.
         ModelError: If the model's shape is not to be had.
     """
     search = _Search(

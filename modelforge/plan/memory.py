@@ -82,6 +82,7 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
     """Log two optimiser steps of a config's trainer on the meta device.
 
     Raises:
+        NotPlanned: If the strategy does not say what its longest batch is.
         ConfigError: If TRL refuses a value.
     """
     from modelforge.plan.kernels import cpu, cuda

@@ -1,24 +1,29 @@
-"""From a config to the trainer that would run: its class, its arguments, its longest batch."""
+"""From a config to the trainer that would run: its class, its arguments, its longest batch.
+
+All that depends on the strategy is asked of it: `Strategy.planned` and `Strategy.longest_batch`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelforge.config import Choice
-from modelforge.errors import ConfigError, Problem
+from modelforge import registry
+from modelforge.errors import Problem
 from modelforge.models.lora import lora_config
 from modelforge.plan.model import attach_adapter, meta_model
-from modelforge.plan.reward_models import reward_models
+from modelforge.plan.result import NotPlanned
+from modelforge.plan.reward_models import put_reward_models
 from modelforge.plan.step import MetaRun, stand_in_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, Trainer
+    from transformers import PretrainedConfig
 
     from modelforge.config import Config
     from modelforge.machine.hardware import Hardware
+    from modelforge.strategy import LongestBatch
 
 # What belongs to the machine, the hub or another program, and changes no tensor of a step.
 _LEFT_OUT = """
@@ -26,27 +31,6 @@ _LEFT_OUT = """
     eval_strategy load_best_model_at_end use_vllm use_liger_kernel resume_from_checkpoint
     parallelism_config ddp_backend
 """
-_TOKEN = 2  # of the stand-in tokenizer's word
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What a job is made of."""
-
-    trainer_class: type[Trainer]
-    args: Any
-    config: Config
-    architecture: PretrainedConfig
-    hardware: Hardware
-    adapter: Path | None
-
-    @property
-    def rows(self) -> int:
-        return self.args.per_device_train_batch_size
-
-    @property
-    def length(self) -> int:
-        return self.config.settings.max_seq_length
 
 
 def build_meta_run(
@@ -67,36 +51,43 @@ def build_meta_run(
         output_dir: A folder that a trainer may write to.
 
     Raises:
-        ConfigError: If TRL refuses a value, or no trainer of TRL is behind the strategy.
+        NotPlanned: If the strategy does not say what its longest batch is.
+        ConfigError: If TRL refuses a value.
     """
-    from modelforge import registry
-
-    config = _decided(config, adapter)
-    # rlhf runs its stages as runs of their own; the policy's is the one that holds all roles.
-    name = getattr(config.settings, "algorithm", config.settings.strategy)
-    strategy = registry.get_strategy(name)()
-    trainer_class = strategy.trl_trainer_class()
+    asked = registry.get_strategy(config.settings.strategy)()
+    strategy, config = asked.planned(config, adapted=adapter is not None)
     kept = {k: v for k, v in config.trl.items() if k not in _LEFT_OUT.split()}
     args = strategy.build_args(
         replace(config, trl=kept), output_dir=output_dir, device=_device_fields(config, hardware)
     )
     args.report_to = []
-    for base in trainer_class.__mro__:
-        if base.__name__ in _MAKERS:
-            make = _MAKERS[base.__name__]
-            return make(_Wanted(trainer_class, args, config, architecture, hardware, adapter))
-    what = f"cannot be planned: {trainer_class.__name__} is none of " + ", ".join(_MAKERS)
-    raise ConfigError(Problem(f"{config.name}: strategy", what, "train without a plan"))
+    batch = asked.longest_batch(config, args)
+    if batch is None:
+        what = f"{config.settings.strategy} does not say its longest batch, so there is no plan"
+        fix = f"give {type(asked).__name__} the hook longest_batch (docs/architecture.md)"
+        raise NotPlanned(Problem(f"{config.name}: strategy", what, fix))
+    arguments = _arguments(
+        batch, args, config, architecture, hardware, adapter=adapter, head=strategy.head
+    )
+    scorers: list[Callable[[int], None]] = []
+    if batch.rollout is not None:
+        arguments["reward_funcs"] = [_scored_by(scorers)]
 
+    def prepare(trainer: Any) -> None:
+        size = args.per_device_train_batch_size
+        scorers.extend(put_reward_models(trainer, batch.scored_by, config, architecture, size))
 
-def _decided(config: Config, adapter: Path | None) -> Config:
-    """With PPO's reference decided, which would look for weights."""
-    section = getattr(config.settings, "ppo", None)
-    if section is None or section.reference != "auto":
-        return config
-    reference = "base" if adapter is None else "initial"
-    values = section.model_dump() | {"reference": reference}
-    return config.with_choices({"ppo": Choice(values, "plan")})
+    return MetaRun(
+        strategy.trl_trainer_class(),
+        arguments,
+        batch.rows,
+        batch.tokens,
+        share_true=batch.supervised,
+        padded=batch.padded,
+        generates=batch.rollout,
+        by_vllm=bool(config.get("use_vllm")),
+        prepare=prepare,
+    )
 
 
 def _device_fields(config: Config, hardware: Hardware) -> dict[str, bool]:
@@ -109,108 +100,44 @@ def _device_fields(config: Config, hardware: Hardware) -> dict[str, bool]:
 
 
 def _arguments(
-    wanted: _Wanted, dataset: list[dict[str, Any]], *, head: Literal["causal-lm", "reward"]
+    batch: LongestBatch,
+    args: Any,
+    config: Config,
+    architecture: PretrainedConfig,
+    hardware: Hardware,
+    *,
+    adapter: Path | None,
+    head: Literal["causal-lm", "reward"],
 ) -> dict[str, Any]:
+    """What the trainer is built from, but for its rewards."""
     from datasets import Dataset
 
     from modelforge.models.providers.huggingface import weights_dtype
 
-    settings = wanted.config.settings
-    dtype = weights_dtype(wanted.config, wanted.hardware)
-    model: Any = meta_model(wanted.architecture, settings, head=head, dtype=dtype)
-    peft_config: Any = lora_config(settings, head=head)
-    if wanted.adapter is not None:
-        model, peft_config = attach_adapter(model, wanted.adapter), None
-    return {
+    dtype = weights_dtype(config, hardware)
+    model: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
+    peft_config: Any = lora_config(config.settings, head=head)
+    if adapter is not None:
+        model, peft_config = attach_adapter(model, adapter), None
+    arguments = {
         "model": model,
-        "args": wanted.args,
-        "train_dataset": Dataset.from_list(dataset),
+        "args": args,
+        "train_dataset": Dataset.from_list(batch.dataset or batch.rows),
         "processing_class": stand_in_tokenizer(),
         "peft_config": peft_config,
     }
+    if batch.reference:
+        reference: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
+        arguments["ref_model"] = reference.requires_grad_(False)
+    return arguments
 
 
-def _sft(wanted: _Wanted) -> MetaRun:
-    """Rows of the full length, all of it supervised; packed rows hold many documents."""
-    row = {"input_ids": [_TOKEN] * wanted.length, "labels": [_TOKEN] * wanted.length}
-    rows = [row] * wanted.rows
-    if wanted.args.packing:
-        rows = [{**row, "seq_lengths": [wanted.length]} for row in rows]
-        # What is here is one packed row already.
-        wanted.args.dataset_kwargs = {"skip_prepare_dataset": True}
-    arguments = _arguments(wanted, rows, head="causal-lm")
-    tokens, padded = wanted.rows * wanted.length, wanted.rows > 1 or wanted.args.packing
-    if wanted.config.settings.attn_implementation.startswith("flash"):
-        # As sdpa without a mask: rows of the full length, one after the other or side by side.
-        wanted.args.padding_free, padded = False, False
-    return MetaRun(wanted.trainer_class, arguments, rows, tokens, padded=padded)
-
-
-def _dpo(wanted: _Wanted) -> MetaRun:
-    """Pairs of the full length with a prompt of one token: the most to score."""
-    words = " ".join(["a"] * 8)
-    dataset = [{"prompt": "a", "chosen": words, "rejected": words}]
-    completion = [_TOKEN] * (wanted.length - 1)
-    rows = [{"prompt_ids": [_TOKEN], "chosen_ids": completion, "rejected_ids": completion}]
-    rows *= wanted.rows
-    arguments = _arguments(wanted, dataset, head="causal-lm")
-    tokens = 2 * wanted.rows * wanted.length
-    if wanted.config.settings.lora_r == 0 and not wanted.args.precompute_ref_log_probs:
-        arguments["ref_model"] = _frozen_copy(wanted)
-    return MetaRun(wanted.trainer_class, arguments, rows, tokens, padded=True)
-
-
-def _reward(wanted: _Wanted) -> MetaRun:
-    ids = [_TOKEN] * wanted.length
-    rows = [{"chosen_ids": ids, "rejected_ids": ids}] * wanted.rows
-    arguments = _arguments(wanted, rows, head="reward")
-    tokens = 2 * wanted.rows * wanted.length
-    return MetaRun(wanted.trainer_class, arguments, rows, tokens, padded=True)
-
-
-def _grpo(wanted: _Wanted) -> MetaRun:
-    """A rollout of the longest prompts and completions, scored by whatever models there are."""
-    args = wanted.args
-    new = args.max_completion_length
-    prompt = max(1, wanted.length - new)
-    rows = [{"prompt": " ".join(["a"] * prompt)}] * (wanted.rows * args.steps_per_generation)
-    arguments = _arguments(wanted, rows, head="causal-lm")
-    scorers: list[Callable[[int], None]] = []
+def _scored_by(scorers: list[Callable[[int], None]]) -> Callable[..., list[float]]:
+    """A reward function that lets these models score, and gives one value to all."""
 
     def constant(completions: list[Any], **columns: Any) -> list[float]:
         for scorer in scorers:
             scorer(len(completions))
         return [1.0] * len(completions)
 
-    def prepare(trainer: Any) -> None:
-        scorers.extend(reward_models(trainer, wanted.config, wanted.architecture, wanted.rows))
-
-    return MetaRun(
-        wanted.trainer_class,
-        arguments | {"reward_funcs": [constant]},
-        rows,
-        wanted.rows * (prompt + new),
-        share_true=new / (prompt + new - 1),
-        padded=True,
-        generates=(len(rows), prompt, new),
-        by_vllm=bool(wanted.config.get("use_vllm")),
-        prepare=prepare,
-    )
-
-
-def _frozen_copy(wanted: _Wanted) -> Any:
-    """The reference that TRL loads a second time when all weights are trained."""
-    from modelforge.models.providers.huggingface import weights_dtype
-
-    dtype = weights_dtype(wanted.config, wanted.hardware)
-    model = meta_model(wanted.architecture, wanted.config.settings, head="causal-lm", dtype=dtype)
-    return model.requires_grad_(False)
-
-
-_MAKERS: dict[str, Callable[[_Wanted], MetaRun]] = {
-    "SFTTrainer": _sft,
-    "DPOTrainer": _dpo,
-    "RewardTrainer": _reward,
-    "GRPOTrainer": _grpo,
-    "RLOOTrainer": _grpo,
-}
+    return constant

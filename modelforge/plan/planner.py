@@ -47,7 +47,8 @@ def plan(
         calibration: What earlier runs on that machine taught.
 
     Raises:
-        ConfigError: If TRL refuses a value, or the strategy stands on no trainer of TRL.
+        NotPlanned: If the strategy does not say what its longest batch is.
+        ConfigError: If TRL refuses a value.
         ModelError: If the model's shape is not to be had.
     """
     from modelforge.plan.memory import simulate

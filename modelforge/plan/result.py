@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from modelforge.errors import ConfigError
+
 GIB = 2**30
 # Left free of a budget for what no plan sees: other kernels' workspaces, the display.
 MARGIN = 0.02
+
+
+class NotPlanned(ConfigError):
+    """The strategy does not say what a plan needs to know of it."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,23 +23,28 @@ if TYPE_CHECKING:
 Scorer = Callable[[int], None]
 
 
-def reward_models(
-    trainer: Any, config: Config, architecture: PretrainedConfig, batch: int
+def put_reward_models(
+    trainer: Any,
+    names: Sequence[str],
+    config: Config,
+    architecture: PretrainedConfig,
+    batch: int,
 ) -> list[Scorer]:
-    """Put the config's reward models where the run would, and give what scores with each.
+    """Put reward models where the run would, and give what scores with each.
 
     A model that is an adapter, or that a stage before will train, shares the policy's base; any
     other stands beside it.
 
     Args:
         trainer: Built, on the meta device.
-        config: Its ``reward_model`` and ``judge_model``.
+        names: Folders and hub ids; empty for one that is yet to be trained.
+        config: Of the run.
         architecture: Of the policy.
         batch: Texts that are scored at once.
     """
     scorers: list[Scorer] = []
     beside: list[Any] = []
-    for number, name in enumerate(_names(config)):
+    for number, name in enumerate(names):
         folder = local_folder(name, config.base_dir) if name else None
         adapted = hasattr(trainer.model, "peft_config") and _is_adapter(name, folder)
         if not adapted or config.get("use_vllm"):
@@ -61,21 +67,6 @@ def reward_models(
     return scorers
 
 
-def _names(config: Config) -> list[str]:
-    """Folders and hub ids of the reward models; empty for one that is yet to be trained."""
-    said = getattr(config.settings, "reward_model", None)
-    entries = said if isinstance(said, list) else [said] if said else []
-    names = [entry if isinstance(entry, str) else entry.name for entry in entries]
-    if (
-        config.settings.strategy == "rlhf"
-        and not names
-        and not getattr(config.settings, "rewards", None)
-    ):
-        names = [""]
-    judge = getattr(config.settings, "judge_model", None)
-    return [*names, judge] if judge else names
-
-
 def _is_adapter(name: str, folder: Path | None) -> bool:
     if not name or folder is None:
         return not name
@@ -86,12 +77,10 @@ def _is_adapter(name: str, folder: Path | None) -> bool:
 def _on_base(policy: Any, config: Config, number: int) -> Callable[..., Any]:
     """PPO's own scoring on the shared base, under an adapter of the policy's shape."""
     from modelforge.models.adapters import adapter_parameters
-    from modelforge.rewards.shared_base import SharedBaseReward
+    from modelforge.rewards.shared_base import hold_score_heads, score_on_base
 
-    base, adapter = policy.get_base_model(), f"reward_{number}"
-    if not hasattr(base, "score"):
-        size = base.config.get_text_config().hidden_size
-        base.score = torch.nn.Linear(size, 1, bias=False, device="meta").requires_grad_(False)
+    adapter = f"reward_{number}"
+    hold_score_heads(policy.get_base_model())
     shape: Any = lora_config(config.settings, head="reward")
     # "all-linear" would by now mean the value head too.
     shape.target_modules = policy.peft_config["default"].target_modules
@@ -99,9 +88,7 @@ def _on_base(policy: Any, config: Config, number: int) -> Callable[..., Any]:
     for parameter in adapter_parameters(policy, adapter).values():
         parameter.data = parameter.data.to("meta")
         parameter.requires_grad_(False)
-    reward = SharedBaseReward.__new__(SharedBaseReward)  # without the folder of its weights
-    reward.model, reward.adapter = policy, adapter
-    return reward.score
+    return partial(score_on_base, policy, adapter)
 
 
 def _score_with(model: Any) -> Callable[..., Any]:

@@ -24,6 +24,8 @@ from modelforge.plan.generation import sampling, sampling_elsewhere
 from modelforge.plan.kernels import running_as
 from modelforge.plan.model import track_weights
 from modelforge.plan.tracker import Device, Tracker
+from modelforge.strategy import STAND_IN_ID as ID
+from modelforge.strategy import STAND_IN_WORD as WORD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
@@ -234,8 +236,8 @@ def stand_in_tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "a": 2}, unk_token="a"))
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, WORD: ID}, unk_token=WORD))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="a"
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token=WORD
     )

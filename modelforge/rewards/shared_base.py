@@ -31,6 +31,30 @@ def shares_base(model: Any, folder: Path) -> bool:
     return theirs == ours or (paths[0].exists() and paths[1].exists() and paths[0].samefile(ours))
 
 
+def hold_score_heads(base: Any) -> None:
+    """Give a base the placeholder on which PEFT hangs one trained head for each adapter."""
+    if not hasattr(base, "score"):
+        size = base.config.get_text_config().hidden_size
+        base.score = nn.Linear(size, 1, bias=False, device=base.device).requires_grad_(False)
+
+
+def score_on_base(model: Any, adapter: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Scores (B,) in float32 of right-padded texts (B, L): the head on each last token.
+
+    Args:
+        model: The policy, a ``PeftModel``.
+        adapter: Of the reward model, with its score head.
+    """
+    base = model.get_base_model()
+    head = base.score.modules_to_save[adapter]
+    input_ids, mask = input_ids.to(base.device), attention_mask.to(base.device)
+    with using(model, adapter), inference(model):
+        hidden = backbone(model)(input_ids=input_ids, attention_mask=mask)[0]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        last = hidden[rows, mask.sum(1) - 1]
+        return head(last.to(head.weight.dtype))[:, 0].float()
+
+
 class SharedBaseReward:
     """A reward function that scores on the policy's own base, under a reward adapter.
 
@@ -62,11 +86,7 @@ class SharedBaseReward:
         self.model, self.__name__ = model, name
         self.adapter = "reward_" + re.sub(r"\W", "_", name)  # PEFT takes no dots in a name
         self.tokenizer, self.max_length, self.batch_size = tokenizer, max_length, batch_size
-        base = model.get_base_model()
-        if not hasattr(base, "score"):
-            # PEFT hangs one trained head for each adapter on this placeholder.
-            size = base.config.get_text_config().hidden_size
-            base.score = nn.Linear(size, 1, bias=False, device=base.device).requires_grad_(False)
+        hold_score_heads(model.get_base_model())
         with warnings.catch_warnings():
             # PEFT only warns of keys that the file lacks: those weights would be random.
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -91,12 +111,5 @@ class SharedBaseReward:
         return scores
 
     def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores (B,) in float32 of right-padded texts (B, L): the head on each last token."""
-        base = self.model.get_base_model()
-        head = base.score.modules_to_save[self.adapter]
-        input_ids, mask = input_ids.to(base.device), attention_mask.to(base.device)
-        with using(self.model, self.adapter), inference(self.model):
-            hidden = backbone(self.model)(input_ids=input_ids, attention_mask=mask)[0]
-            rows = torch.arange(len(hidden), device=hidden.device)
-            last = hidden[rows, mask.sum(1) - 1]
-            return head(last.to(head.weight.dtype))[:, 0].float()
+        """Scores (B,) in float32 of right-padded texts (B, L), as `score_on_base` gives them."""
+        return score_on_base(self.model, self.adapter, input_ids, attention_mask)

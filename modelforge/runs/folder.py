@@ -17,11 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from modelforge.checkpointing.checkpoints import damage, hold, last_whole, refuse_replaced
-from modelforge.config import Config
 from modelforge.common.console import say
 from modelforge.common.files import forget_after, write_whole
-from modelforge.errors import Problem, RunError
 from modelforge.common.processes import is_main, wait_for_everyone
+from modelforge.config import Config
+from modelforge.errors import Problem, RunError
 
 # Keys that say where and whether, not what is trained.
 _NOT_THE_RUN = {"resume", "output_dir", "run_name"}
@@ -158,8 +158,6 @@ class RunDir:
         """Drop the lines that a run resumed at this step is going to write again."""
         if is_main():
             forget_after(self.path / "metrics.jsonl", step)
-
-
 
 
 def run_name(config: Config) -> str:

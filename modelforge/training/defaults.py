@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelforge.config import Choice, Config
 from modelforge.configfile import schema
-from modelforge.machine.attention import installed_kernels, throughput_defaults
+from modelforge.machine.attention import attention_defaults, installed_kernels
 from modelforge.machine.hardware import choose_profile, device_arguments
 from modelforge.machine.launch import distributed_choices
 from modelforge.machine.vllm import vllm_defaults
@@ -109,7 +109,13 @@ def _vllm(config: Config, facts: Facts) -> Choices:
 
 def _attention(config: Config, facts: Facts) -> Choices:
     """The attention kernel, and batches without padding where it makes them exact."""
-    return _open(config, throughput_defaults(config, facts.hardware, kernels=installed_kernels()))
+    found = attention_defaults(
+        config,
+        facts.hardware,
+        kernels=installed_kernels(),
+        padding_free=facts.strategy.padding_free,
+    )
+    return _open(config, found)
 
 
 def _distributed(config: Config, facts: Facts) -> Choices:

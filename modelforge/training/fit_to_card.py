@@ -9,7 +9,7 @@ from modelforge.common.console import headline, say
 from modelforge.config import Choice, Config
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
-from modelforge.plan import Plan, fit
+from modelforge.plan import NotPlanned, Plan, fit
 from modelforge.plan.calibration import learn, recall
 from modelforge.runs.folder import RunDir
 
@@ -24,6 +24,8 @@ def within_budget(
     config: Config, hardware: Hardware, *, longest_row: int | None, run: RunDir, resumed: bool
 ) -> tuple[Config, Plan | None]:
     """The config fitted to the card, or to ``memory_budget_gb``; as it was where a run goes on.
+
+    A strategy that cannot be planned trains all the same, as configured, with a warning.
 
     Args:
         config: With every value filled in.
@@ -44,14 +46,19 @@ def within_budget(
     if budget is None:
         return config, None  # a CPU without a budget swaps where a card would stop
     headline(f"Plan: {config.settings.strategy} of {config.settings.model_name}")
-    config, planned = fit(
-        config,
-        budget_gb=budget,
-        hardware=hardware,
-        num_processes=processes_of(config),
-        calibration=recall(hardware),
-        longest_row=longest_row,
-    )
+    try:
+        config, planned = fit(
+            config,
+            budget_gb=budget,
+            hardware=hardware,
+            num_processes=processes_of(config),
+            calibration=recall(hardware),
+            longest_row=longest_row,
+        )
+    except NotPlanned as error:
+        say(f"warning: {error.problems[0]}")
+        say(f"warning: it trains as configured, whether or not that fits in {budget:g} GB")
+        return config, None
     for line in planned.lines():
         say(line)
     return config, planned

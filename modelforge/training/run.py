@@ -102,7 +102,7 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import PrinterCallback
 
-    from modelforge.callbacks.longest_batch import Rehearsal
+    from modelforge.callbacks.longest_batch import LongestBatchFirst
     from modelforge.callbacks.metrics import MetricsFile
     from modelforge.callbacks.progress import Progress
 
@@ -112,7 +112,7 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, job.run)
     if job.hardware.device == "cuda":
-        trainer.add_callback(Rehearsal(trainer))
+        trainer.add_callback(LongestBatchFirst(trainer, generates=job.strategy.generates))
     return trainer
 
 

@@ -24,6 +24,7 @@ from modelforge.errors import ConfigError, ModelError, Problem, RunError
 from modelforge.models.providers.base import Loaded
 from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
 from modelforge.models.source import ModelSource
+from modelforge.registry import get_strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,24 +41,6 @@ ARCHITECTURES = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
 # The linear layers of all of these: what "all-linear" means there, in the names its kernels know.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LEAST_CAPABILITY = (7, 0)
-
-# Strategy → whether it can run, and how or why not.
-SUPPORT: Mapping[str, tuple[bool, str]] = {
-    "sft": (True, "its SFTTrainer takes our tokens and labels as they are"),
-    "qlora": (True, "as sft, on its own 4-bit base (nf4, double quantisation)"),
-    "reward": (True, "a sequence classifier; that it has a score head is checked"),
-    "dpo": (True, "its DPOTrainer"),
-    "grpo": (False, "its trainer evaluates as if it trained: the held-out reward goes missing"),
-    "rloo": (False, "its trainer evaluates as if it trained: the held-out reward goes missing"),
-    "ppo": (
-        False,
-        "its GRPO trainer computes the loss itself and never calls the one that PPO overrides",
-    ),
-    "rlhf": (
-        False,
-        "its PPO stage cannot, and all stages share a process, which Unsloth's patches stay in",
-    ),
-}
 
 # What Unsloth may set otherwise: how it recomputes (the same figures), and its number of workers.
 _HARMLESS = {"gradient_checkpointing_kwargs", "dataset_num_proc"}
@@ -207,7 +190,7 @@ def machine_problems(hardware: Hardware, *, where: str) -> Iterator[Problem]:
 def config_problems(config: Config) -> Iterator[Problem]:
     """What of a config Unsloth cannot do; looks at no machine and no model."""
     settings, name = config.settings, config.name
-    can, why = SUPPORT.get(settings.strategy, (False, "it is not one of ModelForge's own"))
+    can, why = get_strategy(settings.strategy).unsloth
     if not can:
         what = f"Unsloth cannot run {settings.strategy}: {why}"
         yield Problem(f"{name}: provider", what, OTHERWISE)

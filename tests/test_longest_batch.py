@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 import modelforge
-from modelforge.callbacks.longest_batch import Rehearsal, longest_rows
+from modelforge.callbacks.longest_batch import LongestBatchFirst, longest_rows
 from modelforge.plan.calibration import calibration_file, learn, recall
 from modelforge.plan.result import GIB, Plan
 from modelforge.training import run as runs
@@ -30,25 +30,25 @@ def train(strategy, folder, *overrides):
 def test_the_longest_batch_goes_first_and_leaves_no_trace(tmp_path, monkeypatch, strategy):
     options = ["per_device_train_batch_size=8", "gradient_accumulation_steps=2"]
     whole = train(strategy, tmp_path / "whole", *options)
-    build, step, rehearsed = runs.build_trainer, Trainer.training_step, []
+    build, step, tried = runs.build_trainer, Trainer.training_step, []
 
     def build_trainer(job, parts):
         trainer = build(job, parts)
-        trainer.add_callback(Rehearsal(trainer))
+        trainer.add_callback(LongestBatchFirst(trainer, generates=job.strategy.generates))
         return trainer
 
     def training_step(self, model, inputs, *rest):
         if not self._at_step:  # no step has begun
             assert inputs if isinstance(inputs, list) else self.data_collator
-            rehearsed.append(inputs)
+            tried.append(inputs)
         return step(self, model, inputs, *rest)
 
     monkeypatch.setattr(runs, "build_trainer", build_trainer)
     monkeypatch.setattr(Trainer, "training_step", training_step)
     again = train(strategy, tmp_path / "again", *options)
-    assert len(rehearsed) == 1
-    if isinstance(rehearsed[0], list):
-        assert len(rehearsed[0]) == 16  # a whole rollout
+    assert len(tried) == 1
+    if isinstance(tried[0], list):
+        assert len(tried[0]) == 16  # a whole rollout
     ours, theirs = (load_file(r.model_dir / "adapter_model.safetensors") for r in (again, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     logs = []
@@ -71,9 +71,9 @@ def test_the_longest_rows_are_taken_and_repeated_where_there_are_few():
         train_dataset=Dataset.from_list(pairs),
         args=SimpleNamespace(per_device_train_batch_size=2),
     )
-    assert [row["prompt_ids"] for row in longest_rows(trainer)] == [[1], [1, 1]]
+    assert [row["prompt_ids"] for row in longest_rows(trainer, generates=False)] == [[1], [1, 1]]
     trainer.args.per_device_train_batch_size = 5
-    assert len(longest_rows(trainer)) == 5
+    assert len(longest_rows(trainer, generates=False)) == 5
 
 
 @pytest.mark.slow
