@@ -52,9 +52,9 @@ def enough_disk(job: Prepared, model: Any) -> None:
     count = (job.args.save_total_limit or 10) + 1
     needed = count * checkpoint + weights + _REST
     free = shutil.disk_usage(job.run.path).free
-    say(f"disk: up to {needed / 2**30:.2f} GB needed, {free / 2**30:.1f} GB free")
+    say(f"disk: up to {needed / 2**30:.2f} GiB needed, {free / 2**30:.1f} GiB free")
     if free < needed:
-        what = f"has {free / 2**30:.2f} GB free, and the run needs up to {needed / 2**30:.2f} GB"
+        what = f"has {free / 2**30:.2f} GiB free, and the run needs up to {needed / 2**30:.2f} GiB"
         fix = "free some space, set another output_dir, or lower save_total_limit"
         raise RunError(Problem(str(job.run.path), what, fix))
 
