@@ -114,8 +114,8 @@ class RLHF(PPO):
             fix = "remove it: learning_rate, beta and num_generations are set beside it"
             yield Problem(f"{config.name}: ppo", what, fix)
         if settings.resume not in ("auto", "never"):
-            fix = "set auto (each stage goes on where it was) or never"
-            yield Problem(f"{config.name}: resume", "is one stage's checkpoint", fix)
+            fix = "set auto (each stage resumes from its last checkpoint) or never"
+            yield Problem(f"{config.name}: resume", "names the checkpoint of one stage", fix)
 
     def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks

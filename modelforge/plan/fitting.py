@@ -188,7 +188,7 @@ class _Search:
         needed = plan.total / (1 - MARGIN) / GIB
         what = (
             f"{self.config.settings.model_name} with {self.config.settings.strategy} does not fit "
-            f"in {self.budget_gb:g} GiB: the leanest way needs {needed:.1f} GiB"
+            f"in {self.budget_gb:g} GiB: the leanest settings need {needed:.1f} GiB"
         )
         return RunError(
             Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
@@ -268,7 +268,7 @@ def _what_could_give(config: Config) -> str:
     said = [key for key in levers if config.given(key)]
     advice = []
     if said:
-        advice.append("leave open what you set: " + ", ".join(said))
+        advice.append("remove these keys, so that the plan can set them: " + ", ".join(said))
     if not config.settings.use_4bit:
         advice.append("set use_4bit to true")
     if config.settings.lora_r == 0:

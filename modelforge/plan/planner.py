@@ -186,12 +186,14 @@ def _notes(
         notes.append(f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:{expandable()}")
         notes.append(f"CUDA context {calibration.context_gb:g} GiB: {calibration.source}")
     if str(config.get("optim", "")).startswith("paged_") and hardware.device == "cuda":
-        notes.append("paged optimiser states are in RAM where the card is full: not counted")
+        notes.append(
+            "paged optimiser states move to RAM when the card is full; the plan does not count that"
+        )
     if num_processes > 1:
-        notes.append(f"{num_processes} cards: sharding and buckets by arithmetic")
+        notes.append(f"{num_processes} cards: the plan adds sharding and buckets by arithmetic")
     if config.get("use_vllm"):
         notes.append(_where_vllm_is(config))
-    notes += [f"{key} is not simulated" for key in _ignored(config.trl)]
+    notes += [f"the plan does not simulate {key}" for key in _ignored(config.trl)]
     return notes
 
 
