@@ -1,11 +1,11 @@
-"""An 8B on cards of 12 and 16 GB: every strategy through `modelforge train`, on random weights.
+"""An 8B on cards of 12 and 16 GiB: every strategy through `modelforge train`, on random weights.
 
 Shape and vocabulary are the real model's, the weights drawn at random, the rows as long as asked
 for; what fits is decided by the run's own plan. PyTorch is held to the size of the card. Printed
 are tokens a second (over the whole loop, generation and the first step included) and the peak as
 it was planned and as it was measured.
 
-    python benchmarks/gpu_8b.py                      all strategies, 12 and 16 GB
+    python benchmarks/gpu_8b.py                      all strategies, 12 and 16 GiB
     python benchmarks/gpu_8b.py --cards 12 --strategies sft ppo
     python benchmarks/gpu_8b.py --tiny               the same code on the CPU at a tiny size
 
@@ -158,8 +158,8 @@ def row(card: float, strategy: str, found: dict[str, Any]) -> str:
 
 
 HEAD = """\
-| card, GB | strategy | batch × accumulation × length | tokens/s | planned, GB | measured, GB \
-| allocated, GB |
+| card, GiB | strategy | batch × accumulation × length | tokens/s | planned, GiB | measured, GiB \
+| allocated, GiB |
 |---|---|---|---|---|---|---|"""
 
 
@@ -173,9 +173,9 @@ def place() -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="meta-llama/Llama-3.1-8B-Instruct")
-    parser.add_argument("--cards", type=float, nargs="+", default=[12.0, 16.0], metavar="GB")
+    parser.add_argument("--cards", type=float, nargs="+", default=[12.0, 16.0], metavar="GiB")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--length", type=int, help="tokens of a row; 1024, from 16 GB on 2048")
+    parser.add_argument("--length", type=int, help="tokens of a row; 1024, from 16 GiB on 2048")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """An emulated card never runs out on a config that ``fit`` accepted.
 
-Random configs of few but wide layers are fitted to 12 and 16 GB. The allocator's emulation, capped
+Random configs of few but wide layers are fitted to 12 and 16 GiB. The allocator's emulation, capped
 at what CUDA leaves, then serves the steps that were planned, and steps of ragged batches that were
 not. Fails at the first card that runs out.
 
@@ -119,7 +119,7 @@ def main() -> None:
     for seed in range(count):
         plan = try_card(random.Random(seed))
         fitted += [plan] if plan else []
-        used = f"{plan.total / plan.budget:.0%} of {plan.budget / 2**30:.0f} GB" if plan else "-"
+        used = f"{plan.total / plan.budget:.0%} of {plan.budget / 2**30:.0f} GiB" if plan else "-"
         print(f"{seed:4} {plan.strategy if plan else 'nothing fits':<14} {used}", flush=True)
     print(
         f"{count} configs, {len(fitted)} fitted, none ran out, {time.monotonic() - start:.0f} s, "

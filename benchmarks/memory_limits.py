@@ -26,7 +26,7 @@ RESERVED = 1.05
 
 
 def needed(strategy: str, model: str, length: int) -> float:
-    """GB of 2³⁰ bytes that a card must have."""
+    """GiB that a card must have."""
     kind = registry.get_strategy(strategy)
     config = load_config(
         {
@@ -54,7 +54,7 @@ def main() -> None:
     model = parser.parse_args().model
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     print(f"{model}: longest sequence in tokens\n")
-    print("| strategy |" + "".join(f" {size} GB |" for size in CARDS))
+    print("| strategy |" + "".join(f" {size} GiB |" for size in CARDS))
     print("|---|" + "---|" * len(CARDS))
     for strategy in STRATEGIES:
         longest = dict.fromkeys(CARDS, 0)

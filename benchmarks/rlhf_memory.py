@@ -22,7 +22,7 @@ from modelforge.plan.result import GIB
 
 
 def peak(strategy: str, model: str, length: int) -> float:
-    """Peak allocated, in GB of 2³⁰ bytes."""
+    """Peak allocated, in GiB."""
     kind = registry.get_strategy(strategy)
     config = load_config(
         {
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--model", default="llama-3.1-8b", help="preset, hub id or folder")
     model = parser.parse_args().model
     print(f"{datetime.date.today()}, {model}, simulated\n")
-    print("| tokens a sequence | sft, GB | rlhf's PPO stage, GB | ratio |\n|---|---|---|---|")
+    print("| tokens a sequence | sft, GiB | rlhf's PPO stage, GiB | ratio |\n|---|---|---|---|")
     for length in (512, 1024, 2048):
         sft, ppo = (peak(name, model, length) for name in ("sft", "rlhf"))
         print(f"| {length} | {sft:.2f} | {ppo:.2f} | {ppo / sft:.2f} |", flush=True)

@@ -38,7 +38,9 @@ class DatasetSource(Section):
     """One of several data sets mixed into one."""
 
     path: Annotated[str, Field(description="File, folder or hub id.", min_length=1)]
-    split: Annotated[str | None, Field(description="Split of a hub data set.")] = None
+    split: Annotated[str | None, Field(description="The split of a hub data set to train on.")] = (
+        None
+    )
     name: Annotated[str | None, Field(description="Configuration of a hub data set.")] = None
     weight: Annotated[
         Annotated[float, Field(gt=0)] | None, Field(description="Share of the mix; all or none.")
@@ -57,17 +59,22 @@ class Generation(Section):
     ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
     top_k: Annotated[int, Field(description="Keep the k likeliest tokens; 0 keeps all.", ge=0)] = 0
-    top_p: Annotated[float, Field(description="Nucleus sampling mass.", gt=0, le=1)] = 1.0
+    top_p: Annotated[
+        float, Field(description="The probability mass of nucleus sampling.", gt=0, le=1)
+    ] = 1.0
 
 
 class RewardEntry(Section):
     """A reward: a built-in name, ``file.py:function``, or a reward model's folder or hub id."""
 
-    name: Annotated[str, Field(description="Name, file.py:function, folder or hub id.")]
-    weight: Annotated[float, Field(description="Weight in the sum of rewards.")] = 1.0
-    arguments: Annotated[dict[str, Any], Field(description="Its keyword arguments.")] = Field(
-        default_factory=dict
-    )
+    name: Annotated[
+        str,
+        Field(description="The reward: a built-in name, file.py:function, a folder or a hub id."),
+    ]
+    weight: Annotated[float, Field(description="The weight of this reward in the sum.")] = 1.0
+    arguments: Annotated[
+        dict[str, Any], Field(description="The keyword arguments of the reward.")
+    ] = Field(default_factory=dict)
 
 
 Rewards = Annotated[list[Annotated[str, Field(min_length=1)] | RewardEntry], Field(min_length=1)]
@@ -79,25 +86,29 @@ class Distributed(Section):
     backend: Annotated[
         Literal["ddp", "fsdp", "zero2", "zero3"],
         Field(
-            description="ddp: each card holds all; zero2: DeepSpeed shards optimiser and "
-            "gradients; zero3 and fsdp: the weights too."
+            description="What is sharded. ddp: nothing; zero2: optimiser and gradients "
+            "(DeepSpeed); zero3 and fsdp: the weights too."
         ),
     ] = "ddp"
     config: Annotated[
         str | None,
-        Field(description="DeepSpeed's or FSDP's own JSON file, in place of ours.", min_length=1),
+        Field(
+            description="A JSON file of DeepSpeed or FSDP settings, in place of the shipped one.",
+            min_length=1,
+        ),
     ] = None
     num_processes: Annotated[
-        int, Field(description="Processes in all; --num-processes says it too.", ge=1)
+        int, Field(description="The number of processes in all; --num-processes sets it too.", ge=1)
     ] = 1
-    num_machines: Annotated[int, Field(description="Machines they are on.", ge=1)] = 1
-    machine_rank: Annotated[int, Field(description="Which of them this one is.", ge=0)] = 0
+    num_machines: Annotated[int, Field(description="The number of machines.", ge=1)] = 1
+    machine_rank: Annotated[int, Field(description="The index of this machine, from 0.", ge=0)] = 0
     main_address: Annotated[
-        str | None, Field(description="Address of machine 0, with several.", min_length=1)
+        str | None,
+        Field(description="The address of machine 0, where there are several.", min_length=1),
     ] = None
     main_port: Annotated[
         Annotated[int, Field(ge=1, le=65535)] | None,
-        Field(description="Port on machine 0; by default a free one."),
+        Field(description="The port on machine 0; by default a free one."),
     ] = None
 
     @property
@@ -109,87 +120,136 @@ class Distributed(Section):
 class Settings(Section):
     """ModelForge's own keys. They keep their names whatever TRL calls them."""
 
-    strategy: Annotated[str, Field(description="What to train: see `modelforge strategies`.")]
-    model_name: Annotated[
-        str, Field(description="Model folder, run folder, adapter folder or hub id.", min_length=1)
+    strategy: Annotated[
+        str, Field(description="The strategy to train with; `modelforge strategies` lists all.")
     ]
-    dataset: Annotated[Dataset, Field(description="File, folder, hub id, or a list to mix.")]
+    model_name: Annotated[
+        str,
+        Field(
+            description="The model to train: a model folder, run folder, adapter folder or hub id.",
+            min_length=1,
+        ),
+    ]
+    dataset: Annotated[
+        Dataset,
+        Field(
+            description="The training data: a file, a folder, a hub id, or a list of them to mix."
+        ),
+    ]
     task: Annotated[
         Literal["text-generation", "summarization", "question-answering"],
-        Field(description="Prompt layout used when the model has no chat template."),
+        Field(description="The prompt layout for a model that has no chat template."),
     ] = "text-generation"
-    model_revision: Annotated[str | None, Field(description="Hub revision to load.")] = None
+    model_revision: Annotated[
+        str | None, Field(description="The hub revision to load: a branch, tag or commit.")
+    ] = None
     trust_remote_code: Annotated[
         bool,
         Field(
-            description="Run the Python code in the model's folder or repository; only together "
-            "with --trust-remote-code on the command line."
+            description="Whether to run Python code from the model's folder or repository; the "
+            "command line must also say --trust-remote-code."
         ),
     ] = False
     provider: Annotated[
-        Literal["auto", "huggingface", "unsloth"], Field(description="Who loads the model.")
+        Literal["auto", "huggingface", "unsloth"],
+        Field(
+            description="The library that loads the model; auto prefers Unsloth where it can serve."
+        ),
     ] = "auto"
-    dataset_split: Annotated[str | None, Field(description="Split of a hub data set.")] = None
-    eval_dataset: Annotated[Dataset | None, Field(description="Held-out data.")] = None
+    dataset_split: Annotated[
+        str | None, Field(description="The split of a hub data set to train on.")
+    ] = None
+    eval_dataset: Annotated[
+        Dataset | None, Field(description="The held-out data that the model is evaluated on.")
+    ] = None
     eval_split: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] | None,
-        Field(description="Share (below 1) or number of rows held out for evaluation."),
+        Field(description="The share (below 1) or the number of rows to hold out for evaluation."),
     ] = None
     columns: Annotated[
-        dict[str, str], Field(description="Our column name → the file's, where not recognised.")
+        dict[str, str],
+        Field(description="Maps our column names to the file's, where they are not recognised."),
     ] = Field(default_factory=dict)
     hardware_profile: Annotated[
         Literal["auto", "cpu", "low", "mid", "high", "max"],
-        Field(description="Defaults for a size of card: see `modelforge profiles`."),
+        Field(description="The defaults for a size of card; `modelforge profiles` lists all."),
     ] = "auto"
     memory_budget_gb: Annotated[
-        float | None, Field(description="GPU memory to stay within, in GB.", gt=0)
+        float | None,
+        Field(description="The GPU memory, in GiB, that the run must stay within.", gt=0),
     ] = None
-    use_4bit: Annotated[bool, Field(description="Load the base in 4-bit (bitsandbytes).")] = False
-    use_8bit: Annotated[bool, Field(description="Load the base in 8-bit (bitsandbytes).")] = False
-    bnb_4bit_quant_type: Annotated[Literal["nf4", "fp4"], Field(description="4-bit type.")] = "nf4"
+    use_4bit: Annotated[
+        bool, Field(description="Whether to load the base model in 4-bit (bitsandbytes).")
+    ] = False
+    use_8bit: Annotated[
+        bool, Field(description="Whether to load the base model in 8-bit (bitsandbytes).")
+    ] = False
+    bnb_4bit_quant_type: Annotated[
+        Literal["nf4", "fp4"], Field(description="The 4-bit data type.")
+    ] = "nf4"
     use_double_quant: Annotated[
-        bool, Field(description="Quantise the quantisation constants too.")
+        bool, Field(description="Whether to quantise the quantisation constants too.")
     ] = True
     attn_implementation: Annotated[
         Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"],
-        Field(description="Attention kernel; auto: the fastest that is installed."),
+        Field(description="The attention kernel; auto takes the fastest that is installed."),
     ] = "auto"
-    lora_r: Annotated[int, Field(description="LoRA rank; 0 trains all weights.", ge=0)] = 16
-    lora_alpha: Annotated[int, Field(description="LoRA scale (alpha / r).", ge=1)] = 32
-    lora_dropout: Annotated[float, Field(description="LoRA dropout.", ge=0, lt=1)] = 0.0
+    lora_r: Annotated[int, Field(description="The LoRA rank; 0 trains all weights.", ge=0)] = 16
+    lora_alpha: Annotated[
+        int,
+        Field(
+            description="The LoRA alpha: the adapter's output is scaled by lora_alpha / lora_r.",
+            ge=1,
+        ),
+    ] = 32
+    lora_dropout: Annotated[
+        float, Field(description="The dropout in the LoRA layers.", ge=0, lt=1)
+    ] = 0.0
     lora_target_modules: Annotated[
-        str | list[str], Field(description="Modules to adapt; all-linear for all but the head.")
+        str | list[str],
+        Field(description="The modules that get LoRA; all-linear: all linear layers but the head."),
     ] = "all-linear"
     max_seq_length: Annotated[
-        int, Field(description="Longest sequence (prompt and completion), in tokens.", ge=8)
+        int, Field(description="The longest sequence (prompt and completion), in tokens.", ge=8)
     ] = 1024
     warmup_ratio: Annotated[
-        float, Field(description="Share of the steps that warm up.", ge=0, lt=1)
+        float,
+        Field(
+            description="The share of the steps in which the learning rate warms up.", ge=0, lt=1
+        ),
     ] = 0.0
     chat_template: Annotated[
-        str, Field(description="auto, none, a built-in name, or a .jinja file.", min_length=1)
+        str,
+        Field(
+            description="The chat template: auto, none, a built-in name, or a .jinja file.",
+            min_length=1,
+        ),
     ] = "auto"
-    output_dir: Annotated[str, Field(description="Folder that holds the runs.", min_length=1)] = (
-        "runs"
-    )
+    output_dir: Annotated[
+        str, Field(description="The folder that holds the runs.", min_length=1)
+    ] = "runs"
     run_name: Annotated[
         str | None,
         Field(
-            description="Folder of this run inside output_dir.",
+            description="The name of this run's folder in output_dir; null derives one.",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         ),
     ] = None
     report_to: Annotated[
         Tracker | Literal["none"] | list[Tracker],
-        Field(description="Trackers of the curves; metrics.jsonl is written in any case."),
+        Field(description="The experiment trackers; metrics.jsonl is written in any case."),
     ] = "tensorboard"
     distributed: Annotated[
-        Distributed, Field(description="Several processes: how many, where, sharded how.")
+        Distributed,
+        Field(description="How several processes train together: how many, where, sharded how."),
     ] = Distributed()
-    seed: Annotated[int, Field(description="Seed of everything random.", ge=0, lt=2**32)] = 42
+    seed: Annotated[int, Field(description="The seed of everything random.", ge=0, lt=2**32)] = 42
     resume: Annotated[
-        str, Field(description="auto, never, or a checkpoint folder.", min_length=1)
+        str,
+        Field(
+            description="The checkpoint to resume from: auto (the newest), never, or a folder.",
+            min_length=1,
+        ),
     ] = "auto"
 
 

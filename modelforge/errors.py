@@ -83,7 +83,9 @@ class Interrupted(ModelForgeError):
     def __init__(self, run_dir: Path, step: int) -> None:
         self.run_dir = run_dir
         self.step = step
-        super().__init__(f"stopped after step {step}; `modelforge train {run_dir}` goes on")
+        super().__init__(
+            f"the run stopped after step {step}; `modelforge train {run_dir}` resumes it"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,9 +13,12 @@ class QLoRA(SFT):
     unsloth = (True, "as sft, on its own 4-bit base (nf4, double quantisation)")
     defaults = {
         **SFT.defaults,
-        "use_4bit": (True, "what qlora is: the frozen base takes a quarter of the memory"),
-        "bnb_4bit_quant_type": ("nf4", "QLoRA's type, made for normally distributed weights"),
-        "use_double_quant": (True, "saves 0.4 bit a weight"),
-        "optim": ("paged_adamw_8bit", "8-bit states, moved to RAM when the card is full"),
-        "gradient_checkpointing": (True, "recomputes activations instead of keeping them"),
+        "use_4bit": (True, "QLoRA trains on a frozen 4-bit base, a quarter of its 16-bit size"),
+        "bnb_4bit_quant_type": (
+            "nf4",
+            "QLoRA uses this type, which is made for normally distributed weights",
+        ),
+        "use_double_quant": (True, "it saves 0.4 bit a weight"),
+        "optim": ("paged_adamw_8bit", "its 8-bit states move to RAM when the card is full"),
+        "gradient_checkpointing": (True, "it recomputes activations instead of storing them"),
     }

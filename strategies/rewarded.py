@@ -21,31 +21,32 @@ class RewardedSettings(Settings):
     """What learning from rewards adds to ModelForge's keys."""
 
     rewards: Annotated[
-        Rewards | None, Field(description="Rewards by name, with weights and arguments.")
+        Rewards | None,
+        Field(description="The rewards by name, each with its weight and arguments."),
     ] = None
     reward_model: Annotated[
         RewardModels | None,
         Field(
-            description="Reward models: run folder, model folder or hub id, with weights. One "
+            description="The reward models: run folder, model folder or hub id, with weights. One "
             "trained on the policy's own base costs the memory of its adapter alone."
         ),
     ] = None
     judge_model: Annotated[
         str | None,
         Field(
-            description="A reward model that scores and is not learned from: it tells whether the "
+            description="A reward model that scores but is not trained on: it shows whether the "
             "reward rises because the answers are better.",
             min_length=1,
         ),
     ] = None
-    generation: Annotated[Generation, Field(description="How completions are sampled.")] = (
-        Generation()
-    )
+    generation: Annotated[
+        Generation, Field(description="The settings that completions are sampled with.")
+    ] = Generation()
     eval_prompts: Annotated[
         int,
         Field(
-            description="Held-out prompts that an evaluation answers, the first of them: each "
-            "costs a generation.",
+            description="The number of held-out prompts that each evaluation answers; each costs "
+            "a generation.",
             ge=1,
         ),
     ] = 64

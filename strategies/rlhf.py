@@ -61,26 +61,28 @@ class RLHFSettings(PPOSettings):
     stages: Annotated[
         Annotated[list[StageName], Field(min_length=1)] | None,
         Field(
-            description="Of sft, reward and ppo (the policy, by `algorithm`) those to run; by "
-            "default reward and ppo, or ppo alone where a reward_model is given."
+            description="The stages to run, of sft, reward and ppo (the policy, by `algorithm`); "
+            "by default reward and ppo, or ppo alone where a reward_model is given."
         ),
     ] = None
     algorithm: Annotated[
-        Literal["ppo", "rloo", "grpo"], Field(description="What trains the policy.")
+        Literal["ppo", "rloo", "grpo"], Field(description="The algorithm that trains the policy.")
     ] = "ppo"
     sft_stage: Annotated[
         dict[str, Any],
-        Field(description="Keys for the sft stage alone.", json_schema_extra=_keys_of("sft")),
+        Field(description="The keys for the sft stage alone.", json_schema_extra=_keys_of("sft")),
     ] = Field(default_factory=dict)
     reward_stage: Annotated[
         dict[str, Any],
-        Field(description="Keys for the reward stage alone.", json_schema_extra=_keys_of("reward")),
+        Field(
+            description="The keys for the reward stage alone.", json_schema_extra=_keys_of("reward")
+        ),
     ] = Field(default_factory=dict)
     min_reward_accuracy: Annotated[
         Share | None,
         Field(
-            description="Held-out pair accuracy below which a reward model is refused; by default "
-            "only one that is certainly worse than chance."
+            description="The held-out pair accuracy below which a reward model is refused; by "
+            "default only one that is certainly worse than chance is refused."
         ),
     ] = None
 
@@ -115,8 +117,8 @@ class RLHF(PPO):
             fix = "remove it: learning_rate, beta and num_generations are set beside it"
             yield Problem(f"{config.name}: ppo", what, fix)
         if settings.resume not in ("auto", "never"):
-            fix = "set auto (each stage goes on where it was) or never"
-            yield Problem(f"{config.name}: resume", "is one stage's checkpoint", fix)
+            fix = "set auto (each stage resumes from its last checkpoint) or never"
+            yield Problem(f"{config.name}: resume", "names the checkpoint of one stage", fix)
 
     def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks

@@ -64,7 +64,7 @@ def test_init_writes_a_config_that_loads_and_never_overwrites(command, tmp_path,
     assert (tmp_path / f"{strategy}.schema.json").is_file()
     written = path.read_text()
     assert f"{strategy}.schema.json" in written
-    assert ending == "json" or "# Model folder" in written
+    assert ending == "json" or "# The model to train" in written
     assert command("init", strategy, "--output", path)[0] == 2
     assert path.read_text() == written
 

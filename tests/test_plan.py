@@ -155,7 +155,7 @@ def test_calibration_moves_the_plan(wide):
     assert taught.peak_reserved == pytest.approx(1.1 * plain.peak_reserved)
     assert taught.context == round(0.3 * GIB)
     assert taught.seconds_per_step == pytest.approx(plain.flops_per_step / 1e14)
-    assert "CUDA context 0.3 GB: 3 runs" in taught.notes
+    assert "CUDA context 0.3 GiB: 3 runs" in taught.notes
 
 
 def test_flops_are_those_of_the_textbook(wide):
@@ -228,14 +228,16 @@ def test_fit_never_touches_what_the_user_set(wide):
     fitted, _ = fit(config_of("sft", model=wide, **said), budget_gb=24)
     assert {key: fitted.get(key) for key in said} == said
     (problem,) = refused.value.problems
-    assert "leave open what you set: per_device_train_batch_size, max_seq_length" in problem.fix
+    assert (
+        "so that the plan can set them: per_device_train_batch_size, max_seq_length" in problem.fix
+    )
 
 
 def test_the_smallest_budget_that_a_refusal_names_does(wide):
     config = config_of("sft", model=wide, per_device_train_batch_size=1)
-    with pytest.raises(RunError, match="does not fit in 1 GB") as refused:
+    with pytest.raises(RunError, match="does not fit in 1 GiB") as refused:
         fit(config, budget_gb=1)
-    named = float(refused.value.problems[0].what.rpartition("needs ")[2].split()[0])
+    named = float(refused.value.problems[0].what.rpartition("need ")[2].split()[0])
     fitted, made = fit(config, budget_gb=named + 0.1)
     assert made.fits
     assert fitted.settings.max_seq_length < 512

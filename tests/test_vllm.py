@@ -96,7 +96,7 @@ def test_what_follows_from_vllm_is_chosen_with_a_reason_where_left_open():
 
 @pytest.fixture
 def wide(tmp_path):
-    """As wide as an 8B, of two layers: 1.8 GB in 16 bits."""
+    """As wide as an 8B, of two layers: 1.8 GiB in 16 bits."""
     LlamaConfig(
         hidden_size=4096,
         intermediate_size=14336,

@@ -33,7 +33,7 @@ class Stopper(TrainerCallback):
         def ask(number: int, frame: FrameType | None) -> None:
             self.asked = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            say("stopping after this step, to go on another time (ctrl-C again: at once)")
+            say("the run stops after this step and can be resumed (ctrl-C again stops it at once)")
 
         for number in numbers:
             signal.signal(number, ask)

@@ -116,7 +116,7 @@ def _switch_off(trainer: Any, name: str, error: Exception) -> None:
     # TRL's trainers also write tables to those that are named here.
     trainer.args.report_to = [other for other in trainer.args.report_to if other != name]
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    say(f"warning: {name} failed and is off for this run, which goes on ({what})")
+    say(f"warning: {name} failed and is off for this run, which continues ({what})")
 
 
 @contextmanager

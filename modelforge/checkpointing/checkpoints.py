@@ -135,7 +135,7 @@ def cannot_write(error: Exception, root: Path) -> RunError | None:
     last = checkpoints(root)[-1:] if root.is_dir() else []
     kept = "no checkpoint was written yet"
     if last:
-        kept = f"{last[0].name} is whole: run the same command again to go on from there"
+        kept = f"{last[0].name} is complete: the same command resumes from there"
     if not root.is_dir():
         return RunError(Problem(str(root), "was deleted while the run wrote to it", kept))
     number = getattr(error, "errno", None)

@@ -240,7 +240,9 @@ class Durable(Trainer):
         now = self.accelerator.num_processes
         if then != now:
             what = f"was written by {then} processes, and there are {now}"
-            raise RunError(Problem(str(checkpoint), what, "resume with as many"))
+            raise RunError(
+                Problem(str(checkpoint), what, "resume with the same number of processes")
+            )
 
     def see_that_gradients_meet(self) -> None:
         """Of several processes, that their gradients are averaged.
@@ -285,7 +287,7 @@ class Durable(Trainer):
         guilty = [inputs for inputs, loss in self._micro_batches if not loss.isfinite()]
         what = "loss" if guilty else "gradient"
         rows = rows_of(guilty or [i for i, _ in self._micro_batches], self.processing_class)
-        say(f"warning, step {step}: its {what} is not finite, so it changes nothing. Its rows:")
+        say(f"warning, step {step}: the {what} is not finite, so the step is skipped. Its rows:")
         for row in rows:
             say(f"  {row}")
         if self.skipped_steps[-HOPELESS:] == list(range(step - HOPELESS + 1, step + 1)):

@@ -1,6 +1,6 @@
 """One JSON Schema per strategy: what editors complete against and what the code accepts.
 
-The schemas in ``configs/schemas`` are generated (``modelforge schema --write``) from
+The schemas in ``configs/schemas`` are generated (``modelforge schema NAME --build``) from
 ModelForge's keys and the fields of the strategy's TRL config class. Checking a config reads them,
 so it needs no TRL; a test holds them equal to what the installed TRL gives.
 """

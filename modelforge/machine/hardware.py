@@ -21,8 +21,8 @@ class Hardware:
         device: ``cuda`` or ``cpu``.
         device_name: As the driver or the processor calls itself.
         num_devices: CUDA devices seen; 0 without CUDA.
-        vram_gb: Memory of the smallest device, in GB (10⁹ bytes ÷ 2³⁰ as vendors round: a card
-            sold as 16 GB reads as about 15.8); 0 without CUDA.
+        vram_gb: Memory of the smallest device, in GiB: a card sold as 16 GB reads as about 15.8.
+            0 without CUDA.
         compute_capability: Of the weakest device, such as ``(8, 6)``; None without CUDA.
         bf16: Whether the device computes in bfloat16 at speed.
         ram_gb: Memory of the machine, in GiB.
@@ -121,13 +121,13 @@ def choose_profile(
         return profiles[name], Choice(name, "config")
     if hardware.device == "cpu":
         return profiles["cpu"], Choice("cpu", "machine", "no CUDA device was found")
-    # A card sold as 16 GB reports a little less: meet it half a GB below its name.
+    # A card sold as 16 GB reports a little less: its profile begins half a GiB lower.
     vram = memory_budget_gb or hardware.vram_gb + 0.5
     for profile in profiles.values():
         low, high = profile.min_vram_gb, profile.max_vram_gb
         if low is not None and low <= vram and (high is None or vram < high):
             said = "memory_budget_gb" if memory_budget_gb else hardware.device_name
-            reason = f"{said}: {memory_budget_gb or hardware.vram_gb} GB"
+            reason = f"{said}: {memory_budget_gb or hardware.vram_gb} GiB"
             return profile, Choice(profile.name, "machine", reason)
     raise AssertionError("the profiles cover every size")  # held by a test
 

@@ -56,7 +56,7 @@ def fit(
 
     Args:
         config: With every value filled in.
-        budget_gb: What the run may take of a card, in GB of 2³⁰ bytes.
+        budget_gb: What the run may take of a card, in GiB.
         hardware: Of the machine to plan for; by default a CUDA card with bfloat16.
         num_processes: Cards that train together.
         calibration: What earlier runs on that machine taught.
@@ -189,7 +189,7 @@ class _Search:
         needed = plan.total / (1 - MARGIN) / GIB
         what = (
             f"{self.config.settings.model_name} with {self.config.settings.strategy} does not fit "
-            f"in {self.budget_gb:g} GB: the leanest way needs {needed:.1f} GB"
+            f"in {self.budget_gb:g} GiB: the leanest settings need {needed:.1f} GiB"
         )
         return RunError(
             Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
@@ -264,7 +264,7 @@ def _what_could_give(config: Config) -> str:
     said = [key for key in levers if config.given(key)]
     advice = []
     if said:
-        advice.append("leave open what you set: " + ", ".join(said))
+        advice.append("remove these keys, so that the plan can set them: " + ", ".join(said))
     if not config.settings.use_4bit:
         advice.append("set use_4bit to true")
     if config.settings.lora_r == 0:

@@ -41,7 +41,7 @@ def plan(
 
     Args:
         config: With every value filled in.
-        budget_gb: What the run may take of a card, in GB of 2³⁰ bytes.
+        budget_gb: What the run may take of a card, in GiB.
         hardware: Of the machine to plan for; by default a CUDA card with bfloat16.
         num_processes: Cards that train together.
         calibration: What earlier runs on that machine taught.
@@ -74,7 +74,7 @@ def card(vram_gb: float | None) -> Hardware:
     """A CUDA card of this size with bfloat16 and flash attention, as all since Ampere have."""
     return Hardware(
         device="cuda",
-        device_name="a CUDA card" if vram_gb is None else f"a CUDA card of {vram_gb:g} GB",
+        device_name="a CUDA card" if vram_gb is None else f"a CUDA card of {vram_gb:g} GiB",
         num_devices=1,
         vram_gb=vram_gb or 0.0,
         compute_capability=(8, 6),
@@ -164,8 +164,8 @@ def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:
         return
     share, card_gb = card_share(config), engine.nbytes / card_share(config) / GIB
     what = (
-        f"{share:g} of a card of {card_gb:.1f} GB does not hold the model's weights "
-        f"({weights / GIB:.1f} GB), which vLLM keeps a copy of"
+        f"{share:g} of a card of {card_gb:.1f} GiB does not hold the model's weights "
+        f"({weights / GIB:.1f} GiB), which vLLM keeps a copy of"
     )
     least = weights / GIB / card_gb
     fix = (
@@ -185,14 +185,16 @@ def _notes(
     notes = [f"shape of the model: {found.source}"]
     if hardware.device == "cuda":
         notes.append(f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:{expandable()}")
-        notes.append(f"CUDA context {calibration.context_gb:g} GB: {calibration.source}")
+        notes.append(f"CUDA context {calibration.context_gb:g} GiB: {calibration.source}")
     if str(config.get("optim", "")).startswith("paged_") and hardware.device == "cuda":
-        notes.append("paged optimiser states are in RAM where the card is full: not counted")
+        notes.append(
+            "paged optimiser states move to RAM when the card is full; the plan does not count that"
+        )
     if num_processes > 1:
-        notes.append(f"{num_processes} cards: sharding and buckets by arithmetic")
+        notes.append(f"{num_processes} cards: the plan adds sharding and buckets by arithmetic")
     if config.get("use_vllm"):
         notes.append(_where_vllm_is(config))
-    notes += [f"{key} is not simulated" for key in _ignored(config.trl)]
+    notes += [f"the plan does not simulate {key}" for key in _ignored(config.trl)]
     return notes
 
 

@@ -37,7 +37,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need of each card. All sizes in bytes; 1 GB is 2³⁰ bytes.
+    """What a run will need of each card. All sizes in bytes.
 
     Attributes:
         strategy, model: What is trained.
@@ -109,12 +109,12 @@ class Plan:
         lines = []
         for name, size in rows:
             bar = "" if name == "peak allocated" else "█" * round(40 * size / scale)
-            lines.append(f"{name:<{width}} {_gib(size):>9}  {bar}".rstrip())
-        lines.append(f"{'total':<{width}} {_gib(self.total):>9}  peak in: {self.phase}")
+            lines.append(f"{name:<{width}} {_gib(size):>10}  {bar}".rstrip())
+        lines.append(f"{'total':<{width}} {_gib(self.total):>10}  peak in: {self.phase}")
         if self.headroom is not None:
             state = "fits" if self.fits else "does not fit" if self.headroom < 0 else "too tight"
             budget = f"of {_gib(self.budget or 0)} budget: {state}"
-            lines.append(f"{'headroom':<{width}} {_gib(self.headroom):>9}  {budget}")
+            lines.append(f"{'headroom':<{width}} {_gib(self.headroom):>10}  {budget}")
         return [*lines, *self._speed(), *(f"note: {note}" for note in self.notes)]
 
     def _speed(self) -> list[str]:
@@ -127,4 +127,4 @@ class Plan:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GB"
+    return f"{size / GIB:.2f} GiB"

@@ -252,8 +252,8 @@ def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:
     """
     before = (run.read_json("data.json") or {}).get("fingerprint")
     if before is not None and before != fingerprint:
-        what = f"the rows are not those that {run.path} was begun with"
-        fix = 'bring the data back as it was, or set "resume": "never" to begin anew'
+        what = f"the rows differ from those that {run.path} started with"
+        fix = 'restore the data, or set "resume": "never" to start a new run'
         raise RunError(Problem(f"{where}: dataset", what, fix))
 
 

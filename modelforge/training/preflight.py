@@ -52,9 +52,9 @@ def enough_disk(job: Prepared, model: Any) -> None:
     count = (job.args.save_total_limit or 10) + 1
     needed = count * checkpoint + weights + _REST
     free = shutil.disk_usage(job.run.path).free
-    say(f"disk: up to {needed / 2**30:.2f} GB needed, {free / 2**30:.1f} GB free")
+    say(f"disk: the run needs up to {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
     if free < needed:
-        what = f"has {free / 2**30:.2f} GB free, and the run needs up to {needed / 2**30:.2f} GB"
+        what = f"has {free / 2**30:.2f} GiB free, and the run needs up to {needed / 2**30:.2f} GiB"
         fix = "free some space, set another output_dir, or lower save_total_limit"
         raise RunError(Problem(str(job.run.path), what, fix))
 
@@ -82,7 +82,7 @@ def same_as_base(job: Prepared, model: Any) -> None:
                 "the adapter does not fit this model: set lora_target_modules, or another provider",
             )
         )
-    say("the untrained adapter answers as the base does")
+    say("the untrained adapter gives the same answers as the base")
 
 
 def show_row(job: Prepared) -> None:
@@ -98,4 +98,4 @@ def show_row(job: Prepared) -> None:
         console.print(line)
         learned = "".join(text for text, trained in segments if trained)
         if job.strategy.data_kind != "prompt":
-            say(f"of it is trained on: {learned[:200]!r}")
+            say(f"the model is trained on this part: {learned[:200]!r}")

@@ -73,7 +73,7 @@ def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
         step = trainer.state.global_step + 1
         if world_size() > 1:  # the others are fine, and wait for this one's gradient
             what = f"process {rank()} ran out of memory"
-            fix = "lower per_device_train_batch_size or memory_budget_gb; the same command goes on"
+            fix = "lower per_device_train_batch_size or memory_budget_gb; the same command resumes"
             raise RunError(Problem(f"step {step}", what, fix)) from error
         # The error is dropped here: it holds the tensors.
         say(f"out of memory at step {step}")
@@ -103,7 +103,7 @@ def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
                 f"step {trainer.state.global_step + 1}",
                 "one row at a time does not fit the memory",
                 "shorten max_seq_length, turn gradient_checkpointing or use_4bit on, lower lora_r, "
-                "or see what would fit with `modelforge plan`; the same command then goes on",
+                "or see with `modelforge plan` what fits; then the same command resumes the run",
             )
         )
     checkpoint = _last_step(job, trainer)
@@ -120,7 +120,7 @@ def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
         choices["steps_per_generation"] = Choice(steps, "memory", "the rollout stays as it was")
     config = job.config.with_choices(choices)
     config = config.with_choices(job.strategy.derived_defaults(config))
-    say(f"going on with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
+    say(f"the run continues with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
     job.run.write_json("choices.json", choices_json(config))
     job.run.write_json("config.json", config.portable())
     args = build_args(config, job.strategy, job.provider, job.hardware, job.run)
