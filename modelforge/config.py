@@ -311,6 +311,11 @@ class Config:
             return getattr(self.settings, key)
         return self.trl.get(key, default)
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows of a forward pass; 8 where nothing says so, as transformers has it."""
+        return self.get("per_device_train_batch_size") or 8
+
     def with_choices(self, choices: Mapping[str, Choice]) -> Config:
         """The same config with these values set."""
         own = type(self.settings).model_fields

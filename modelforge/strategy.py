@@ -165,7 +165,7 @@ class Strategy:
         """Values that follow from others, where the user left them open."""
         if config.given("per_device_eval_batch_size"):
             return {}
-        batch = config.get("per_device_train_batch_size")
+        batch = config.micro_batch
         return {"per_device_eval_batch_size": Choice(batch, "default", "as for training")}
 
     def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:

@@ -37,7 +37,7 @@ class GRPO(Rewarded):
         if not config.given("per_device_eval_batch_size"):
             group = config.get("num_generations_eval") or config.get("num_generations") or 1
             # As many whole groups as fit into a training batch, and at least one.
-            batch = max(config.get("per_device_train_batch_size") // group, 1) * group
+            batch = max(config.micro_batch // group, 1) * group
             why = "whole groups, as near to the training batch as they come"
             choices["per_device_eval_batch_size"] = Choice(batch, "default", why)
         return choices

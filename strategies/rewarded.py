@@ -130,7 +130,7 @@ class Rewarded(Strategy):
         assert isinstance(settings, RewardedSettings)
         choices: dict[str, Choice] = {}
         if not config.given("per_device_eval_batch_size"):
-            batch = config.get("per_device_train_batch_size")
+            batch = config.micro_batch
             rollout = batch * (config.get("gradient_accumulation_steps") or 1)
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)

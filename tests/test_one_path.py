@@ -114,3 +114,17 @@ def test_a_run_records_what_check_said(strategy, tmp_path):
     assert json.loads((run / "choices.json").read_text()) == checked["choices"]
     recorded = json.loads((run / "data.json").read_text())
     assert {key: recorded[key] for key in checked["data"]} == checked["data"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_looks_at_its_checkpoints_once(tmp_path, capsys):
+    values = json.loads((ROOT / "configs" / "tiny" / "sft.json").read_text())
+    for key in ("model_name", "dataset", "eval_dataset"):
+        values[key] = str((ROOT / "configs" / "tiny" / values[key]).resolve())
+    values |= {"max_steps": 4, "save_steps": 2, "output_dir": str(tmp_path), "report_to": "none"}
+    run = modelforge.train(values).run_dir
+    (run / "results.json").unlink()  # as if it had been killed after its last checkpoint
+    (run / "checkpoints" / "checkpoint-4" / "optimizer.pt").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert modelforge.train(values).resumed_from.name == "checkpoint-2"
+    assert capsys.readouterr().err.count("checkpoint-4 is passed over") == 1

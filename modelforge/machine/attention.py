@@ -57,7 +57,7 @@ def attention_defaults(
     if (
         attention in _FLASH
         and padding_free
-        and config.get("per_device_train_batch_size", 1) > 1
+        and config.micro_batch > 1
         and not config.get("packing")
     ):
         why = f"{attention} keeps rows apart without padding them"
@@ -71,7 +71,7 @@ def warnings(config: Config) -> Iterator[str]:
     if config.get("packing") and strategy == "wrapped":
         yield "packing_strategy wrapped: documents of a row see each other; bfd keeps them apart"
     elif config.get("packing") or config.get("padding_free"):
-        rows = config.get("per_device_train_batch_size", 1)
+        rows = config.micro_batch
         if rows > 1 and config.settings.attn_implementation not in _FLASH:
             yield (
                 f"packed rows are kept apart by a mask here, which is exact, but attention is "

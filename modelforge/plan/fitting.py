@@ -112,9 +112,8 @@ def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]
     optim = str(config.get("optim", "adamw_torch_fused"))
     if not config.given("optim") and "adamw" in optim and "8bit" not in optim:
         paged = "paged_adamw_8bit" if hardware.device == "cuda" else "adamw_8bit"
-        why = "8-bit states, a quarter of the memory" + ", in RAM when the card is full" * (
-            hardware.device == "cuda"
-        )
+        paging = ", in RAM when the card is full" if hardware.device == "cuda" else ""
+        why = f"8-bit states, a quarter of the memory{paging}"
         config = _chosen(config, optim=Choice(paged, "plan", why))
         yield config, "half"
     for rank in (16, 8):
@@ -221,7 +220,7 @@ class _Search:
 
     def _micro_batches(self, config: Config) -> list[int]:
         """Micro-batches to try, smallest first: divisors of the effective batch."""
-        micro = config.get(_MICRO) or 8
+        micro = config.micro_batch
         if config.given(_MICRO) or config.given(_ACCUMULATION):
             return [micro]
         effective = micro * (config.get(_ACCUMULATION) or 1)
@@ -232,7 +231,7 @@ _LEVER_KEYS = ("gradient_checkpointing", "optim", "lora_r")
 
 
 def _with_micro(config: Config, micro: int) -> Config:
-    now = config.get(_MICRO) or 8
+    now = config.micro_batch
     if micro == now:
         return config
     effective = now * (config.get(_ACCUMULATION) or 1)
