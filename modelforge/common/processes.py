@@ -47,19 +47,20 @@ def anyone(flag: bool) -> bool:
     return bool(reduce(flags, "sum") > 0)
 
 
-def agreed(value: Any, *, cpu: bool, deepspeed: bool) -> Any:
+def agreed(value: Any, *, deepspeed: bool) -> Any:
     """The main process's value, in all of them; starts the group of processes.
 
     Args:
         value: Anything that can be pickled; only the main process's counts.
-        cpu: Whether they train on CPUs (gloo) and not on cards (NCCL).
         deepspeed: Whether DeepSpeed takes part.
     """
     if world_size() == 1:
         return value
+    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    cpu = not torch.cuda.is_available()  # then they talk by gloo, and not by NCCL
     PartialState(cpu=cpu)
     if deepspeed and find_spec("deepspeed"):
         import deepspeed as library

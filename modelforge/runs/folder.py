@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from modelforge.checkpointing.checkpoints import damage, hold, last_whole, refuse_replaced
 from modelforge.common.console import say
 from modelforge.common.files import forget_after, write_whole
-from modelforge.common.processes import is_main, wait_for_everyone
+from modelforge.common.processes import agreed, is_main, wait_for_everyone
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
 
@@ -57,6 +57,10 @@ class RunDir:
     def model(self) -> Path:
         """Where the trained model ends up."""
         return self.path / "model"
+
+    def begun_revision(self) -> str | None:
+        """The commit of the hub model that a run here was begun with."""
+        return (self.read_json("environment.json") or {}).get("origin", {}).get("revision")
 
     @property
     def finished(self) -> bool:
@@ -183,11 +187,16 @@ def run_path(config: Config) -> Path:
 
 
 def open_run(config: Config) -> tuple[RunDir, Path | None]:
-    """The run's folder and the checkpoint to go on from, if any. Writes nothing.
+    """The run's folder and the checkpoint to go on from, if any. Of several processes all
+    get the same. Writes nothing.
 
     Raises:
         RunError: If the folder holds another run, or the checkpoint asked for is not there.
     """
+    return agreed(_opened(config), deepspeed=config.settings.distributed.backend.startswith("zero"))
+
+
+def _opened(config: Config) -> tuple[RunDir, Path | None]:
     settings = config.settings
     path = run_path(config)
     run = RunDir(path)

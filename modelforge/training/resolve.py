@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING
 from modelforge import registry
 from modelforge.callbacks.trackers import check_trackers
 from modelforge.common.console import say
-from modelforge.common.processes import agreed
-from modelforge.config import Choice, Config
-from modelforge.errors import ModelError, RunError
+from modelforge.config import Config
+from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
 from modelforge.models.hub import pinned
-from modelforge.models.providers import get_provider
-from modelforge.models.providers.choice import choose_provider
+from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.source import ModelSource, find_model
+from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from modelforge.models.providers.base import Provider
     from modelforge.strategy import Strategy
 
@@ -86,21 +83,30 @@ def resolve(
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     hardware = planned_for or detect_hardware()
     if not planning:
+        refuse_backend(config, hardware)
         check_trackers(config)
     if planned_for is not None:  # what this machine has begun says nothing of another
         opened = RunDir(run_path(config)), None
-    run, checkpoint = opened or open_for_all(config)
+    run, checkpoint = opened or open_run(config)
+    # A run resumes with the weights it began with, whatever its hub branch has by now.
+    begun = run.begun_revision() if checkpoint is not None else None
     source = find_model(
         config.settings.model_name,
         base_dir=config.base_dir,
-        revision=config.settings.model_revision or _begun_revision(run, checkpoint),
+        revision=config.settings.model_revision or begun,
         where=f"{config.name}: model_name",
         trust_remote_code=config.settings.trust_remote_code,
     )
-    provider, choice = _provider(config, strategy, source, hardware, planning=planning)
+    choose = planned_provider if planning else choose_provider
+    provider, choice = choose(config, strategy, source, hardware)
     if planned_for is None:
         provider.start()  # Unsloth has to come before transformers and TRL
-    architecture = _architecture(config, provider, source, planning=planning)
+    try:
+        architecture = provider.load_model_config(source)
+    except ModelError:
+        if not planning:
+            raise
+        architecture = find(config).architecture
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     config = fill(config, Facts(strategy, hardware, choice, context))
     profile = config.choices["hardware_profile"]
@@ -111,51 +117,3 @@ def resolve(
     return Resolved(
         config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
     )  # fmt: skip
-
-
-def open_for_all(config: Config) -> tuple[RunDir, Path | None]:
-    """The run's folder and where to resume from; the same in all processes.
-
-    Raises:
-        RunError: If the folder holds another run, or this machine cannot start the processes.
-    """
-    hardware = detect_hardware()
-    refuse_backend(config, hardware)
-    return agreed(
-        open_run(config),
-        cpu=hardware.device == "cpu",
-        deepspeed=config.settings.distributed.backend.startswith("zero"),
-    )
-
-
-def _begun_revision(run: RunDir, checkpoint: Path | None) -> str | None:
-    """A run resumes with the weights it began with, whatever its hub branch has by now."""
-    if checkpoint is None:
-        return None
-    return (run.read_json("environment.json") or {}).get("origin", {}).get("revision")
-
-
-def _provider(
-    config: Config, strategy: Strategy, source: ModelSource, hardware: Hardware, *, planning: bool
-) -> tuple[Provider, Choice]:
-    try:
-        return choose_provider(config, strategy, source, hardware)
-    except RunError as error:
-        if not planning:
-            raise
-        for problem in error.problems:
-            say(f"note: it could not run here. {problem}")
-        return get_provider("huggingface")(), Choice(config.settings.provider, "config")
-
-
-def _architecture(
-    config: Config, provider: Provider, source: ModelSource, *, planning: bool
-) -> PreTrainedConfig:
-    try:
-        return provider.load_model_config(source)
-    except ModelError:
-        if not planning:
-            raise
-        from modelforge.plan.planner import find
-
-        return find(config).architecture

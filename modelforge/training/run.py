@@ -12,10 +12,9 @@ from modelforge.config import Config
 from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
-from modelforge.runs.folder import choices_json
+from modelforge.runs.folder import choices_json, open_run
 from modelforge.strategy import Result
 from modelforge.training.prepare import Prepared, prepare
-from modelforge.training.resolve import open_for_all
 
 if TYPE_CHECKING:
     from modelforge.strategy import Parts, Strategy
@@ -29,7 +28,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
         Interrupted: If a signal asked to stop; a checkpoint was written.
     """
     prepare_environment()
-    run, checkpoint = opened = open_for_all(config)
+    run, checkpoint = opened = open_run(config)
     if run.finished and config.settings.resume == "auto":
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
         return result_of(run, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from modelforge.common.console import say
 from modelforge.config import Choice, Config
 from modelforge.errors import RunError
 from modelforge.models.providers import get_provider
@@ -44,6 +45,19 @@ def choose_provider(
     if problems:
         raise RunError(*problems)
     return provider, choice
+
+
+def planned_provider(
+    config: Config, strategy: Strategy, source: ModelSource, hardware: Hardware
+) -> tuple[Provider, Choice]:
+    """As `choose_provider`, for a run that is only planned: what stands against it is said."""
+    try:
+        return choose_provider(config, strategy, source, hardware)
+    except RunError as error:
+        for problem in error.problems:
+            say(f"note: it could not run here. {problem}")
+        # The shape of a model is the same whoever loads it.
+        return get_provider("huggingface")(), Choice(config.settings.provider, "config")
 
 
 def _automatic(config: Config, source: ModelSource, hardware: Hardware) -> Choice:
