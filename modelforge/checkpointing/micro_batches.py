@@ -17,7 +17,8 @@ def rows_of(batches: list[Any], tokenizer: Any, *, most: int = 8) -> list[str]:
             ids = batch.get("input_ids", batch.get("prompt_ids"))
             texts += [] if ids is None else tokenizer.batch_decode(ids, skip_special_tokens=True)
     short = [" ".join(text.split())[:100] for text in texts]
-    return short[:most] + [f"… and {len(short) - most} more"] * (len(short) > most)
+    more = [f"… and {len(short) - most} more"] if len(short) > most else []
+    return short[:most] + more
 
 
 def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:

@@ -195,7 +195,7 @@ class _Search:
         )
 
     def _fits(self, config: Config) -> bool:
-        context = self.calibration.context_gb * GIB * (self.hardware.device == "cuda")
+        context = self.calibration.context_gb * GIB if self.hardware.device == "cuda" else 0.0
         total = self._peak(config) * self.ratio * self.calibration.reserved + context
         return total <= (1 - MARGIN) * self.budget_gb * GIB
 

@@ -244,6 +244,8 @@ def _attention_forward(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> A
 
 def _attention_flops(query: torch.Tensor, key: torch.Tensor) -> int:
     """Scores and their sum over values, half of it masked: 4 · B · H · S · T · D / 2."""
+    # torch's flop_counter counts the masked half too, and knows neither bitsandbytes' 4-bit
+    # product nor TRL's fused head.
     return 2 * query.numel() * key.shape[2]
 
 
