@@ -27,6 +27,7 @@ from modelforge.models.hub import pinned
 from modelforge.models.providers import get_provider
 from modelforge.models.providers.choice import choose_provider
 from modelforge.models.source import ModelSource, find_model
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 
@@ -132,7 +133,7 @@ def _begun_revision(run: RunDir, checkpoint: Path | None) -> str | None:
     """A run resumes with the weights it began with, whatever its hub branch has by now."""
     if checkpoint is None:
         return None
-    return (run.read_json("environment.json") or {}).get("origin", {}).get("revision")
+    return (run.read_json(files.ENVIRONMENT) or {}).get("origin", {}).get("revision")
 
 
 def _provider(
