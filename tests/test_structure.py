@@ -122,6 +122,27 @@ def room(module):
     return [*module.split("."), FACE][1]
 
 
+def test_a_room_imports_only_from_lower_floors():
+    upwards = {
+        (name, to)
+        for name, to in arrows()
+        if FACE not in (name, to) and room(name) != room(to)
+        if FLOOR[room(to)] >= FLOOR[room(name)]
+    }
+    assert not upwards
+    assert not {name for name, to in arrows() if to == FACE and room(name) not in ("cli",)}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    uses = {}
+    for name, to in arrows():
+        uses.setdefault(name, set()).add(to)
+    uses.pop(FACE, None)
+    while free := {name for name in uses if not uses[name] & uses.keys()}:
+        uses = {name: to for name, to in uses.items() if name not in free}
+    assert not uses
+
+
 def test_every_room_is_packaged_and_has_a_floor():
     import tomllib
 
@@ -133,6 +154,17 @@ def test_every_room_is_packaged_and_has_a_floor():
     }
     assert sorted(packaged) == sorted(folders)
     assert {room(name) for name in MODULES} - {FACE} <= set(FLOOR)
+
+
+def test_files_and_functions_are_short_and_few_lie_at_the_top():
+    for path in MODULES.values():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= LIMIT, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= FUNCTION_LIMIT, f"{path}: {node.name} has {length} lines"
+    assert len(list((ROOT / "modelforge").glob("*.py"))) <= TOP_LIMIT
 
 
 # What is imported where a command starts, and what checking a config takes.

@@ -8,6 +8,7 @@ import torch
 
 import modelforge
 from modelforge import load_config
+from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
@@ -63,11 +64,12 @@ def test_the_folder_holds_what_a_run_leaves(results, strategy):
         *("config.json", "choices.json", "environment.json", "data.json", "metrics.jsonl"),
         *("results.json", "checkpoints", "model", "samples.jsonl", "report.html", "tensorboard"),
     }
+    assert names <= set(files.TABLE), names - set(files.TABLE)
     model = {path.name for path in (folder / "model").iterdir()}
     assert model >= {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert not any(name.endswith((".bin", ".pt", ".pth")) for name in model)
     card = (folder / "model" / "README.md").read_text()
-    assert "base_model" in card and "| held-out | before | after |" in card
+    assert "model-index" in card and "| held-out | before | after |" in card
     choices = json.loads((folder / "choices.json").read_text())["choices"]
     assert all(c["reason"] for c in choices.values() if c["source"] not in ("config", "--set"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

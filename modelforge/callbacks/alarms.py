@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from modelforge.common.console import say
 from modelforge.config import JUDGE
 from modelforge.errors import Problem
+from modelforge.runs import files
 
 WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 
@@ -26,7 +27,7 @@ class Watch(TrainerCallback):
     """Says once of each thing that goes wrong what it is and what helps; `warnings.jsonl`."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / "warnings.jsonl"
+        self.path = run_dir / files.WARNINGS
         self.train: list[dict[str, Any]] = []
         self.eval: list[dict[str, Any]] = []
         self.said: set[str] = set()

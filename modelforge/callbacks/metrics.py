@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
 # Ends of the names of figures that speak of this session and not of the run: times, and
@@ -19,7 +20,7 @@ class MetricsFile(TrainerCallback):
     """Appends each log to ``metrics.jsonl``; what a resume may change stands in ``session``."""
 
     def __init__(self, run: RunDir) -> None:
-        self.path = run.path / "metrics.jsonl"
+        self.path = run.path / files.METRICS
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

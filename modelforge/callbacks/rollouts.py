@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modelforge.common.files import forget_after
+from modelforge.runs import files
 
 ROWS = 4  # completions kept of each rollout
 
@@ -19,7 +20,7 @@ class Rollouts(TrainerCallback):
     """Writes a few completions of each rollout that is logged to ``rollouts.jsonl``, once."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / "rollouts.jsonl"
+        self.path = run_dir / files.ROLLOUTS
         self.model: Any = None
         self.latest: dict[str, list[Any]] = {}
         self.scores: dict[str, list[Any]] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.common.console import say
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _tensorboard_in(run: RunDir) -> Iterator[None]:
     if "TENSORBOARD_LOGGING_DIR" in os.environ:
         yield
         return
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / files.TENSORBOARD)
     try:
         yield
     finally:

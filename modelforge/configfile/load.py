@@ -20,6 +20,7 @@ from modelforge.configfile import schema
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.providers import get_provider
 from modelforge.redact import secrets_in
+from modelforge.runs import files
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy
@@ -136,7 +137,7 @@ def _typed(values: Mapping[str, Any], strategy: type[Strategy], where: str) -> S
 
 def _request(folder: Path) -> dict[str, Any]:
     """What a run's folder was asked for, to go on with it there."""
-    for name in ("choices.json", "stages.json"):
+    for name in (files.CHOICES, files.STAGES):
         if (folder / name).is_file():
             try:
                 said = dict(json.loads((folder / name).read_text(encoding="utf-8"))["said"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from modelforge.data.convert import DataKind
@@ -115,6 +115,15 @@ class Ledger:
     def to_dict(self) -> dict[str, Any]:
         """The ledger as JSON-able values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Ledger:
+        """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
+        known = {f.name: values[f.name] for f in fields(cls)}
+        known["dropped"] = {reason: Tally(**tally) for reason, tally in known["dropped"].items()}
+        for name in ("truncated", "duplicates"):
+            known[name] = Tally(**known[name])
+        return cls(**known)
 
     def warn(self) -> None:
         """Fill `warnings` from the counts."""

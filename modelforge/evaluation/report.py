@@ -1,43 +1,81 @@
-"""What a finished run says of itself: the model card, and the run on one page."""
+"""What a finished run says of itself, read from its folder: the model card, and one page."""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from modelforge.machine.versions import versions
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-if TYPE_CHECKING:
-    from modelforge.training.prepare import Prepared
+from modelforge import registry
+from modelforge.data.ledger import Ledger
+from modelforge.errors import Problem, RunError
+from modelforge.runs import files
+from modelforge.runs.folder import RunDir
+from modelforge.web import charts, render
 
-_CHART_WIDTH, _CHART_HEIGHT, _CHARTS = 420, 140, 8
+
+def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
+    """The run as one page without scripts or outside files: figures, curves, samples, choices.
+
+    Args:
+        folder: The run's folder.
+        results: What ``results.json`` is going to hold, where it is not written yet.
+
+    Raises:
+        RunError: If the run is not finished and no results are given.
+    """
+    run = RunDir(folder)
+    results = results or _results(run)
+    samples = run.read_lines(files.SAMPLES)
+    return render(
+        "report.html",
+        title=folder.name,
+        summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
+        steps=results["steps"],
+        figures=_figures(results),
+        charts=charts(run.read_lines(files.METRICS)),
+        sample_head=list(samples[0]) if samples else [],
+        samples=[[_text(value) for value in sample.values()] for sample in samples],
+        data="\n".join(Ledger.from_dict(run.read_json(files.DATA)).summary_lines()),
+        choices=[
+            (key, choice["value"], choice["source"], choice["reason"])
+            for key, choice in _choices(run).items()
+        ],
+    )
 
 
-def model_card(job: Prepared, results: Mapping[str, Any]) -> str:
-    """A model card with the hub's metadata, the figures, and how to load the model."""
-    settings = job.config.settings
-    is_adapter = (job.run.model / "adapter_config.json").is_file()
-    metadata = {
-        "library_name": "peft" if is_adapter else "transformers",
-        "base_model": settings.model_name,
-        "tags": ["modelforge", settings.strategy, "trl"],
-    }
-    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in metadata.items())
-    used = versions()
+def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
+    """A model card with the hub's metadata, the figures, and how to load the model.
+
+    Args:
+        folder: The run's folder, with the model.
+        results: What ``results.json`` is going to hold, where it is not written yet.
+
+    Raises:
+        RunError: If the run is not finished and no results are given.
+    """
+    run = RunDir(folder)
+    results = results or _results(run)
+    strategy = registry.get_strategy(run.read_json(files.CONFIG)["strategy"])
+    choices = _choices(run)
+    rows = run.read_json(files.DATA)["train_rows"]
+    used = run.read_json(files.ENVIRONMENT)["versions"]
+    summary = strategy.summary[0].upper() + strategy.summary[1:]
     lines = [
-        f"---\n{front}\n---",
-        f"# {job.run.path.name}",
-        f"{job.strategy.summary[0].upper()}{job.strategy.summary[1:]}, from "
-        f"`{settings.model_name}`, {results['steps']} steps on {job.data.ledger.train_rows} rows.",
+        f"---\n{_metadata(run, results).to_yaml()}\n---",
+        f"# {folder.name}",
+        f"{summary}, from `{_code(choices['model_name']['value'])}`, "
+        f"{results['steps']} steps on {rows} rows.",
         "## Figures",
-        _markdown_figures(results) or "No rows were held out.",
+        _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
         "## Load it",
-        _load_snippet(job, is_adapter),
+        _load_snippet(run, strategy.head),
         "## How it was made",
-        "| key | value |\n|---|---|\n"
-        + "\n".join(f"| {k} | `{v}` |" for k, v in _told(job).items()),
+        _rows(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in choices.items()]),
         "Made with "
         + ", ".join(
             f"{name} {used[name]}"
@@ -49,115 +87,95 @@ def model_card(job: Prepared, results: Mapping[str, Any]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _told(job: Prepared) -> dict[str, Any]:
-    """The config's values worth a reader's time: those said or chosen."""
-    return {key: job.config.get(key) for key in job.config.choices}
+def _results(run: RunDir) -> Mapping[str, Any]:
+    if not run.finished:
+        what = "holds no finished run"
+        raise RunError(Problem(str(run.path), what, "run `modelforge train` on it to its end"))
+    results: Mapping[str, Any] = run.read_json(files.RESULTS)
+    return results
 
 
-def _markdown_figures(results: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {key} | {_figure(results['before'].get(key))} | {_figure(value)} |"
+def _metadata(run: RunDir, results: Mapping[str, Any]) -> ModelCardData:
+    """The card's front matter, with the figures as the hub shows them."""
+    config = run.read_json(files.CONFIG)
+    reward = registry.get_strategy(config["strategy"]).head == "reward"
+    base = run.read_json(files.ENVIRONMENT)["origin"]["model"]
+    sources = run.read_json(files.DATA)["sources"]
+    held_out = [s for s in sources if s["role"] == "eval"] or sources
+    # A hub data set by its id, a file by its name: its folder is of this machine only.
+    names = [s["path"] if s["revision"] else Path(s["path"]).name for s in held_out]
+    return ModelCardData(
+        # The hub links the base by its id and refuses a card that names a folder of this machine.
+        base_model=base if _hub_id(base) else None,
+        library_name="peft" if _is_adapter(run) else "transformers",
+        tags=["modelforge", config["strategy"], "trl"],
+        model_name=run.path.name,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification" if reward else config["task"],
+                dataset_type=", ".join(names),
+                dataset_name=", ".join(names),
+                metric_type=key.removeprefix("eval_"),
+                metric_name=results["label"] if key == results["measure"] else None,
+                metric_value=value,
+            )
+            for key, value in results["after"].items()
+        ],
+    )
+
+
+def _hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _is_adapter(run: RunDir) -> bool:
+    return (run.model / "adapter_config.json").is_file()
+
+
+def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
+    """The config's values worth a reader's time: those said, in their order, and those chosen."""
+    stored = run.read_json(files.CHOICES)
+    said = {key: stored["choices"][key] for key in stored["said"] if key in stored["choices"]}
+    return said | stored["choices"]
+
+
+def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (key, _figure(results["before"].get(key)), _figure(value))
         for key, value in results["after"].items()
     ]
-    return "\n".join(["| held-out | before | after |", "|---|---|---|", *rows]) if rows else ""
 
 
 def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
-def _load_snippet(job: Prepared, is_adapter: bool) -> str:
-    head = "SequenceClassification" if job.strategy.head == "reward" else "CausalLM"
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def _rows(head: tuple[str, ...], rows: list[Any]) -> str:
+    """A table in Markdown; nothing where there are no rows."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def _code(value: Any) -> str:
+    """A value inside of Markdown's backticks and of a table's cell: it ends neither."""
+    return " ".join(str(value).replace("`", "'").replace("|", "\\|").split())
+
+
+def _load_snippet(run: RunDir, head: str) -> str:
+    is_adapter = _is_adapter(run)
+    task = "SequenceClassification" if head == "reward" else "CausalLM"
     library, kind = ("peft", "AutoPeftModelFor") if is_adapter else ("transformers", "AutoModelFor")
-    extra = ", num_labels=1" if job.strategy.head == "reward" and is_adapter else ""
+    extra = ", num_labels=1" if head == "reward" and is_adapter else ""
     return (
-        f"```python\nfrom {library} import {kind}{head}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {kind}{head}.from_pretrained("{job.run.model}"{extra})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{job.run.model}")\n```'
-    )
-
-
-def html_report(
-    job: Prepared, results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
-) -> str:
-    """The run as one page without scripts or outside files: figures, curves, samples, choices."""
-    metrics = job.run.path / "metrics.jsonl"
-    rows = []
-    if metrics.is_file():
-        rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    figures = [
-        (key, _figure(results["before"].get(key)), _figure(value))
-        for key, value in results["after"].items()
-    ]
-    choices = [
-        (key, choice.value, choice.source, choice.reason)
-        for key, choice in job.config.choices.items()
-    ]
-    shown = [
-        tuple(
-            json.dumps(value, ensure_ascii=False, indent=1) if not isinstance(value, str) else value
-            for value in sample.values()
-        )
-        for sample in samples
-    ]
-    body = [
-        f"<h1>{html.escape(job.run.path.name)}</h1>",
-        f"<p>{html.escape(job.strategy.summary)}; {results['steps']} steps</p>",
-        "<h2>Held-out figures</h2>",
-        _table(("figure", "before", "after"), figures),
-        "<h2>Training</h2>",
-        *_charts(rows),
-        "<h2>Samples</h2>",
-        _table(tuple(samples[0]) if samples else (), shown),
-        "<h2>Data</h2>",
-        "<pre>" + html.escape("\n".join(job.data.ledger.summary_lines())) + "</pre>",
-        "<h2>Choices</h2>",
-        _table(("key", "value", "source", "reason"), choices),
-    ]
-    style = (
-        "body{font:15px system-ui;max-width:70em;margin:2em auto;padding:0 1em}"
-        "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.3em .6em;"
-        "text-align:left;vertical-align:top;white-space:pre-wrap}"
-        "figure{display:inline-block;margin:.5em}svg{background:#f6f6f6}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
-        f"{html.escape(job.run.path.name)}</title><style>{style}</style></head><body>"
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    def cells(values: Sequence[Any], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
-
-    lines = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(head, 'th')}</tr>{lines}</table>"
-
-
-def _charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One curve for each figure logged at two steps or more, the first few of them."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        for key, value in row.items():
-            if isinstance(value, int | float) and key not in ("step", "epoch", "num_tokens"):
-                curves.setdefault(key, []).append((row["step"], value))
-    return [_chart(key, points) for key, points in curves.items() if len(points) > 1][:_CHARTS]
-
-
-def _chart(title: str, points: Sequence[tuple[float, float]]) -> str:
-    steps, values = [p[0] for p in points], [p[1] for p in points]
-    low, high = min(values), max(values)
-    across = (_CHART_WIDTH - 20) / max(steps[-1] - steps[0], 1)
-    up = (_CHART_HEIGHT - 20) / ((high - low) or 1)
-    path = " ".join(
-        f"{10 + (step - steps[0]) * across:.1f},{_CHART_HEIGHT - 10 - (value - low) * up:.1f}"
-        for step, value in points
-    )
-    caption = f"{title}: {values[0]:.4g} → {values[-1]:.4g} (between {low:.4g} and {high:.4g})"
-    return (
-        f'<figure><svg width="{_CHART_WIDTH}" height="{_CHART_HEIGHT}"><polyline points="{path}" '
-        f'fill="none" stroke="#06c" stroke-width="1.5"/></svg>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        f"```python\nfrom {library} import {kind}{task}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {kind}{task}.from_pretrained("{run.model}"{extra})\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{run.model}")\n```'
     )

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.console import headline, say
+from modelforge.common.processes import is_main
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.strategy import Result
-from modelforge.training.prepare import Prepared
+from modelforge.strategy import Measure, Result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modelforge.data import Data
 
 
-def measured(job: Prepared, trainer: Any) -> dict[str, Any]:
+def measured(
+    trainer: Any,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Literal["causal-lm", "reward"],
+    limit: int,
+) -> dict[str, Any]:
     """Held-out ``figures`` and ``samples`` of the model as it is; empty where they cannot be had.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.
+
+    Args:
+        trainer: The run's trainer, with the model.
+        data: Rows in normal form; samples are of the training rows where none are held out.
+        tokenizer: With its chat template.
+        head: Whether the model answers or scores.
+        limit: Longest prompt and answer together, in tokens.
     """
     sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if sharding and trainer.state.global_step == 0:
@@ -26,34 +46,32 @@ def measured(job: Prepared, trainer: Any) -> dict[str, Any]:
     plugin = trainer.accelerator.state.deepspeed_plugin
     whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
     return {
-        "figures": evaluate(job, trainer),
-        "samples": look(job, trainer) if whole else [],
+        "figures": {} if data.eval is None else _figures(trainer),
+        "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
     }
 
 
-def look(job: Prepared, trainer: Any) -> list[dict[str, Any]]:
-    """A few held-out rows, answered (or scored) by the model as it is."""
+def _samples(
+    trainer: Any, data: Data, tokenizer: PreTrainedTokenizerBase, head: str, limit: int
+) -> list[dict[str, Any]]:
+    """A few rows, answered (or scored) by the model as it is."""
     from modelforge.evaluation import samples
 
-    data = job.data
     rows, tokens = data.train, data.train_tokens
     if data.eval is not None:
         rows, tokens = data.eval, data.eval_tokens
     model = trainer.accelerator.unwrap_model(trainer.model)
-    limit = job.config.settings.max_seq_length
     with samples.undisturbed(model):
-        if job.strategy.head == "reward":
+        if head == "reward":
             return samples.score(model, rows, tokens, limit=limit)
-        return samples.answer(model, job.tokenizer, rows, limit=limit)
+        return samples.answer(model, tokenizer, rows, limit=limit)
 
 
-def evaluate(job: Prepared, trainer: Any) -> dict[str, float]:
+def _figures(trainer: Any) -> dict[str, float]:
     """The held-out figures, without disturbing what training draws at random."""
     from modelforge.callbacks.metrics import SESSION
     from modelforge.evaluation.samples import undisturbed
 
-    if job.data.eval is None:
-        return {}
     with undisturbed(trainer.model), _unprepared(trainer.model):
         figures = trainer.evaluate()
     kept = {k: v for k, v in figures.items() if isinstance(v, int | float)}
@@ -77,21 +95,27 @@ def _unprepared(model: Any) -> Iterator[None]:
 
 
 def write_end(
-    job: Prepared, trainer: Any, before: Mapping[str, Any], after: Mapping[str, Any]
+    run: RunDir,
+    trainer: Any,
+    measure: Measure,
+    *,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
 ) -> None:
-    """Samples, card, report and, last, the results; and say them."""
+    """Samples, card, report and, last, the results; and say them.
+
+    Args:
+        run: The run's folder, with the trained model.
+        trainer: After training.
+        measure: The figure the run is judged by.
+        before: What `measured` found before training.
+        after: The same of the trained model.
+    """
     from modelforge.evaluation.report import html_report, model_card
 
-    first_samples = before["samples"] or [{}] * len(after["samples"])
-    changes = ("completion", "score_chosen", "score_rejected")
-    rows = [
-        {k: v for k, v in last.items() if k not in changes}
-        | {f"{k}_before": first[k] for k in changes if k in first}
-        | {k: last[k] for k in changes if k in last}
-        for first, last in zip(first_samples, after["samples"], strict=True)
-    ]
-    job.run.write_lines("samples.jsonl", rows)
-    measure = job.strategy.measure
+    if not is_main():
+        return  # card and report read the folder, which only the main process writes
+    run.write_lines(files.SAMPLES, _side_by_side(before["samples"], after["samples"]))
     results = {
         "measure": measure.key,
         "label": measure.label,
@@ -101,18 +125,31 @@ def write_end(
         "steps": trainer.state.global_step,
         "skipped_steps": trainer.skipped_steps,
     }
-    job.run.write_text("model/README.md", model_card(job, results))
-    job.run.write_text("report.html", html_report(job, results, rows))
+    run.write_text(files.MODEL_CARD, model_card(run.path, results))
+    run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
-    job.run.write_json("results.json", results)
+    run.write_json(files.RESULTS, results)
     headline("Done")
     if measure.key in after["figures"]:
         both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
         say(f"{measure.label}: " + " → ".join(f"{f:.4g}" for f in both if f is not None))
-    say(f"run: {job.run.path}")
+    say(f"run: {run.path}")
+
+
+def _side_by_side(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each sample with what the model said before and says now."""
+    changes = ("completion", "score_chosen", "score_rejected")
+    return [
+        {k: v for k, v in last.items() if k not in changes}
+        | {f"{k}_before": first[k] for k in changes if k in first}
+        | {k: last[k] for k in changes if k in last}
+        for first, last in zip(before or [{}] * len(after), after, strict=True)
+    ]
 
 
 def result_of(run: RunDir, checkpoint: Path | None) -> Result:
     """What a finished run's folder holds."""
-    results = run.read_json("results.json")
+    results = run.read_json(files.RESULTS)
     return Result(run.path, run.model, results["before"], results["after"], checkpoint)

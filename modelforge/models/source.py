@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.errors import ModelError, Problem
+from modelforge.runs import files
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def _found(name: str, *, base_dir: Path, revision: str | None, where: str) -> Mo
         if _looks_like_a_path(name):
             raise ModelError(Problem(where, f"there is no folder {name}", _nearest(name, base_dir)))
         return ModelSource(base=name, adapter=None, revision=revision, tokenizer=name)
-    if (folder / "model").is_dir() and (folder / "choices.json").is_file():
-        folder = folder / "model"
+    if (folder / files.MODEL).is_dir() and (folder / files.CHOICES).is_file():
+        folder = folder / files.MODEL
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, base_dir=base_dir, revision=revision, where=where)
     _check_model_folder(folder, where)

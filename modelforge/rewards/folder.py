@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from modelforge.runs import files
+
 #: The names that transformers' sequence-classification models give their head.
 HEAD_NAMES = ("score", "classifier", "classification_head")
 
 
 def reward_folder(folder: Path) -> Path:
     """The folder itself, or ``model`` below it where a whole run's folder was given."""
-    inner = folder / "model"
+    inner = folder / files.MODEL
     # A run's folder has a config.json of its own, which is not a model's.
-    is_run = (folder / "choices.json").is_file() or not is_model(folder)
+    is_run = (folder / files.CHOICES).is_file() or not is_model(folder)
     return inner if is_run and is_model(inner) else folder
 
 

@@ -16,6 +16,7 @@ from modelforge.errors import ModelError, Problem
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
+from modelforge.runs import files
 
 
 def encode(
@@ -80,7 +81,7 @@ class RewardModel:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         reward = cls(model, tokenizer, max_length=max_length, batch_size=batch_size)
         stem = Path(path)
-        reward.__name__ = stem.parent.name if stem.name == "model" else stem.name
+        reward.__name__ = stem.parent.name if stem.name == files.MODEL else stem.name
         return reward
 
     def __call__(self, *, prompts: list, completions: list, **columns: Any) -> list[float]:

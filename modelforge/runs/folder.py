@@ -22,26 +22,16 @@ from modelforge.common.files import forget_after, write_whole
 from modelforge.common.processes import agreed, is_main, wait_for_everyone
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
+from modelforge.runs import files
 
 # Keys that say where and whether, not what is trained.
 _NOT_THE_RUN = {"resume", "output_dir", "run_name"}
 
 
 class RunDir:
-    """The folder of one run. Of several processes the main one writes; all may read.
+    """The folder of one run; `modelforge.runs.files` names what lies there.
 
-    ========================  ====================================================
-    ``config.json``           the resolved config
-    ``choices.json``          each automatic value, its source, its reason
-    ``environment.json``      versions and hardware
-    ``data.json``             the ledger: kept, dropped and why, cut, supervised
-    ``metrics.jsonl``         one line for each log of the trainer
-    ``results.json``          the strategy's measure before and after
-    ``checkpoints/``          to resume from
-    ``model/``                adapter (or all weights), tokenizer, template, card
-    ``samples.jsonl``         held-out prompts, answered before and after
-    ``report.html``           the run on one page
-    ========================  ====================================================
+    Of several processes the main one writes; all may read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,21 +41,21 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         """Where the trainer saves its checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / files.CHECKPOINTS
 
     @property
     def model(self) -> Path:
         """Where the trained model ends up."""
-        return self.path / "model"
+        return self.path / files.MODEL
 
     def begun_revision(self) -> str | None:
         """The commit of the hub model that a run here was begun with."""
-        return (self.read_json("environment.json") or {}).get("origin", {}).get("revision")
+        return (self.read_json(files.ENVIRONMENT) or {}).get("origin", {}).get("revision")
 
     @property
     def finished(self) -> bool:
         """Whether a run ended here."""
-        return (self.path / "results.json").is_file()
+        return (self.path / files.RESULTS).is_file()
 
     def create(self) -> None:
         """Make the folder, and see that it can be written to.
@@ -106,6 +96,15 @@ class RunDir:
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
+    def read_lines(self, name: str) -> list[Any]:
+        """The rows of a JSON Lines file of this folder; none where there is no such file."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        # A file's own lines: a text in JSON may hold U+2028, at which str.splitlines would cut.
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None; damaged ones are named."""
         whole, damaged = last_whole(self.checkpoints)
@@ -125,8 +124,8 @@ class RunDir:
             return
         self.create()
         # A lock of the operating system: whatever ends its owner, kill -9 too, frees it.
-        lock = FileLock(self.path / ".lock")
-        owner = self.path / ".owner.json"
+        lock = FileLock(self.path / files.LOCK)
+        owner = self.path / files.OWNER
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -148,7 +147,7 @@ class RunDir:
     @contextmanager
     def model_aside(self) -> Iterator[Path]:
         """A folder to write the trained model to; it becomes ``model/`` when it is whole."""
-        aside = self.path / ".model"
+        aside = self.path / files.UNFINISHED_MODEL
         if is_main():
             shutil.rmtree(aside, ignore_errors=True)
         wait_for_everyone()
@@ -161,7 +160,7 @@ class RunDir:
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines that a run resumed at this step is going to write again."""
         if is_main():
-            forget_after(self.path / "metrics.jsonl", step)
+            forget_after(self.path / files.METRICS, step)
 
 
 def run_name(config: Config) -> str:
@@ -176,7 +175,7 @@ def run_name(config: Config) -> str:
     said = {key: value for key, value in config.said.items() if key not in _NOT_THE_RUN}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:6]
     path = Path(settings.model_name)
-    name = path.parent.name if path.name == "model" else path.name
+    name = path.parent.name if path.name == files.MODEL else path.name
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
     return f"{settings.strategy}-{model}-{digest}"
 
@@ -210,7 +209,7 @@ def _opened(config: Config) -> tuple[RunDir, Path | None]:
         return run, _named_checkpoint(settings.resume, config)
     if path.exists() and not path.is_dir():
         raise RunError(Problem(str(path), "is a file", "set another run_name or output_dir"))
-    before = run.read_json("choices.json")
+    before = run.read_json(files.CHOICES)
     if before is not None:
         _refuse_other_run(config, before, path)
     return run, run.last_checkpoint()
@@ -259,7 +258,7 @@ def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:
     Raises:
         RunError: If they are others.
     """
-    before = (run.read_json("data.json") or {}).get("fingerprint")
+    before = (run.read_json(files.DATA) or {}).get("fingerprint")
     if before is not None and before != fingerprint:
         what = f"the rows differ from those that {run.path} started with"
         fix = 'restore the data, or set "resume": "never" to start a new run'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelforge.common.console import headline, say
 from modelforge.config import Choice, Config
@@ -11,10 +11,8 @@ from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
 from modelforge.plan import NotPlanned, Plan, fit
 from modelforge.plan.calibration import learn, recall
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-
-if TYPE_CHECKING:
-    from modelforge.training.prepare import Prepared
 
 # Choices that a run goes on with, whatever would be chosen by now.
 _KEPT = ("plan", "memory")
@@ -38,9 +36,9 @@ def within_budget(
         RunError: If nothing fits, with the smallest budget that does.
     """
     if resumed:
-        recorded = (run.read_json("choices.json") or {}).get("choices", {})
+        recorded = (run.read_json(files.CHOICES) or {}).get("choices", {})
         kept = {k: Choice(**c) for k, c in recorded.items() if c["source"] in _KEPT}
-        planned = run.read_json("plan.json")
+        planned = run.read_json(files.PLAN)
         return config.with_choices(kept), planned and Plan.from_dict(planned["predicted"])
     budget = config.settings.memory_budget_gb or hardware.vram_gb or None
     if budget is None:
@@ -64,14 +62,23 @@ def within_budget(
     return config, planned
 
 
-def compare(job: Prepared, measured: Mapping[str, Any]) -> None:
+def compare(
+    planned: Plan | None,
+    measured: Mapping[str, Any],
+    *,
+    config: Config,
+    hardware: Hardware,
+    run: RunDir,
+) -> None:
     """Put what was measured beside what was planned, and remember it for the next plan.
 
     Args:
-        job: The run, trained.
+        planned: As `within_budget` gave it; None where nothing was.
         measured: As `Gauge.figures` gives it.
+        config: As it trained.
+        hardware: The machine.
+        run: The run's folder.
     """
-    planned = job.plan
     if planned is None or not measured:
         return
     row: dict[str, Any] = {"predicted": planned.to_dict(), "measured": dict(measured)}
@@ -82,12 +89,12 @@ def compare(job: Prepared, measured: Mapping[str, Any]) -> None:
             f"memory: {peak / 2**30:.2f} GiB reserved at the peak, "
             f"{planned.peak_reserved / 2**30:.2f} GiB planned ({row['error']:+.1%})"
         )
-    job.run.write_json("plan.json", row)
-    if any(choice.source == "memory" for choice in job.config.choices.values()):
+    run.write_json(files.PLAN, row)
+    if any(choice.source == "memory" for choice in config.choices.values()):
         return  # it ran otherwise than planned
     seconds = measured["seconds_per_step"]
     learn(
-        job.hardware,
+        hardware,
         planned,
         reserved=peak,
         context=measured.get("context"),

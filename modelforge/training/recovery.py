@@ -17,6 +17,7 @@ from modelforge.common.console import say
 from modelforge.common.processes import rank, world_size
 from modelforge.config import Choice
 from modelforge.errors import Interrupted, Problem, RunError
+from modelforge.runs import files
 from modelforge.runs.folder import choices_json
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
     config = job.config.with_choices(choices)
     config = config.with_choices(job.strategy.derived_defaults(config))
     say(f"the run continues with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
-    job.run.write_json("choices.json", choices_json(config))
-    job.run.write_json("config.json", config.portable())
+    job.run.write_json(files.CHOICES, choices_json(config))
+    job.run.write_json(files.CONFIG, config.portable())
     args = build_args(config, job.strategy, job.provider, job.hardware, job.run)
     return replace(job, config=config, args=args, checkpoint=checkpoint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelforge.callbacks.trackers import add_trackers, prepare_trackers
@@ -12,6 +13,7 @@ from modelforge.config import Config
 from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
+from modelforge.runs import files
 from modelforge.runs.folder import choices_json, open_run
 from modelforge.strategy import Result
 from modelforge.training.prepare import Prepared, prepare
@@ -42,16 +44,23 @@ def run_once(config: Config, strategy: Strategy) -> Result:
     from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
 
     gauge = Gauge()
+    look = partial(
+        measured,
+        data=job.data,
+        tokenizer=job.tokenizer,
+        head=strategy.head,
+        limit=job.config.settings.max_seq_length,
+    )
     with job.run.claimed(), reported(job.run.checkpoints):
         _write_start(job)
         prepare_trackers(job.config)
         trainer = build_trainer(job, load(job))
         preflight(job, trainer)
         job.run.forget_metrics_after(step_of(job.checkpoint) if job.checkpoint else -1)
-        before = job.run.read_json("before.json") if job.checkpoint else None
+        before = job.run.read_json(files.BEFORE) if job.checkpoint else None
         if before is None:
-            before = measured(job, trainer)
-            job.run.write_json("before.json", before)
+            before = look(trainer)
+            job.run.write_json(files.BEFORE, before)
         if job.checkpoint:
             say(f"going on from {job.checkpoint}")
         headline("Training")
@@ -65,9 +74,9 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             trainer.save_model(str(folder))
             # transformers adds its own arguments as a pickle, which nobody needs to load it.
             (folder / "training_args.bin").unlink(missing_ok=True)
-        after = measured(job, trainer)
-        compare(job, gauge.figures())
-        write_end(job, trainer, before, after)
+        after = look(trainer)
+        compare(job.plan, gauge.figures(), config=job.config, hardware=job.hardware, run=job.run)
+        write_end(job.run, trainer, strategy.measure, before=before, after=after)
         wait_for_everyone()
     return result_of(run, checkpoint)
 
@@ -119,15 +128,15 @@ def _write_start(job: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
-    job.run.write_json("config.json", job.config.portable())
-    job.run.write_json("choices.json", choices_json(job.config))
+    job.run.write_json(files.CONFIG, job.config.portable())
+    job.run.write_json(files.CHOICES, choices_json(job.config))
     environment = {
         "versions": versions(),
         "hardware": job.hardware.to_dict(),
         "processes": world_size(),
         "origin": origin(job.source, job.data.ledger.sources),
     }
-    job.run.write_json("environment.json", environment)
-    job.run.write_json("data.json", job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
+    job.run.write_json(files.ENVIRONMENT, environment)
+    job.run.write_json(files.DATA, job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
     if job.plan is not None:
-        job.run.write_json("plan.json", {"predicted": job.plan.to_dict()})
+        job.run.write_json(files.PLAN, {"predicted": job.plan.to_dict()})

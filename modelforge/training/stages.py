@@ -25,6 +25,7 @@ from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.models.source import find_model, local_folder
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.training.prepare import prepare
 from modelforge.training.run import run_once
@@ -196,7 +197,7 @@ class RLHFTrainer:
             }
             for name, result in self.done.items()
         }
-        RunDir(self.root).write_json("stages.json", {"said": self.config.request(), "stages": rows})
+        RunDir(self.root).write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
 
 
 def _root(config: Config) -> Path:
@@ -230,7 +231,7 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
     if accuracy is None:
         say("the reward model is unchecked: no pairs were held out (eval_dataset or eval_split)")
         return
-    pairs = RunDir(result.run_dir).read_json("data.json")["eval_rows"]
+    pairs = RunDir(result.run_dir).read_json(files.DATA)["eval_rows"]
     error = 0.5 / math.sqrt(max(pairs, 1))
     what = f"is right on {accuracy:.1%} of {pairs} held-out pairs"
     more = "train it on more pairs, longer, or with a higher reward_stage.learning_rate"

@@ -1,0 +1,41 @@
+"""Pages from templates. Every value is escaped, and no page has scripts or outside files."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+# Characters that do not show: controls, and those that turn the direction of the text around.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(value: Any) -> Any:
+    """The value; a text shows its control and direction characters as ``\\u202e`` and the like."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+
+
+_environment = Environment(
+    loader=PackageLoader("modelforge.web"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=visible,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """A whole page.
+
+    Args:
+        template: The name of a file in ``templates/``.
+        values: What the template asks for; texts are escaped, whoever wrote them.
+
+    Raises:
+        jinja2.UndefinedError: If the template asks for a value that is not given.
+    """
+    return _environment.get_template(template).render(**values)

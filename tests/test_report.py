@@ -1,0 +1,102 @@
+"""A finished run's page and card: made from its folder alone, and safe to open."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import modelforge
+from modelforge.errors import RunError
+from modelforge.evaluation.report import html_report, model_card
+from modelforge.runs import files
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples" / "tiny"
+SCRIPT = "<script>alert('\u202eseen')</script>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run whose rows and file names try to be more than text."""
+    place = tmp_path_factory.mktemp("<script>")
+    row = {"prompt": SCRIPT, "completion": f"a | b `c` {SCRIPT}"}
+    for name in ("<b>train.jsonl", "<b>eval.jsonl"):
+        (place / name).write_text((json.dumps(row) + "\n") * (8 if "train" in name else 2))
+    values = {
+        "strategy": "sft",
+        "model_name": str(TINY / "model"),
+        "dataset": str(place / "<b>train.jsonl"),
+        "eval_dataset": str(place / "<b>eval.jsonl"),
+        "output_dir": str(place),
+        "per_device_train_batch_size": 2,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "max_seq_length": 128,
+    }
+    return modelforge.train(values).run_dir
+
+
+@pytest.mark.slow
+def test_page_and_card_are_functions_of_the_runs_folder(folder):
+    assert html_report(folder) == (folder / files.REPORT).read_text()
+    assert model_card(folder) == (folder / files.MODEL_CARD).read_text()
+
+
+@pytest.mark.slow
+def test_the_page_has_curves_and_no_script_and_asks_for_nothing_outside(folder, tmp_path):
+    named = tmp_path / "<script>alert(1)<"
+    shutil.copytree(folder, named)
+    for page in (html_report(folder), html_report(named)):
+        assert "<script" not in page and "<b>" not in page and "\u202e" not in page
+        assert "&lt;script&gt;alert(&#39;\\u202eseen&#39;)&lt;" in page
+        assert "&lt;b&gt;train.jsonl" in page and "<polyline" in page
+        assert not re.search(r"(src|href|url|@import)\s*[=(]", page)
+    assert "<h1>&lt;script&gt;alert(1)&lt;</h1>" in page
+
+
+@pytest.mark.slow
+def test_the_cards_figures_are_the_hubs_and_a_folder_is_no_base_of_the_hub(folder):
+    card = ModelCard.load(folder / files.MODEL_CARD)
+    after = json.loads((folder / files.RESULTS).read_text())["after"]
+    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert figures == {key.removeprefix("eval_"): value for key, value in after.items()}
+    assert figures["loss"] > 0
+    assert card.data.base_model is None and str(folder) not in str(card.data.to_dict())
+    assert card.data.library_name == "peft" and "sft" in card.data.tags
+
+
+@pytest.mark.slow
+def test_the_card_of_a_hub_model_names_its_base(folder, tmp_path):
+    of_the_hub = tmp_path / "run"
+    shutil.copytree(folder, of_the_hub)
+    environment = json.loads((folder / files.ENVIRONMENT).read_text())
+    environment["origin"]["model"] = "org/tiny"
+    (of_the_hub / files.ENVIRONMENT).write_text(json.dumps(environment))
+    assert ModelCard(model_card(of_the_hub)).data.base_model == "org/tiny"
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_has_no_page(folder, tmp_path):
+    begun = tmp_path / "begun"
+    shutil.copytree(folder, begun)
+    (begun / files.RESULTS).unlink()
+    with pytest.raises(RunError, match="no finished run"):
+        html_report(begun)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_only_files_that_are_in_the_table(folder):
+    left = {path.name for path in folder.iterdir()}
+    assert left <= set(files.TABLE), left - set(files.TABLE)
+    assert {files.CONFIG, files.CHOICES, files.DATA, files.BEFORE, files.MODEL} <= left
+
+
+def test_the_readme_names_files_of_the_table():
+    _, _, rest = (ROOT / "README.md").read_text().partition("## The run's folder")
+    named = re.findall(
+        r"`([^`]+)`", "".join(re.findall(r"^(\| `.*?) \|", rest.split("\n## ")[0], re.M))
+    )
+    assert len(named) > 8 and {name.rstrip("/") for name in named} <= set(files.TABLE)
