@@ -12,8 +12,8 @@ from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, load_conf
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
-from modelforge.strategies.rlhf import stage_values
 from modelforge.strategies.sft import SFT
+from modelforge.training.stages import stage_values
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"

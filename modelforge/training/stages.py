@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING, Any
 from modelforge import registry
 from modelforge.common.console import headline, say
 from modelforge.config import Config
+from modelforge.configfile import schema
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.models.source import find_model, local_folder
 from modelforge.runs.folder import RunDir
+from modelforge.strategies.rewarded import Rewarded
+from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.prepare import prepare
 from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Result
+    from modelforge.strategy import Result, Strategy
 
 RewardFunction = Callable[..., Any]
 
@@ -130,9 +133,6 @@ class RLHFTrainer:
 
     def _stage(self, name: str) -> Result:
         """One ordinary run."""
-        from modelforge.strategies.rewarded import Rewarded
-        from modelforge.strategies.rlhf import stage_values
-
         strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
@@ -197,6 +197,29 @@ class RLHFTrainer:
             for name, result in self.done.items()
         }
         RunDir(self.root).write_json("stages.json", {"said": self.config.request(), "stages": rows})
+
+
+def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[str, Any]:
+    """The config of one stage: what the whole says and that strategy knows.
+
+    The policy's stage takes every key it knows. The others take those that mean the same to them
+    (and not the policy's learning rate), and then their own section.
+
+    Args:
+        config: Of the whole.
+        name: ``sft``, ``reward``, ``dpo`` or the policy's algorithm.
+        strategy: The stage's.
+    """
+    staged = registry.get_strategy(config.settings.strategy)
+    whole, known = (schema.load(s)["properties"] for s in (staged, strategy))
+    policy = issubclass(strategy, Rewarded)
+    said = config.request()
+    values: dict[str, Any] = {"strategy": name}
+    for key, value in said.items():
+        alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
+        if key in known and key not in OF_THE_WHOLE and alike:
+            values[key] = value
+    return values | dict(said.get(f"{name}_stage", {}))
 
 
 def _root(config: Config) -> Path:
