@@ -43,7 +43,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
     from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
 
     gauge = Gauge()
-    with job.run.claimed(), reported(job.run.checkpoints):
+    with job.run.locked(), reported(job.run.checkpoints):
         _write_start(job)
         prepare_trackers(job.config)
         trainer = build_trainer(job, load(job))
@@ -62,7 +62,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             free_memory()
             trainer = build_trainer(job, load(job))
 
-        with job.run.model_aside() as folder:
+        with job.run.saving_model() as folder:
             trainer.save_model(str(folder))
             # transformers adds its own arguments as a pickle, which nobody needs to load it.
             (folder / "training_args.bin").unlink(missing_ok=True)
