@@ -205,7 +205,7 @@ def corrupted_weights(root: Path) -> tuple[str, bool]:
 
 
 def _damaged(root: Path, name: str, harm: Callable[[Path], Any], file: str) -> tuple[str, bool]:
-    from modelforge.checkpointing.checkpoints import checkpoints, last_whole
+    from modelforge.checkpointing.checkpoints import checkpoints, latest_intact
 
     folder = root / name
     run = Run("sft", folder)
@@ -213,7 +213,7 @@ def _damaged(root: Path, name: str, harm: Callable[[Path], Any], file: str) -> t
     run.kill()
     newest = checkpoints(run.folder / "checkpoints")[-1]
     harm(newest / file)
-    whole, damaged = last_whole(run.folder / "checkpoints")
+    whole, damaged = latest_intact(run.folder / "checkpoints")
     message = f"{newest.name} is passed over: {damaged[0][1]}; on from {whole and whole.name}"
     return message, _goes_on("sft", folder, root)
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelforge.common.paths import HereText, LocalText, absolute
+
 
 class Section(BaseModel):
     """A typed part of the config: unknown keys refused, immutable, every field documented."""
@@ -37,7 +39,7 @@ Tracker = Literal[
 class DatasetSource(Section):
     """One of several data sets mixed into one."""
 
-    path: Annotated[str, Field(description="File, folder or hub id.", min_length=1)]
+    path: Annotated[LocalText, Field(description="File, folder or hub id.", min_length=1)]
     split: Annotated[str | None, Field(description="The split of a hub data set to train on.")] = (
         None
     )
@@ -47,7 +49,9 @@ class DatasetSource(Section):
     ] = None
 
 
-Dataset = Annotated[str, Field(min_length=1)] | Annotated[list[DatasetSource], Field(min_length=1)]
+Dataset = (
+    Annotated[LocalText, Field(min_length=1)] | Annotated[list[DatasetSource], Field(min_length=1)]
+)
 
 
 class Generation(Section):
@@ -68,7 +72,7 @@ class RewardEntry(Section):
     """A reward: a built-in name, ``file.py:function``, or a reward model's folder or hub id."""
 
     name: Annotated[
-        str,
+        LocalText,
         Field(description="The reward: a built-in name, file.py:function, a folder or a hub id."),
     ]
     weight: Annotated[float, Field(description="The weight of this reward in the sum.")] = 1.0
@@ -77,7 +81,9 @@ class RewardEntry(Section):
     ] = Field(default_factory=dict)
 
 
-Rewards = Annotated[list[Annotated[str, Field(min_length=1)] | RewardEntry], Field(min_length=1)]
+Rewards = Annotated[
+    list[Annotated[LocalText, Field(min_length=1)] | RewardEntry], Field(min_length=1)
+]
 
 
 class Distributed(Section):
@@ -91,7 +97,7 @@ class Distributed(Section):
         ),
     ] = "ddp"
     config: Annotated[
-        str | None,
+        LocalText | None,
         Field(
             description="A JSON file of DeepSpeed or FSDP settings, in place of the shipped one.",
             min_length=1,
@@ -124,7 +130,7 @@ class Settings(Section):
         str, Field(description="The strategy to train with; `modelforge strategies` lists all.")
     ]
     model_name: Annotated[
-        str,
+        LocalText,
         Field(
             description="The model to train: a model folder, run folder, adapter folder or hub id.",
             min_length=1,
@@ -219,14 +225,14 @@ class Settings(Section):
         ),
     ] = 0.0
     chat_template: Annotated[
-        str,
+        LocalText,
         Field(
             description="The chat template: auto, none, a built-in name, or a .jinja file.",
             min_length=1,
         ),
     ] = "auto"
     output_dir: Annotated[
-        str, Field(description="The folder that holds the runs.", min_length=1)
+        HereText, Field(description="The folder that holds the runs.", min_length=1)
     ] = "runs"
     run_name: Annotated[
         str | None,
@@ -245,7 +251,7 @@ class Settings(Section):
     ] = Distributed()
     seed: Annotated[int, Field(description="The seed of everything random.", ge=0, lt=2**32)] = 42
     resume: Annotated[
-        str,
+        HereText,
         Field(
             description="The checkpoint to resume from: auto (the newest), never, or a folder.",
             min_length=1,
@@ -255,9 +261,6 @@ class Settings(Section):
 
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"
-
-# Keys whose values may be local paths.
-_PATHS = {"model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model"}
 
 
 @dataclass(frozen=True)
@@ -335,30 +338,11 @@ class Config:
 
     def portable(self) -> dict[str, Any]:
         """All values, with local paths made absolute: the same run from any folder."""
-        return {
-            key: self._absolute(value) if key in _PATHS else value
-            for key, value in self.resolved().items()
-        }
+        return absolute(type(self.settings), self.resolved(), self.base_dir)
 
     def request(self) -> dict[str, Any]:
         """What the user said, with local paths made absolute."""
-        return {k: self._absolute(v) if k in _PATHS else v for k, v in self.said.items()}
-
-    def _absolute(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [self._absolute(inner) for inner in value]
-        if isinstance(value, dict):
-            return {k: self._absolute(v) if k in ("path", "name") else v for k, v in value.items()}
-        if not isinstance(value, str):
-            return value
-        # A reward may be a function of a file: file.py:function.
-        file, colon, function = value, "", ""
-        if ".py:" in value:
-            file, colon, function = value.rpartition(":")
-        for path in (self.base_dir / file, Path(file)):
-            if path.exists():
-                return f"{path.resolve()}{colon}{function}"
-        return value
+        return absolute(type(self.settings), self.said, self.base_dir)
 
     def resolved(self) -> dict[str, Any]:
         """All values as plain JSON: ModelForge's keys first, then TRL's."""

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from modelforge.common.console import say
+from modelforge.common.paths import LocalText
 from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
 from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
 
-RewardModel = Annotated[str, Field(min_length=1)]
+RewardModel = Annotated[LocalText, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
 
 
@@ -32,7 +33,7 @@ class RewardedSettings(Settings):
         ),
     ] = None
     judge_model: Annotated[
-        str | None,
+        LocalText | None,
         Field(
             description="A reward model that scores but is not trained on: it shows whether the "
             "reward rises because the answers are better.",

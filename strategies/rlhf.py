@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelforge.config import Choice, Config
+from modelforge.common.paths import KeysOf
+from modelforge.config import Choice, Config, Settings
 from modelforge.errors import Problem
-from modelforge.models.source import local_folder
 from modelforge.strategies.ppo import PPO, PPOSettings, Share
-from modelforge.strategies.rewarded import RewardedSettings
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy
@@ -20,39 +19,10 @@ if TYPE_CHECKING:
 StageName = Literal["sft", "reward", "ppo"]
 ORDER = ("sft", "reward", "ppo")
 
-# Keys that may hold paths relative to the config.
-_PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "rewards", "reward_model")
-
-# Keys of the whole that its stages do not take over, and those they cannot be given of their own.
-_OF_THE_WHOLE = ("strategy", "output_dir", "run_name", "resume")
-_NOT_A_STAGES = (*_OF_THE_WHOLE, "model_name", "dataset", "trust_remote_code", "$schema")
-
-
-def _keys_of(stage: str) -> Any:
-    """A section whose keys are those of a stage's own strategy, for the JSON Schema."""
-
-    def fill(section: dict[str, Any]) -> None:
-        from modelforge.configfile import schema
-        from modelforge.strategies.reward import Reward
-        from modelforge.strategies.sft import SFT
-
-        document = schema.load({"reward": Reward, "sft": SFT}[stage])
-        keys = {k: v for k, v in document["properties"].items() if k not in _NOT_A_STAGES}
-        section["properties"] = _inlined(keys, document["$defs"])
-        section["additionalProperties"] = False
-
-    return fill
-
-
-def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
-    """A schema without references: pydantic takes those to be its own."""
-    if isinstance(node, list):
-        return [_inlined(inner, definitions) for inner in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        node = {**definitions[node["$ref"].rpartition("/")[2]], **node}
-    return {k: _inlined(v, definitions) for k, v in node.items() if k != "$ref"}
+#: Keys of the whole that its stages do not take over.
+OF_THE_WHOLE = ("strategy", "output_dir", "run_name", "resume")
+# Those that its stages cannot be given of their own.
+_NOT_A_STAGES = (*OF_THE_WHOLE, "model_name", "dataset", "trust_remote_code", "$schema")
 
 
 class RLHFSettings(PPOSettings):
@@ -70,13 +40,13 @@ class RLHFSettings(PPOSettings):
     ] = "ppo"
     sft_stage: Annotated[
         dict[str, Any],
-        Field(description="The keys for the sft stage alone.", json_schema_extra=_keys_of("sft")),
+        KeysOf("sft", Settings, without=_NOT_A_STAGES),
+        Field(description="The keys for the sft stage alone."),
     ] = Field(default_factory=dict)
     reward_stage: Annotated[
         dict[str, Any],
-        Field(
-            description="The keys for the reward stage alone.", json_schema_extra=_keys_of("reward")
-        ),
+        KeysOf("reward", Settings, without=_NOT_A_STAGES),
+        Field(description="The keys for the reward stage alone."),
     ] = Field(default_factory=dict)
     min_reward_accuracy: Annotated[
         Share | None,
@@ -160,30 +130,3 @@ class RLHF(PPO):
         assert isinstance(settings, RLHFSettings)
         said = settings.stages or (["ppo"] if settings.reward_model else ["reward", "ppo"])
         return [settings.algorithm if stage == "ppo" else stage for stage in said]
-
-
-def stage_values(config: Config, name: str, strategy: type[Any]) -> dict[str, Any]:
-    """The config of one stage: what the whole says and that strategy knows.
-
-    The policy's stage takes every key it knows. The others take those that mean the same to them
-    (and not the policy's learning rate), and then their own section.
-
-    Args:
-        config: Of the whole.
-        name: ``sft``, ``reward``, ``dpo`` or the policy's algorithm.
-        strategy: The stage's.
-    """
-    from modelforge.configfile import schema
-
-    whole, known = (schema.load(s)["properties"] for s in (RLHF, strategy))
-    policy = issubclass(strategy.settings, RewardedSettings)
-    absolute = config.portable()
-    values: dict[str, Any] = {"strategy": name}
-    for key, value in config.said.items():
-        alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
-        if key in known and key not in _OF_THE_WHOLE and alike:
-            values[key] = absolute[key] if key in _PATHS else value
-    if policy and "judge_model" in values:
-        folder = local_folder(values["judge_model"], config.base_dir)
-        values["judge_model"] = str(folder or values["judge_model"])
-    return values | dict(getattr(config.settings, f"{name}_stage", {}))

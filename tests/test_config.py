@@ -1,6 +1,7 @@
 """Reading, checking and layering the config."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -187,3 +188,56 @@ def test_help_and_a_config_with_a_typo_import_no_torch(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stderr
+
+
+def test_a_run_gone_on_with_elsewhere_finds_every_file_beside_its_config(tmp_path, monkeypatch):
+    for folder in ("judge", "scorer", "elsewhere", "runs/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("pairs.jsonl", "more.jsonl", "own.jinja", "zero.json"):
+        (tmp_path / file).write_text("{}")
+    (tmp_path / "judge" / "config.json").write_text(
+        '{"architectures": ["LlamaForSequenceClassification"]}'
+    )
+    shutil.copy(tmp_path / "judge" / "config.json", tmp_path / "scorer")
+    path = tmp_path / "c.json"
+    values = {
+        "strategy": "rlhf",
+        "model_name": "org/model",
+        "dataset": [{"path": "pairs.jsonl"}, {"path": "more.jsonl"}],
+        "chat_template": "own.jinja",
+        "reward_model": [{"name": "scorer"}],
+        "judge_model": "judge",
+        "distributed": {"backend": "zero2", "config": "zero.json"},
+        "reward_stage": {"chat_template": "own.jinja"},
+        "output_dir": "runs",
+    }
+    path.write_text(json.dumps(values))
+    config = load_config(path)
+    run = tmp_path / "runs" / "mine"
+    (run / "choices.json").write_text(json.dumps({"said": config.request()}))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load_config(run)
+    at = str(tmp_path)
+    assert again.settings.judge_model == f"{at}/judge"
+    assert again.settings.distributed.config == f"{at}/zero.json"
+    assert [source.path for source in again.settings.dataset] == [
+        f"{at}/pairs.jsonl",
+        f"{at}/more.jsonl",
+    ]
+    assert again.settings.chat_template == f"{at}/own.jinja"
+    assert again.settings.reward_model[0].name == f"{at}/scorer"
+    assert again.settings.reward_stage == {"chat_template": f"{at}/own.jinja"}
+    assert config.portable()["judge_model"] == f"{at}/judge"
+    # Where runs go is said of the working folder, not of the config's.
+    assert (
+        config.request()["output_dir"] == "runs" and config.request()["model_name"] == "org/model"
+    )
+
+
+@pytest.mark.parametrize(
+    "key", ["model_name", "judge_model", "reward_model", "output_dir", "resume"]
+)
+def test_a_path_that_no_system_knows_is_refused_wherever_it_stands(key):
+    values = MINIMAL | {"strategy": "grpo", key: "~nobody-of-that-name/x"}
+    assert problems(values) == [f"config: {key}: there is no user ~nobody-of-that-name"]
+    assert "longer than a path can be" in problems(values | {key: "x" * 300})[0]

@@ -12,8 +12,8 @@ from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, load_conf
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
-from modelforge.strategies.rlhf import stage_values
 from modelforge.strategies.sft import SFT
+from modelforge.training.stages import stage_values
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -179,6 +179,61 @@ def test_a_finished_stage_is_run_again_only_where_what_it_is_made_from_changed(
         values = stage_values(trainer.config, "reward", Reward)
         names.append(trainer._digest(values, []))
     assert names[0] != names[1]
+
+
+def whole_of_files(folder):
+    """A config of rlhf, each of whose paths is a small file or folder of this folder."""
+    for name, text in {
+        "data/pairs.jsonl": "{}", "data/more.json": "[]", "held.jsonl": "{}",
+        "own.jinja": "{{ messages }}", "zero.json": "{}",
+        "scored.py": "def score(completions, **kwargs): return [0.0]",
+        "judge/config.json": '{"architectures": ["LlamaForSequenceClassification"]}',
+        "judge/model.safetensors": "weights", "judge/additional_chat_templates/a.jinja": "a",
+        "policy/choices.json": "{}", "policy/metrics.jsonl": "{}", "policy/report.html": "<p>",
+        "policy/model/adapter_config.json": "{}", "policy/model/README.md": "card",
+        "policy/model/adapter_model.safetensors": "adapter",
+    }.items():  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text + " ")
+    return {
+        "strategy": "rlhf", "model_name": "policy", "dataset": "data", "eval_dataset": "held.jsonl",
+        "chat_template": "own.jinja", "rewards": ["scored.py:score"], "judge_model": "judge",
+        "distributed": {"config": "zero.json"}, "output_dir": "runs",
+    }  # fmt: skip
+
+
+def name_of_policys_stage(config):
+    trainer = RLHFTrainer(config)
+    return trainer._digest(stage_values(trainer.config, "ppo", PPO), [])
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["data/pairs.jsonl", "data/more.json", "held.jsonl", "own.jinja", "zero.json", "scored.py",
+     "judge/config.json", "judge/model.safetensors", "judge/additional_chat_templates/a.jinja",
+     "policy/model/adapter_config.json", "policy/model/adapter_model.safetensors"],
+)  # fmt: skip
+def test_a_changed_character_anywhere_makes_another_stage(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    config = whole_of_files(tmp_path)
+    before = name_of_policys_stage(config)
+    path = tmp_path / file
+    times = path.stat()
+    path.write_text(path.read_text()[:-1] + "\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert name_of_policys_stage(config) != before
+
+
+@pytest.mark.parametrize(
+    "file", ["policy/metrics.jsonl", "policy/report.html", "policy/model/README.md", "data/runs/a"]
+)
+def test_what_trains_nothing_leaves_a_stage_as_it_is(tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    config = whole_of_files(tmp_path)
+    before = name_of_policys_stage(config)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("other")
+    assert name_of_policys_stage(config) == before
 
 
 @pytest.mark.slow

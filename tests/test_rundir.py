@@ -96,8 +96,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from modelforge.runs.folder import RunDir
-with RunDir(Path(sys.argv[1])).claimed():
-    print("claimed", flush=True)
+with RunDir(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
     time.sleep(60)
 """
 
@@ -106,12 +106,12 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_dead(tmp_path):
     owner = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
-    assert owner.stdout.readline() == "claimed\n"
-    with pytest.raises(RunError, match=f"process {owner.pid} on"), RunDir(tmp_path).claimed():
+    assert owner.stdout.readline() == "locked\n"
+    with pytest.raises(RunError, match=f"process {owner.pid} on"), RunDir(tmp_path).locked():
         pass
     owner.kill()
     owner.wait()
-    with RunDir(tmp_path).claimed():
+    with RunDir(tmp_path).locked():
         assert (tmp_path / ".owner.json").is_file()
     assert not (tmp_path / ".owner.json").exists()
 
@@ -157,7 +157,7 @@ def test_metrics_after_the_checkpoint_are_written_again_not_twice(tmp_path):
 
 def test_a_folder_that_was_deleted_is_not_made_anew_half_empty(tmp_path):
     run = RunDir(tmp_path / "run")
-    with run.claimed():
+    with run.locked():
         run.write_json("a.json", 1)
         shutil.rmtree(run.path)
         with pytest.raises(RunError, match="was deleted while"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelforge.common.files import file_digest
 from modelforge.errors import Problem, RunError
 
 MANIFEST = "manifest.json"
@@ -38,7 +38,7 @@ def seal(partial: Path, final: Path) -> None:
         final: Its name from now on; one of that name is replaced.
     """
     files = {
-        str(path.relative_to(partial)): [path.stat().st_size, _digest(path)]
+        str(path.relative_to(partial)): [path.stat().st_size, file_digest(path)]
         for path in _files(partial)
     }
     (partial / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
@@ -50,7 +50,7 @@ def seal(partial: Path, final: Path) -> None:
     _sync(final.parent)
 
 
-def damage(checkpoint: Path) -> str | None:
+def why_damaged(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None if it is as it was written."""
     try:
         listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size:,} of {size:,} bytes"
-            if _digest(path) != digest:
+            if file_digest(path) != digest:
                 return f"{name} is not what was written"
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
@@ -69,11 +69,11 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def last_whole(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+def latest_intact(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint, and the newer ones that are not, each with what is wrong."""
     damaged: list[tuple[Path, str]] = []
     for checkpoint in reversed(checkpoints(folder)):
-        wrong = damage(checkpoint)
+        wrong = why_damaged(checkpoint)
         if wrong is None:
             return checkpoint, damaged
         damaged.append((checkpoint, wrong))
@@ -93,36 +93,6 @@ def rotate(folder: Path, *, keep: int | None, best: str | None) -> None:
     for checkpoint in checkpoints(folder):
         if checkpoint.name not in kept:
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def hold(folder: Path) -> int | None:
-    """A descriptor by which `refuse_replaced` knows a folder again; None where there is none.
-
-    While it is open no other folder can have the same number on the disk. The caller closes it.
-    """
-    if os.name == "nt":  # Windows cannot open a folder, nor delete one that is in use
-        return None
-    try:
-        return os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-
-
-def refuse_replaced(folder: Path, held: int | None) -> None:
-    """See that a folder is the one that was held: saving would else make it anew, half empty.
-
-    Raises:
-        RunError: If it was deleted meanwhile.
-    """
-    if held is None:
-        return
-    try:
-        same = os.path.samestat(os.fstat(held), folder.stat())
-    except FileNotFoundError:
-        same = False
-    if not same:
-        fix = "run the same command again to begin anew"
-        raise RunError(Problem(str(folder), "was deleted while the run wrote to it", fix))
 
 
 def cannot_write(error: Exception, root: Path) -> RunError | None:
@@ -150,11 +120,6 @@ def cannot_write(error: Exception, root: Path) -> RunError | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

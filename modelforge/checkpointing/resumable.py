@@ -24,14 +24,13 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from modelforge.checkpointing.checkpoints import (
     PARTIAL,
     cannot_write,
-    hold,
-    refuse_replaced,
     rotate,
     seal,
 )
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, set_random_state
 from modelforge.common.console import say
+from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
 from modelforge.errors import Problem, RunError
 
@@ -142,7 +141,7 @@ class Durable(Trainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As ever; ``resume_from_checkpoint`` is the folder of a checkpoint, or None."""
         self.resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self._root = hold(Path(self.args.output_dir))
+        self._root = open_folder(Path(self.args.output_dir))
         if self._root is not None:
             weakref.finalize(self, os.close, self._root)
         if self.resumed_from:

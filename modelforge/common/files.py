@@ -1,10 +1,25 @@
-"""Files that are written whole or not at all, and lines that a resume is going to write again."""
+"""Files and folders: digests, writing a file whole or not at all, knowing a folder again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+from modelforge.errors import Problem, RunError
+
+
+def digest(value: Any) -> str:
+    """The sha256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -16,6 +31,40 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def open_folder(folder: Path) -> int | None:
+    """A descriptor by which `refuse_replaced` knows a folder again; None where there is none.
+
+    While it is open no other folder can have the same number on the disk. The caller closes it.
+    """
+    if os.name == "nt":  # Windows cannot open a folder, nor delete one that is in use
+        return None
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+
+
+def refuse_replaced(folder: Path, opened: int | None) -> None:
+    """See that a folder is the one that was opened: saving would else make it anew, half empty.
+
+    Args:
+        folder: Its path.
+        opened: What `open_folder` gave; None for no check.
+
+    Raises:
+        RunError: If it was deleted meanwhile.
+    """
+    if opened is None:
+        return
+    try:
+        same = os.path.samestat(os.fstat(opened), folder.stat())
+    except FileNotFoundError:
+        same = False
+    if not same:
+        fix = "run the same command again to begin anew"
+        raise RunError(Problem(str(folder), "was deleted while the run wrote to it", fix))
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from modelforge import registry
+from modelforge.common.paths import Place, paths_in
 from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
 from modelforge.errors import ConfigError, Problem
@@ -120,7 +121,7 @@ def _typed(values: Mapping[str, Any], strategy: type[Strategy], where: str) -> S
         )
         for key in secrets_in(values)
     ]
-    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable_texts(values)]
+    problems += [Problem(f"{where}: {key}", what) for key, what in _unusable(values, strategy)]
     if problems:
         raise ConfigError(*problems)
     own = strategy.settings.model_fields
@@ -188,12 +189,17 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-# Keys whose texts may be paths: those of `config.portable`, and where the run goes.
-_PATHS = ("model_name", "dataset", "eval_dataset", "chat_template", "output_dir", "resume")
+def _unusable(values: Mapping[str, Any], strategy: type[Strategy]) -> Iterator[tuple[str, str]]:
+    """Texts that nothing can be given, and paths that no system knows: each key, and why."""
+    texts = dict(_unusable_texts(values))
+    yield from texts.items()
+    for place in paths_in(strategy.settings, values):
+        if place.key not in texts:
+            yield from _unusable_path(place)
 
 
 def _unusable_texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Texts that no file or process can be given, and paths that no system knows."""
+    """Texts that no file or process can be given."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _unusable_texts(inner, f"{path}.{key}" if path else str(key))
@@ -205,14 +211,17 @@ def _unusable_texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield path, "holds a NUL character"
         elif any("\ud800" <= character <= "\udfff" for character in value):
             yield path, "holds half of a surrogate pair (\\ud800…\\udfff)"
-        elif path.startswith(_PATHS):
-            if any(len(part.encode()) > 255 for part in value.split("/")) or len(value) > 4000:
-                yield path, "is longer than a path can be"
-            elif value.startswith("~"):
-                try:
-                    Path(value).expanduser()
-                except RuntimeError:
-                    yield path, f"there is no user {value.split('/')[0]}"
+
+
+def _unusable_path(place: Place) -> Iterator[tuple[str, str]]:
+    """Why no system knows such a path."""
+    if any(len(part.encode()) > 255 for part in place.text.split("/")) or len(place.text) > 4000:
+        yield place.key, "is longer than a path can be"
+    elif place.text.startswith("~"):
+        try:
+            Path(place.text).expanduser()
+        except RuntimeError:
+            yield place.key, f"there is no user {place.text.split('/')[0]}"
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from modelforge import registry
+from modelforge.common.paths import KeysOf
 from modelforge.errors import Problem, did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -85,6 +87,10 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
     own = schema["properties"]
     own["$schema"] = {"type": "string", "description": "This schema, for the editor."}
     own["strategy"] = {**own["strategy"], "const": strategy.name}
+    for key, known in strategy.settings.model_fields.items():
+        for mark in known.metadata:
+            if isinstance(mark, KeysOf):
+                own[key] |= _section(mark)
     config_class = strategy.trl_config_class()
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
@@ -100,6 +106,24 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         "properties": own,
         "additionalProperties": False,
     }
+
+
+def _section(mark: KeysOf) -> dict[str, Any]:
+    """The schema of a section whose keys are those of another strategy."""
+    document = load(registry.get_strategy(mark.strategy))
+    keys = {k: v for k, v in document["properties"].items() if k not in mark.without}
+    return {"properties": _inlined(keys, document["$defs"]), "additionalProperties": False}
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema without references: two strategies may mean different things by one name."""
+    if isinstance(node, list):
+        return [_inlined(inner, definitions) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        node = {**definitions[node["$ref"].rpartition("/")[2]], **node}
+    return {k: _inlined(v, definitions) for k, v in node.items() if k != "$ref"}
 
 
 def load(strategy: type[Strategy]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modelforge.common.paths import find_path
 from modelforge.errors import ModelError, Problem
 from modelforge.runs import files
 
@@ -73,17 +74,7 @@ def _found(name: str, *, base_dir: Path, revision: str | None, where: str) -> Mo
 
 def local_folder(name: str, base_dir: Path) -> Path | None:
     """The folder of that name beside the config or in the working folder, if there is one."""
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # ~user, and there is no such user
-        return None
-    for candidate in (base_dir / path, path):
-        try:
-            if candidate.is_dir():
-                return candidate.resolve()
-        except (OSError, ValueError):  # too long, or holding NUL
-            continue
-    return None
+    return find_path(name, base_dir, wanted=Path.is_dir)
 
 
 def _adapter(folder: Path, *, base_dir: Path, revision: str | None, where: str) -> ModelSource:

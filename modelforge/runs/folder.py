@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -16,9 +15,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from modelforge.checkpointing.checkpoints import damage, hold, last_whole, refuse_replaced
+from modelforge.checkpointing.checkpoints import latest_intact, why_damaged
 from modelforge.common.console import say
-from modelforge.common.files import forget_after, write_whole
+from modelforge.common.files import (
+    digest,
+    forget_after,
+    open_folder,
+    refuse_replaced,
+    write_whole,
+)
 from modelforge.common.processes import agreed, is_main, wait_for_everyone
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
@@ -107,13 +112,13 @@ class RunDir:
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None; damaged ones are named."""
-        whole, damaged = last_whole(self.checkpoints)
+        whole, damaged = latest_intact(self.checkpoints)
         for checkpoint, wrong in damaged:
             say(f"warning: {checkpoint} is passed over: {wrong}")
         return whole
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other run out of it; freed by the end of the process.
 
         Raises:
@@ -133,7 +138,7 @@ class RunDir:
             what = f"another process trains here (process {who.get('pid')} on {who.get('host')})"
             fix = "wait for it, stop it, or set another run_name"
             raise RunError(Problem(str(self.path), what, fix)) from None
-        self._held = hold(self.path)
+        self._held = open_folder(self.path)
         try:
             self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
             yield
@@ -145,7 +150,7 @@ class RunDir:
                 self._held = None
 
     @contextmanager
-    def model_aside(self) -> Iterator[Path]:
+    def saving_model(self) -> Iterator[Path]:
         """A folder to write the trained model to; it becomes ``model/`` when it is whole."""
         aside = self.path / files.UNFINISHED_MODEL
         if is_main():
@@ -173,11 +178,10 @@ def run_name(config: Config) -> str:
     if settings.run_name:
         return settings.run_name
     said = {key: value for key, value in config.said.items() if key not in _NOT_THE_RUN}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:6]
     path = Path(settings.model_name)
     name = path.parent.name if path.name == files.MODEL else path.name
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
-    return f"{settings.strategy}-{model}-{digest}"
+    return f"{settings.strategy}-{model}-{digest(said)[:6]}"
 
 
 def run_path(config: Config) -> Path:
@@ -219,7 +223,7 @@ def _named_checkpoint(name: str, config: Config) -> Path:
     where = f"{config.name}: resume"
     for candidate in (config.base_dir / Path(name).expanduser(), Path(name).expanduser()):
         if (candidate / "trainer_state.json").is_file():
-            wrong = damage(candidate)
+            wrong = why_damaged(candidate)
             if wrong is not None:
                 fix = "set auto for the newest whole one, or name another"
                 raise RunError(Problem(where, f"'{name}' is damaged: {wrong}", fix))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from modelforge.callbacks.signals import Stopper
-from modelforge.checkpointing.checkpoints import cannot_write, last_whole
+from modelforge.checkpointing.checkpoints import cannot_write, latest_intact
 from modelforge.common.console import say
 from modelforge.common.processes import rank, world_size
 from modelforge.config import Choice
@@ -137,7 +137,7 @@ def _last_step(job: Prepared, trainer: Any) -> Path | None:
     """The checkpoint of the last whole step, written now if need be."""
     if trainer.phase == "optimizer":
         # Some weights may have been changed already: only what is on the disk is of one step.
-        return last_whole(job.run.checkpoints)[0]
+        return latest_intact(job.run.checkpoints)[0]
     if trainer.phase == "forward":
         trainer.undo_step()
     step = trainer.state.global_step

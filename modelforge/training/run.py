@@ -51,7 +51,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
         head=strategy.head,
         limit=job.config.settings.max_seq_length,
     )
-    with job.run.claimed(), reported(job.run.checkpoints):
+    with job.run.locked(), reported(job.run.checkpoints):
         _write_start(job)
         prepare_trackers(job.config)
         trainer = build_trainer(job, load(job))
@@ -70,7 +70,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             free_memory()
             trainer = build_trainer(job, load(job))
 
-        with job.run.model_aside() as folder:
+        with job.run.saving_model() as folder:
             trainer.save_model(str(folder))
             # transformers adds its own arguments as a pickle, which nobody needs to load it.
             (folder / "training_args.bin").unlink(missing_ok=True)

@@ -9,29 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import hashlib
 import inspect
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
 from modelforge.common.console import headline, say
+from modelforge.common.files import digest, file_digest
+from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import Config
+from modelforge.configfile import schema
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
-from modelforge.models.source import find_model, local_folder
+from modelforge.models.source import find_model
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
+from modelforge.strategies.rewarded import Rewarded
+from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.prepare import prepare
 from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Result
+    from modelforge.strategy import Result, Strategy
 
 RewardFunction = Callable[..., Any]
 
@@ -131,9 +134,6 @@ class RLHFTrainer:
 
     def _stage(self, name: str) -> Result:
         """One ordinary run."""
-        from modelforge.strategies.rewarded import Rewarded
-        from modelforge.strategies.rlhf import stage_values
-
         strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
@@ -179,14 +179,15 @@ class RLHFTrainer:
         self, values: Mapping[str, Any], functions: Sequence[tuple[RewardFunction, float]]
     ) -> str:
         """A short name of all that a stage is made from: keys, data, models, code."""
-        parts = [json.dumps(values, sort_keys=True, default=str)]
-        for key in ("model_name", "dataset", "eval_dataset", "rewards", "reward_model"):
-            for path in _paths(values.get(key), self.config.base_dir):
-                parts += _contents(path)
-        for function, weight in functions:
-            name = getattr(function, "__qualname__", type(function).__qualname__)
-            parts.append(f"{name} {weight} {_source_of(function)}")
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+        settings = registry.get_strategy(values["strategy"]).settings
+        places = [place for place in paths_in(settings, values) if place.beside_config]
+        paths = [find_path(file_of(place.text), self.config.base_dir) for place in places]
+        contents = [_contents(path) for path in paths if path is not None]
+        code = [
+            [getattr(f, "__qualname__", type(f).__qualname__), weight, _source_of(f)]
+            for f, weight in functions
+        ]
+        return digest([values, contents, code])[:8]
 
     def _write_stages(self) -> None:
         rows = {
@@ -200,6 +201,29 @@ class RLHFTrainer:
         RunDir(self.root).write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
 
 
+def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[str, Any]:
+    """The config of one stage: what the whole says and that strategy knows.
+
+    The policy's stage takes every key it knows. The others take those that mean the same to them
+    (and not the policy's learning rate), and then their own section.
+
+    Args:
+        config: Of the whole.
+        name: ``sft``, ``reward``, ``dpo`` or the policy's algorithm.
+        strategy: The stage's.
+    """
+    staged = registry.get_strategy(config.settings.strategy)
+    whole, known = (schema.load(s)["properties"] for s in (staged, strategy))
+    policy = issubclass(strategy, Rewarded)
+    said = config.request()
+    values: dict[str, Any] = {"strategy": name}
+    for key, value in said.items():
+        alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
+        if key in known and key not in OF_THE_WHOLE and alike:
+            values[key] = value
+    return values | dict(said.get(f"{name}_stage", {}))
+
+
 def _root(config: Config) -> Path:
     """The folder of the whole: the user's, or one named after model and data.
 
@@ -209,9 +233,8 @@ def _root(config: Config) -> Path:
     name = settings.run_name
     if name is None:
         said = [config.portable()[key] for key in ("model_name", "dataset")]
-        digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:6]
         model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.model_name).name).strip("-.")
-        name = f"rlhf-{model or 'model'}-{digest}"
+        name = f"rlhf-{model or 'model'}-{digest(said)[:6]}"
     root = Path(settings.output_dir).expanduser() / name
     number = 1
     while settings.resume == "never" and root.exists():
@@ -249,31 +272,21 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
         say(f"warning: that is weak, and its reward easy to exploit → {more}, or raise ppo.kl_coef")
 
 
-def _paths(value: Any, base_dir: Path) -> Iterator[Path]:
-    """The local files and folders that a key names."""
-    if isinstance(value, list):
-        for inner in value:
-            yield from _paths(inner, base_dir)
-    elif isinstance(value, Mapping):
-        yield from _paths(value.get("path") or value.get("name"), base_dir)
-    elif isinstance(value, str):
-        file = value.rpartition(":")[0] if ".py:" in value else value
-        found = [path for path in (base_dir / file, Path(file)) if path.is_file()]
-        folder = local_folder(file, base_dir)
-        yield from found[:1] or ([folder] if folder else [])
-
-
-def _contents(path: Path) -> Iterator[str]:
-    """What tells a file or folder from a changed one: a data file's bytes, a model's sizes."""
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.suffix == ".safetensors":
-            status = file.stat()
-            yield f"{file.name} {status.st_size} {status.st_mtime_ns}"
-        elif path.is_file():
-            with file.open("rb") as opened:
-                yield hashlib.file_digest(opened, "sha256").hexdigest()
-        elif file.is_file() and file.suffix not in (".json", ".md", ".html"):
-            yield f"{file.name} {file.stat().st_size}"
+def _contents(path: Path) -> list[list[str]]:
+    """Each file that is read of a file or folder, with the digest of its bytes."""
+    if path.is_file():
+        return [[path.name, file_digest(path)]]
+    run = (path / "choices.json").is_file() and (path / "model").is_dir()
+    folder = path / "model" if run else path
+    # Of a data folder only the files in it are read: others may hold the runs themselves.
+    model = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
+    files = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
+    names = [str(file.relative_to(folder)) for file in files]
+    return [
+        [name, file_digest(file)]
+        for name, file in zip(names, files, strict=True)
+        if not (run and name == "README.md")
+    ]
 
 
 def _source_of(function: RewardFunction) -> str:
