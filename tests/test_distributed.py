@@ -155,7 +155,7 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)  # both stop after the same step, and save it once
     said = process.communicate(timeout=120)[1]
     assert process.returncode == Interrupted.exit_code, said[-3000:]
-    assert said.count("resumes it") == 1 and "going on from" in said
+    assert said.count("resumes it") == 1 and "resuming from" in said
     newest = max(folder.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name[11:]))
     assert load_file(newest / "adapter_model.safetensors")
     assert (newest / "rng_state_1.pth").is_file()

@@ -62,7 +62,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             before = look(trainer)
             job.run.write_json(files.BEFORE, before)
         if job.checkpoint:
-            say(f"going on from {job.checkpoint}")
+            say(f"resuming from {job.checkpoint}")
         headline("Training")
         while not trained(job, trainer, gauge):
             job = with_less_memory(job, trainer)

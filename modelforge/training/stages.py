@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import inspect
 import math
 import re
@@ -57,7 +56,7 @@ class RLHFTrainer:
     """Runs the stages, each in a folder of its own inside the run's.
 
     A stage that is finished, and whose config, data and models are as they were, is not run
-    again; one that was stopped goes on from its last checkpoint.
+    again. One that was stopped resumes from its last checkpoint.
     """
 
     def __init__(
@@ -151,7 +150,9 @@ class RLHFTrainer:
         except Interrupted as stopped:
             raise Interrupted(self.root, stopped.step) from None  # the whole goes on, not a stage
         self.done[name] = result
-        _free_memory()
+        from modelforge.training.recovery import free_memory
+
+        free_memory()  # before the next stage loads its model
         self._write_stages()
         return result
 
@@ -276,15 +277,15 @@ def _contents(path: Path) -> list[list[str]]:
     """Each file that is read of a file or folder, with the digest of its bytes."""
     if path.is_file():
         return [[path.name, file_digest(path)]]
-    run = (path / "choices.json").is_file() and (path / "model").is_dir()
-    folder = path / "model" if run else path
+    run = (path / files.CHOICES).is_file() and (path / files.MODEL).is_dir()
+    folder = path / files.MODEL if run else path
     # Of a data folder only the files in it are read: others may hold the runs themselves.
     model = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
-    files = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
-    names = [str(file.relative_to(folder)) for file in files]
+    found = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
+    named = {str(file.relative_to(folder)): file for file in found}
     return [
         [name, file_digest(file)]
-        for name, file in zip(names, files, strict=True)
+        for name, file in named.items()
         if not (run and name == "README.md")
     ]
 
@@ -294,12 +295,3 @@ def _source_of(function: RewardFunction) -> str:
         return inspect.getsource(function)
     except (OSError, TypeError):
         return ""
-
-
-def _free_memory() -> None:
-    """Before the next stage loads its model: the last one's trainer is a cycle of references."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
