@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from modelforge.checkpointing.checkpoints import damage, hold, last_whole, refuse_replaced
-from modelforge.common.console import say
+from modelforge.common.console import warn
 from modelforge.common.files import forget_after, write_whole
 from modelforge.common.processes import is_main, wait_for_everyone
 from modelforge.config import Config
@@ -105,7 +105,7 @@ class RunDir:
         """The newest whole checkpoint, or None; damaged ones are named."""
         whole, damaged = last_whole(self.checkpoints)
         for checkpoint, wrong in damaged:
-            say(f"warning: {checkpoint} is passed over: {wrong}")
+            warn(f"{checkpoint} is passed over: {wrong}")
         return whole
 
     @contextmanager
