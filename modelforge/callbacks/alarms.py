@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modelforge.common.console import say
+from modelforge.common.console import warn
 from modelforge.config import JUDGE
 from modelforge.errors import Problem
 from modelforge.runs import files
@@ -55,7 +55,7 @@ class Watch(TrainerCallback):
         for problem in findings(self.train, self.eval, args):
             if problem.where not in self.said:
                 self.said.add(problem.where)
-                say(f"warning, step {state.global_step}: {problem}")
+                warn(str(problem), step=state.global_step)
                 row = {"step": state.global_step, **vars(problem)}
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.console import say
+from modelforge.common.console import say, warn
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
 from modelforge.runs import files
@@ -117,7 +117,7 @@ def _switch_off(trainer: Any, name: str, error: Exception) -> None:
     # TRL's trainers also write tables to those that are named here.
     trainer.args.report_to = [other for other in trainer.args.report_to if other != name]
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    say(f"warning: {name} failed and is off for this run, which continues ({what})")
+    warn(f"{name} failed and is off for this run, which continues ({what})")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from modelforge.checkpointing.checkpoints import (
 )
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, set_random_state
-from modelforge.common.console import say
+from modelforge.common.console import warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
 from modelforge.errors import Problem, RunError
@@ -286,9 +286,8 @@ class Durable(Trainer):
         guilty = [inputs for inputs, loss in self._micro_batches if not loss.isfinite()]
         what = "loss" if guilty else "gradient"
         rows = rows_of(guilty or [i for i, _ in self._micro_batches], self.processing_class)
-        say(f"warning, step {step}: the {what} is not finite, so the step is skipped. Its rows:")
-        for row in rows:
-            say(f"  {row}")
+        listed = "".join(f"\n  {row}" for row in rows)
+        warn(f"the {what} is not finite, so the step is skipped. Its rows:{listed}", step=step)
         if self.skipped_steps[-HOPELESS:] == list(range(step - HOPELESS + 1, step + 1)):
             what = f"{HOPELESS} steps in a row had no finite {what}"
             fix = "lower learning_rate or max_grad_norm, use bf16 in place of fp16, or look at "

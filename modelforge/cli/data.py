@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from modelforge.common.console import console, headline, say
+from modelforge.common.console import headline, say, show_line
 from modelforge.config import Config
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
@@ -42,5 +42,5 @@ def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:
         line = Text(f"{number:>3} ")
         for text, trained in segments:
             line.append(text, style="green" if trained else "dim")
-        console.print(line)
+        show_line(line)
     return found.data.ledger

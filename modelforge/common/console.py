@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from modelforge.common.processes import is_main
 from modelforge.errors import UserError
 from modelforge.redact import redact
 
 # Of several processes one speaks.
-console = Console(stderr=True, highlight=False, quiet=not is_main())
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not is_main())
+
+
+class PlainLines(RichHandler):
+    """Shows a message alone, without time or level; or what it looks like on a terminal."""
+
+    def render(
+        self, *, message_renderable: ConsoleRenderable, record: logging.LogRecord, **kwargs: object
+    ) -> ConsoleRenderable:
+        """The record's ``look``, where it has one."""
+        look: ConsoleRenderable = getattr(record, "look", message_renderable)
+        return look
+
+
+def _logger() -> logging.Logger:
+    """Where all is said: below the logger ``modelforge``, which a program sets as it likes."""
+    house = logging.getLogger("modelforge")
+    house.addHandler(PlainLines(console=console, highlighter=NullHighlighter(), keywords=[]))
+    house.propagate = False
+    if house.level == logging.NOTSET:
+        house.setLevel(logging.INFO)
+    logger = logging.getLogger(__name__)
+    # Where a program took the handler away, logging would print warnings by itself but for this.
+    logger.addHandler(logging.NullHandler())
+    logger.addFilter(lambda record: is_main())
+    return logger
+
+
+_log = _logger()
 
 
 def quieten() -> None:
@@ -22,7 +54,6 @@ def quieten() -> None:
     For the command only, before they are imported: they read these variables then. A program
     that uses the library decides for itself what it hears.
     """
-    import logging
     import os
     import warnings
 
@@ -36,12 +67,25 @@ def quieten() -> None:
 
 def say(text: str) -> None:
     """One line, as it is but for secrets."""
-    console.print(escape(redact(text)), soft_wrap=True)
+    _log.info("%s", redact(text))
+
+
+def warn(text: str, *, step: int | None = None) -> None:
+    """One line of what may be wrong, and at which step of the training."""
+    at = "" if step is None else f", step {step}"
+    _log.warning("%s", redact(f"warning{at}: {text}"))
 
 
 def headline(text: str) -> None:
     """The start of a new part of the run."""
-    console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
+    text = redact(text)
+    _log.info("%s", text, extra={"look": Text.assemble("\n", (text, "bold"))})
+
+
+def show_line(line: Text) -> None:
+    """A line in colours; a long one is folded."""
+    line.no_wrap, line.overflow = False, "fold"
+    _log.info("%s", line.plain, extra={"look": line})
 
 
 def show_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -49,9 +93,11 @@ def show_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in titles:
         table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table)
+    cells = [[redact(str(cell)) for cell in row] for row in rows]
+    for row in cells:
+        table.add_row(*map(escape, row))
+    plain = "\n".join("  ".join(row) for row in (titles, *cells))
+    _log.info("%s", plain, extra={"look": table})
 
 
 def show_error(error: UserError) -> None:
@@ -62,4 +108,4 @@ def show_error(error: UserError) -> None:
         line = f"  [bold]{escape(problem.where)}[/bold]: {escape(problem.what)}"
         if problem.fix:
             line += f"\n    → {escape(problem.fix)}"
-        console.print(line, soft_wrap=True)
+        console.print(line)

@@ -154,7 +154,11 @@ class Ledger:
             )
 
     def summary_lines(self) -> list[str]:
-        """The ledger for a terminal, a fact a line."""
+        """The ledger for a reader: its facts, then its warnings."""
+        return [*self.fact_lines(), *(f"warning: {warning}" for warning in self.warnings)]
+
+    def fact_lines(self) -> list[str]:
+        """A fact a line."""
         lines = [
             f"{source['path']}: {source['rows']} rows, read as {source['format']}"
             for source in self.sources
@@ -180,7 +184,6 @@ class Ledger:
             choice = self.chat_template
             lines.append(f"chat template: {choice['name']} ({choice['reason']})")
         lines.extend(f"note: {note}" for note in self.notes)
-        lines.extend(f"warning: {warning}" for warning in self.warnings)
         return lines
 
     def refuse_if_too_few(self, where: str, usable: int, min_rows: int) -> None:

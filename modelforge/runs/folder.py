@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from modelforge.checkpointing.checkpoints import latest_intact, why_damaged
-from modelforge.common.console import say
+from modelforge.common.console import warn
 from modelforge.common.files import (
     digest,
     forget_after,
@@ -114,7 +114,7 @@ class RunDir:
         """The newest whole checkpoint, or None; damaged ones are named."""
         whole, damaged = latest_intact(self.checkpoints)
         for checkpoint, wrong in damaged:
-            say(f"warning: {checkpoint} is passed over: {wrong}")
+            warn(f"{checkpoint} is passed over: {wrong}")
         return whole
 
     @contextmanager

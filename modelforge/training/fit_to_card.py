@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modelforge.common.console import headline, say
+from modelforge.common.console import headline, say, warn
 from modelforge.config import Choice, Config
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
@@ -54,8 +54,8 @@ def within_budget(
             longest_row=longest_row,
         )
     except NotPlanned as error:
-        say(f"warning: {error.problems[0]}")
-        say(f"warning: it trains as configured, whether or not that fits in {budget:g} GB")
+        warn(str(error.problems[0]))
+        warn(f"it trains as configured, whether or not that fits in {budget:g} GB")
         return config, None
     for line in planned.lines():
         say(line)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from modelforge.common.console import console, headline, say
+from modelforge.common.console import headline, say, show_line
 from modelforge.errors import ModelError, Problem, RunError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def show_row(job: Prepared) -> None:
         line = Text("row 1: ")
         for text, trained in segments:
             line.append(text, style="green" if trained else "dim")
-        console.print(line)
+        show_line(line)
         learned = "".join(text for text, trained in segments if trained)
         if job.strategy.data_kind != "prompt":
             say(f"the model is trained on this part: {learned[:200]!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelforge.common.console import headline, say
+from modelforge.common.console import headline, say, warn
 from modelforge.data import Data, Rows, load_tokenizer_template, read_rows
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:
     length = None if config.get("packing") else strategy.max_row_tokens(config)
     data = rows.within(length, drop_long=strategy.head == "reward")
     headline("Data")
-    for line in data.ledger.summary_lines():
+    for line in data.ledger.fact_lines():
         say(line)
+    for warning in data.ledger.warnings:
+        warn(warning)
     return data

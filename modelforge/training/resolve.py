@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelforge import registry
 from modelforge.callbacks.trackers import check_trackers
-from modelforge.common.console import say
+from modelforge.common.console import say, warn
 from modelforge.config import Config
 from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
@@ -113,7 +113,7 @@ def resolve(
     why = profile.reason or "asked for"
     say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
     for warning in warnings(config):
-        say(f"warning: {warning}")
+        warn(warning)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
     )  # fmt: skip

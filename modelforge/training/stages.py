@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
-from modelforge.common.console import headline, say
+from modelforge.common.console import headline, say, warn
 from modelforge.common.files import digest, file_digest
 from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import Config
@@ -268,9 +268,9 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
         raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))
     say(f"the reward model {what} (± {error:.1%})")
     if accuracy < 0.5 + 2 * error:
-        say(f"warning: that cannot be told from chance, and optimises noise → {more}")
+        warn(f"that cannot be told from chance, and optimises noise → {more}")
     elif accuracy < WEAK_ACCURACY:
-        say(f"warning: that is weak, and its reward easy to exploit → {more}, or raise ppo.kl_coef")
+        warn(f"that is weak, and its reward easy to exploit → {more}, or raise ppo.kl_coef")
 
 
 def _contents(path: Path) -> list[list[str]]:
