@@ -308,7 +308,7 @@ def test_shards_divide_what_their_stage_divides(tmp_path):
     assert shard(parts, processes=1, stage=0) == parts
     assert shard(parts, processes=4, stage=0) == {**parts, "communication": 80}
     three = shard(parts, processes=4, stage=3)
-    assert three["other weights"], three["optimiser"] == (200, 40)
+    assert (three["other weights"], three["optimiser"]) == (200, 40)
     assert three["activations"] == 50
     (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
     config = dataclasses.replace(config_of("sft", deepspeed="zero.json"), base_dir=tmp_path)

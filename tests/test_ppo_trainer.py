@@ -212,7 +212,8 @@ def test_training_raises_the_reward_and_logs_every_metric_each_step(tmp_path):
             assert math.isfinite(float(entry[key])), (key, entry)
     rewards = [float(entry["reward"]) for entry in history]
     assert sum(rewards[-12:]) / 12 > sum(rewards[:12]) / 12 + 0.1
-    assert history[0]["kl/reference"] == 0 < history[-1]["kl/reference"]
+    assert history[0]["kl/reference"] == pytest.approx(0, abs=1e-6)  # float32's noise
+    assert history[-1]["kl/reference"] > 1e-6
     # the folder holds the policy alone, and loads with plain PEFT to the same model
     t.save_model(str(tmp_path / "model"))
     assert not [path for path in (tmp_path / "model").iterdir() if path.is_dir()]

@@ -141,7 +141,8 @@ def test_out_of_memory_within_a_rollout_goes_on_with_its_answers(tmp_path, monke
         run_out_once(patch, 3, "backward")  # in the second pass over a rollout
         cut = run(strategy, tmp_path / "cut", *sizes)
     rewards = [[row["reward"] for row in metrics(r) if "reward" in row] for r in (whole, cut)]
-    assert rewards[0] == rewards[1]
+    # Halved micro-batches add in another order: later answers come from weights with that noise.
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4)
     ours, theirs = weights(cut), weights(whole)
     assert all(torch.allclose(ours[k], theirs[k], atol=1e-4) for k in theirs)
 

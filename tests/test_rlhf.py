@@ -303,7 +303,10 @@ def test_rloo_and_grpo_have_the_same_reward_side(quick, tmp_path, algorithm, mor
                  "output_dir": str(tmp_path), "max_steps": 1} | more
     )  # fmt: skip
     assert result.run_dir.name.startswith(algorithm)
-    assert result.after["eval_rewards/judge/mean"] == result.after["eval_reward"]
+    # One model twice, as judge and as reward: the two means add the same scores in different
+    # orders, so they agree within float32's noise and no better.
+    judged, rewarded = (result.after[f"eval_{key}"] for key in ("rewards/judge/mean", "reward"))
+    assert judged == pytest.approx(rewarded, abs=1e-6)
     rows = lines(result.run_dir / "rollouts.jsonl")
     scores = RewardModel.load(str(reward))(
         prompts=[row["prompt"] for row in rows], completions=[row["completion"] for row in rows]
