@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class Gauge(TrainerCallback):
+class Usage(TrainerCallback):
     """Measures what a run takes, from its first step on."""
 
     def __init__(self) -> None:

@@ -94,12 +94,12 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
         architecture = with_layers(
             found.architecture, found.architecture.get_text_config().num_hidden_layers
         )
-        job = build_meta_run(
+        meta_run = build_meta_run(
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
         )
-        tracker, trainer = log_steps(job, device)
+        tracker, trainer = log_steps(meta_run, device)
     accumulation = trainer.args.gradient_accumulation_steps
-    return Simulation(tracker, job.tokens * accumulation, tracker.flops * accumulation)
+    return Simulation(tracker, meta_run.tokens * accumulation, tracker.flops * accumulation)
 
 
 def probe(config: Config, found: Found, hardware: Hardware) -> int:

@@ -74,7 +74,7 @@ def compare(
 
     Args:
         planned: As `within_budget` gave it; None where nothing was.
-        measured: As `Gauge.figures` gives it.
+        measured: As `Usage.figures` gives it.
         config: As it trained.
         hardware: The machine.
         run: The run's folder.

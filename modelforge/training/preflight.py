@@ -19,7 +19,7 @@ _MOMENTS = 8
 _REST = 64 * 2**20
 
 
-def preflight(job: Prepared, trainer: Any) -> None:
+def preflight(prepared: Prepared, trainer: Any) -> None:
     """Look at trainable share, disk, untrained adapter, and one row as it is trained on.
 
     Raises:
@@ -31,15 +31,20 @@ def preflight(job: Prepared, trainer: Any) -> None:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
-    enough_disk(job, model)
-    fresh = job.source.adapter is None and job.checkpoint is None
+    enough_disk(prepared, model)
+    fresh = prepared.source.adapter is None and prepared.checkpoint is None
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    if fresh and not sharded and job.config.settings.lora_r and job.strategy.head == "causal-lm":
-        same_as_base(job, model)
-    show_row(job)
+    if (
+        fresh
+        and not sharded
+        and prepared.config.settings.lora_r
+        and prepared.strategy.head == "causal-lm"
+    ):
+        same_as_base(prepared, model)
+    show_row(prepared)
 
 
-def enough_disk(job: Prepared, model: Any) -> None:
+def enough_disk(prepared: Prepared, model: Any) -> None:
     """See that the checkpoints and the model fit on the disk.
 
     Raises:
@@ -49,17 +54,17 @@ def enough_disk(job: Prepared, model: Any) -> None:
     weights = sum(p.numel() * p.element_size() for p in trained)
     checkpoint = weights + _MOMENTS * sum(p.numel() for p in trained)
     # One more than are kept: the newest is written before the oldest is deleted.
-    count = (job.args.save_total_limit or 10) + 1
+    count = (prepared.args.save_total_limit or 10) + 1
     needed = count * checkpoint + weights + _REST
-    free = shutil.disk_usage(job.run.path).free
+    free = shutil.disk_usage(prepared.run.path).free
     say(f"disk: the run needs up to {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
     if free < needed:
         what = f"has {free / 2**30:.2f} GiB free, and the run needs up to {needed / 2**30:.2f} GiB"
         fix = "free some space, set another output_dir, or lower save_total_limit"
-        raise RunError(Problem(str(job.run.path), what, fix))
+        raise RunError(Problem(str(prepared.run.path), what, fix))
 
 
-def same_as_base(job: Prepared, model: Any) -> None:
+def same_as_base(prepared: Prepared, model: Any) -> None:
     """See that the untrained adapter changes nothing: it is there, and starts at zero.
 
     Raises:
@@ -67,16 +72,16 @@ def same_as_base(job: Prepared, model: Any) -> None:
     """
     from modelforge.evaluation.samples import answer, undisturbed
 
-    rows = job.data.train.select([0])
+    rows = prepared.data.train.select([0])
     with undisturbed(model):
-        ask = {"limit": job.config.settings.max_seq_length, "new_tokens": 8}
-        with_adapter = answer(model, job.tokenizer, rows, **ask)
+        ask = {"limit": prepared.config.settings.max_seq_length, "new_tokens": 8}
+        with_adapter = answer(model, prepared.tokenizer, rows, **ask)
         with model.disable_adapter():
-            without = answer(model, job.tokenizer, rows, **ask)
+            without = answer(model, prepared.tokenizer, rows, **ask)
     if with_adapter != without:
         raise ModelError(
             Problem(
-                job.source.base,
+                prepared.source.base,
                 f"answers {with_adapter[0]['completion']!r} with its untrained adapter and "
                 f"{without[0]['completion']!r} without",
                 "the adapter does not fit this model: set lora_target_modules, or another provider",
@@ -85,17 +90,17 @@ def same_as_base(job: Prepared, model: Any) -> None:
     say("the untrained adapter gives the same answers as the base")
 
 
-def show_row(job: Prepared) -> None:
+def show_row(prepared: Prepared) -> None:
     """The first row, what is trained on in green."""
     from modelforge.data import preview
 
-    limit = job.strategy.max_row_tokens(job.config)
-    shown = preview(job.data.train_tokens, tokenizer=job.tokenizer, max_length=limit, n=1)
+    limit = prepared.strategy.max_row_tokens(prepared.config)
+    shown = preview(prepared.data.train_tokens, tokenizer=prepared.tokenizer, max_length=limit, n=1)
     for segments in shown:
         line = Text("row 1: ")
         for text, trained in segments:
             line.append(text, style="green" if trained else "dim")
         show_line(line)
         learned = "".join(text for text, trained in segments if trained)
-        if job.strategy.data_kind != "prompt":
+        if prepared.strategy.data_kind != "prompt":
             say(f"the model is trained on this part: {learned[:200]!r}")

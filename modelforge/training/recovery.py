@@ -48,13 +48,13 @@ def reported(folder: Path) -> Iterator[None]:
         raise refusal from error
 
 
-def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
+def trained(prepared: Prepared, trainer: Any, usage: TrainerCallback) -> bool:
     """Train to the end; False if the memory ran out on the way.
 
     Args:
-        job: The run.
+        prepared: The run.
         trainer: Its trainer.
-        gauge: Measures what training takes.
+        usage: Measures what training takes.
 
     Raises:
         Interrupted: If a signal asked to stop; a checkpoint was written.
@@ -63,11 +63,13 @@ def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
     stopper = Stopper()
-    trainer.add_callback(gauge)
+    trainer.add_callback(usage)
     trainer.add_callback(stopper)
     try:
         with stopper.listening():
-            trainer.train(resume_from_checkpoint=str(job.checkpoint) if job.checkpoint else None)
+            trainer.train(
+                resume_from_checkpoint=str(prepared.checkpoint) if prepared.checkpoint else None
+            )
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
@@ -80,11 +82,11 @@ def trained(job: Prepared, trainer: Any, gauge: TrainerCallback) -> bool:
         say(f"out of memory at step {step}")
         return False
     if stopper.asked and trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted(job.run.path, trainer.state.global_step)
+        raise Interrupted(prepared.run.path, trainer.state.global_step)
     return True
 
 
-def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
+def with_less_memory(prepared: Prepared, trainer: Any) -> Prepared:
     """The rest of a run in smaller micro-batches: the same steps over the same rows.
 
     Writes the checkpoint of the last whole step. The micro-batch is halved (or brought to the
@@ -107,7 +109,7 @@ def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
                 "or see with `modelforge plan` what fits; then the same command resumes the run",
             )
         )
-    checkpoint = _last_step(job, trainer)
+    checkpoint = _last_step(prepared, trainer)
     times = micro // smaller
     why = f"{micro} ran out of memory at step {trainer.state.global_step + 1}"
     kept = f"effective batch stays {micro * accumulation}"
@@ -116,16 +118,16 @@ def with_less_memory(job: Prepared, trainer: Any) -> Prepared:
         _ACCUMULATION: Choice(accumulation * times, "memory", kept),
         _EVAL: Choice(max(args.per_device_eval_batch_size // times, 1), "memory", why),
     }
-    if job.config.given("steps_per_generation"):
-        steps = job.config.get("steps_per_generation") * times
+    if prepared.config.given("steps_per_generation"):
+        steps = prepared.config.get("steps_per_generation") * times
         choices["steps_per_generation"] = Choice(steps, "memory", "the rollout stays as it was")
-    config = job.config.with_choices(choices)
-    config = config.with_choices(job.strategy.derived_defaults(config))
+    config = prepared.config.with_choices(choices)
+    config = config.with_choices(prepared.strategy.derived_defaults(config))
     say(f"the run continues with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
-    job.run.write_json(files.CHOICES, choices_json(config))
-    job.run.write_json(files.CONFIG, config.portable())
-    args = build_args(config, job.strategy, job.provider, job.hardware, job.run)
-    return replace(job, config=config, args=args, checkpoint=checkpoint)
+    prepared.run.write_json(files.CHOICES, choices_json(config))
+    prepared.run.write_json(files.CONFIG, config.portable())
+    args = build_args(config, prepared.strategy, prepared.provider, prepared.hardware, prepared.run)
+    return replace(prepared, config=config, args=args, checkpoint=checkpoint)
 
 
 def _smaller(micro: int) -> int:
@@ -133,17 +135,17 @@ def _smaller(micro: int) -> int:
     return max((n for n in range(1, micro // 2 + 1) if micro % n == 0), default=micro)
 
 
-def _last_step(job: Prepared, trainer: Any) -> Path | None:
+def _last_step(prepared: Prepared, trainer: Any) -> Path | None:
     """The checkpoint of the last whole step, written now if need be."""
     if trainer.phase == "optimizer":
         # Some weights may have been changed already: only what is on the disk is of one step.
-        return latest_intact(job.run.checkpoints)[0]
+        return latest_intact(prepared.run.checkpoints)[0]
     if trainer.phase == "forward":
         trainer.undo_step()
     step = trainer.state.global_step
     if step == 0:
         return None
-    checkpoint = job.run.checkpoints / f"checkpoint-{step}"
+    checkpoint = prepared.run.checkpoints / f"checkpoint-{step}"
     if not checkpoint.is_dir():
         trainer._save_checkpoint(trainer.model, None)
     return checkpoint

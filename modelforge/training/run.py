@@ -35,78 +35,88 @@ def run_once(config: Config, strategy: Strategy) -> Result:
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
         return result_of(run, None)
 
-    job = prepare(config, strategy, opened=opened)
+    prepared = prepare(config, strategy, opened=opened)
     # Not before: Unsloth has to be imported ahead of the libraries that these import.
-    from modelforge.callbacks.usage import Gauge
+    from modelforge.callbacks.usage import Usage
     from modelforge.evaluation.results import measured, write_end
     from modelforge.training.fit_to_card import compare
     from modelforge.training.preflight import preflight
     from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
 
-    gauge = Gauge()
-    look = partial(
+    usage = Usage()
+    measure = partial(
         measured,
-        data=job.data,
-        tokenizer=job.tokenizer,
+        data=prepared.data,
+        tokenizer=prepared.tokenizer,
         head=strategy.head,
-        limit=job.config.settings.max_seq_length,
+        limit=prepared.config.settings.max_seq_length,
     )
-    with job.run.locked(), reported(job.run.checkpoints):
-        _write_start(job)
-        prepare_trackers(job.config)
-        trainer = build_trainer(job, load(job))
-        preflight(job, trainer)
-        job.run.forget_metrics_after(step_of(job.checkpoint) if job.checkpoint else -1)
-        before = job.run.read_json(files.BEFORE) if job.checkpoint else None
+    with run.locked(), reported(run.checkpoints):
+        _write_start(prepared)
+        prepare_trackers(prepared.config)
+        trainer = build_trainer(prepared, load(prepared))
+        preflight(prepared, trainer)
+        run.forget_metrics_after(step_of(checkpoint) if checkpoint else -1)
+        before = run.read_json(files.BEFORE) if checkpoint else None
         if before is None:
-            before = look(trainer)
-            job.run.write_json(files.BEFORE, before)
-        if job.checkpoint:
-            say(f"resuming from {job.checkpoint}")
+            before = measure(trainer)
+            run.write_json(files.BEFORE, before)
+        if checkpoint:
+            say(f"resuming from {checkpoint}")
         headline("Training")
-        while not trained(job, trainer, gauge):
-            job = with_less_memory(job, trainer)
+        while not trained(prepared, trainer, usage):
+            prepared = with_less_memory(prepared, trainer)
             del trainer
             free_memory()
-            trainer = build_trainer(job, load(job))
+            trainer = build_trainer(prepared, load(prepared))
 
-        with job.run.saving_model() as folder:
+        with run.saving_model() as folder:
             trainer.save_model(str(folder))
             # transformers adds its own arguments as a pickle, which nobody needs to load it.
             (folder / "training_args.bin").unlink(missing_ok=True)
-        after = look(trainer)
-        compare(job.plan, gauge.figures(), config=job.config, hardware=job.hardware, run=job.run)
-        write_end(job.run, trainer, strategy.measure, before=before, after=after)
+        after = measure(trainer)
+        compare(
+            prepared.plan,
+            usage.figures(),
+            config=prepared.config,
+            hardware=prepared.hardware,
+            run=run,
+        )
+        write_end(run, trainer, strategy.measure, before=before, after=after)
         wait_for_everyone()
     return result_of(run, checkpoint)
 
 
-def load(job: Prepared) -> Parts:
+def load(prepared: Prepared) -> Parts:
     """The weights, and all that a trainer is built from."""
     from transformers import set_seed
 
     from modelforge.strategy import Parts
 
     headline("Model")
-    adapter = f" with {job.source.adapter}" if job.source.adapter else ""
-    say(f"loading {job.source.base}{adapter}")
+    adapter = f" with {prepared.source.adapter}" if prepared.source.adapter else ""
+    say(f"loading {prepared.source.base}{adapter}")
     # A head or adapter that starts random starts from the seed, as in a script by hand.
-    set_seed(job.config.settings.seed)
-    loaded = job.provider.load_model(
-        job.source, job.config, job.hardware, head=job.strategy.head, tokenizer=job.tokenizer
+    set_seed(prepared.config.settings.seed)
+    loaded = prepared.provider.load_model(
+        prepared.source,
+        prepared.config,
+        prepared.hardware,
+        head=prepared.strategy.head,
+        tokenizer=prepared.tokenizer,
     )
     return Parts(
-        config=job.config,
+        config=prepared.config,
         model=loaded.model,
-        tokenizer=job.tokenizer,
+        tokenizer=prepared.tokenizer,
         peft_config=loaded.peft_config,
-        data=job.data,
-        args=job.args,
-        run_dir=job.run.path,
+        data=prepared.data,
+        args=prepared.args,
+        run_dir=prepared.run.path,
     )
 
 
-def build_trainer(job: Prepared, parts: Parts) -> Any:
+def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import PrinterCallback
 
@@ -115,28 +125,32 @@ def build_trainer(job: Prepared, parts: Parts) -> Any:
     from modelforge.callbacks.progress import Progress
 
     trackers, parts.args.report_to = parts.args.report_to, []
-    trainer = job.strategy.build_trainer(parts, callbacks=[MetricsFile(job.run), Progress()])
-    refuse_other_group(trainer, job.config)
+    trainer = prepared.strategy.build_trainer(
+        parts, callbacks=[MetricsFile(prepared.run), Progress()]
+    )
+    refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
-    add_trackers(trainer, trackers, job.run)
-    if job.hardware.device == "cuda":
-        trainer.add_callback(LongestBatchFirst(trainer, generates=job.strategy.generates))
+    add_trackers(trainer, trackers, prepared.run)
+    if prepared.hardware.device == "cuda":
+        trainer.add_callback(LongestBatchFirst(trainer, generates=prepared.strategy.generates))
     return trainer
 
 
-def _write_start(job: Prepared) -> None:
+def _write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
-    job.run.write_json(files.CONFIG, job.config.portable())
-    job.run.write_json(files.CHOICES, choices_json(job.config))
+    prepared.run.write_json(files.CONFIG, prepared.config.portable())
+    prepared.run.write_json(files.CHOICES, choices_json(prepared.config))
     environment = {
         "versions": versions(),
-        "hardware": job.hardware.to_dict(),
+        "hardware": prepared.hardware.to_dict(),
         "processes": world_size(),
-        "origin": origin(job.source, job.data.ledger.sources),
+        "origin": origin(prepared.source, prepared.data.ledger.sources),
     }
-    job.run.write_json(files.ENVIRONMENT, environment)
-    job.run.write_json(files.DATA, job.data.ledger.to_dict() | {"fingerprint": job.fingerprint})
-    if job.plan is not None:
-        job.run.write_json(files.PLAN, {"predicted": job.plan.to_dict()})
+    prepared.run.write_json(files.ENVIRONMENT, environment)
+    prepared.run.write_json(
+        files.DATA, prepared.data.ledger.to_dict() | {"fingerprint": prepared.fingerprint}
+    )
+    if prepared.plan is not None:
+        prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})
