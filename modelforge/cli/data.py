@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.text import Text
 
-from modelforge.common.console import headline, say, show_line
+from modelforge.cli.options import AsJson, ConfigFile, Overrides, TrustRemoteCode, print_json
+from modelforge.common.console import headline, quieten, say, show_line
 from modelforge.config import Config
+from modelforge.configfile.load import load_config
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
     from modelforge.data import Ledger
+
+
+def data(
+    config: ConfigFile,
+    set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
+    rows: Annotated[int, typer.Option("--rows", help="Rows to show.", min=0)] = 3,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Write the rows in normal form to this .jsonl.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is trained on: statistics, and rows coloured by what is trained and masked."""
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+    quieten()
+    ledger = show_data(loaded, rows=rows, to=to)
+    if as_json:
+        print_json(ledger.to_dict())
 
 
 def show_data(config: Config, *, rows: int, to: Path | None) -> Ledger:

@@ -5,12 +5,27 @@ from __future__ import annotations
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
-from modelforge.common.console import console, headline
+from modelforge.cli.options import AsJson, print_json
+from modelforge.common.console import console, headline, quieten
 from modelforge.configfile.presets import tiny_preset
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs.")] = Path(
+        "runs/demo"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Train the tiny model that comes along: sft, then dpo, measured before and after."""
+    quieten()
+    report = run_demo(output)
+    if as_json:
+        print_json(report)
 
 
 def run_demo(output: Path) -> dict[str, Any]:
@@ -31,8 +46,8 @@ def run_demo(output: Path) -> dict[str, Any]:
     def measure(folder: Path) -> dict[str, float]:
         model, tokenizer = load(folder)
         return {
-            "word problems answered right": sft_accuracy(model, tokenizer, asked),
-            "pairs with the preferred answer likelier": preference_accuracy(
+            "word problems answered correctly": sft_accuracy(model, tokenizer, asked),
+            "preferred answer more likely than the rejected one": preference_accuracy(
                 model, tokenizer, pairs
             ),
         }

@@ -1,12 +1,29 @@
-"""What is installed here, and what can run."""
+"""`modelforge doctor`: what is installed here, and what can run."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from modelforge.cli.options import AsJson, print_json
+
 if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, what this machine has, and what can run here."""
+    report = examine()
+    if as_json:
+        print_json(report)
+        return
+    for part, value in report.items():
+        typer.echo(f"{part}:")
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for key, inner in items:
+            typer.echo(f"  {key + ': ' if key else ''}{inner}")
 
 
 def examine() -> dict[str, Any]:

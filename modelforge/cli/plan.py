@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from modelforge.common.console import headline, say
+from typing import Annotated
+
+import typer
+
+from modelforge.cli.options import (
+    AsJson,
+    ConfigFile,
+    NumProcesses,
+    Overrides,
+    TrustRemoteCode,
+    print_json,
+    with_processes,
+)
+from modelforge.common.console import headline, quieten, say
 from modelforge.config import Config
+from modelforge.configfile.load import load_config
 from modelforge.errors import UserError
 from modelforge.machine.launch import processes_of
-from modelforge.plan import Plan, plan
+from modelforge.plan import Plan
+from modelforge.plan import plan as plan_run
 from modelforge.plan.calibration import recall
 from modelforge.plan.planner import card
+from modelforge.runs.folder import choices_json
 from modelforge.training.fit import fit
 from modelforge.training.prepare import show_choices
 from modelforge.training.read import Read, read
 from modelforge.training.resolve import Resolved, resolve
+
+
+def plan(
+    config: ConfigFile,
+    set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
+    vram: Annotated[
+        float | None, typer.Option("--vram", help="Plan for a card of this many GiB.", min=0.5)
+    ] = None,
+    num_processes: NumProcesses = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="With its defaults.")] = None,
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="Change nothing to make it fit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what memory a run needs, part by part, and fit the config to a card."""
+    overrides = with_processes(set_, num_processes)
+    overrides += [] if profile is None else [f"hardware_profile={profile}"]
+    # The card that is asked about takes the place of the budget for this machine's.
+    overrides += [] if vram is None else ["memory_budget_gb=null"]
+    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
+    quieten()
+    planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+    if as_json:
+        print_json(planned.to_dict() | {"choices": choices_json(filled)["choices"]})
 
 
 def show_plan(
@@ -37,7 +79,7 @@ def show_plan(
     fitted = fit(resolved, _rows(resolved), as_it_is=as_it_is)
     planned, config, hardware = fitted.plan, fitted.config, resolved.hardware
     if planned is None:  # no budget to keep
-        planned = plan(
+        planned = plan_run(
             config,
             budget_gb=config.settings.memory_budget_gb or hardware.vram_gb or None,
             hardware=hardware,

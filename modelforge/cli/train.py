@@ -1,0 +1,79 @@
+"""`modelforge train` and `modelforge check`: a config trained, or seen to be one that can."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+
+import modelforge
+from modelforge.cli.options import (
+    AsJson,
+    ConfigFile,
+    NumProcesses,
+    Overrides,
+    TrustRemoteCode,
+    print_json,
+    with_processes,
+)
+from modelforge.common.console import quieten, say
+from modelforge.common.processes import is_main
+from modelforge.configfile.load import load_config
+from modelforge.machine.launch import launch, launched, leave_exit_code
+from modelforge.runs import files
+from modelforge.runs.folder import choices_json
+from modelforge.training.prepare import prepare
+
+
+def train(
+    config: ConfigFile,
+    set_: Overrides = None,
+    num_processes: NumProcesses = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train by a config. The same command again resumes a stopped run."""
+    overrides = with_processes(set_, num_processes)
+    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
+    if loaded.settings.distributed.num_processes > 1 and not launched():
+        sys.exit(launch(loaded, sys.argv[1:]))
+    quieten()
+    with redirect_stdout(sys.stderr):  # Unsloth prints, and stdout is for --json
+        result = modelforge.train(loaded)
+    leave_exit_code(0)
+    if as_json and is_main():
+        print_json(
+            {
+                "run_dir": str(result.run_dir),
+                "model_dir": str(result.model_dir),
+                "before": dict(result.before),
+                "after": dict(result.after),
+            }
+        )
+    say(
+        f"next: open {result.run_dir / files.REPORT}, or train on from it with model_name "
+        f'"{result.run_dir}"'
+    )
+
+
+def check(
+    config: ConfigFile,
+    set_: Overrides = None,
+    trust_remote_code: TrustRemoteCode = False,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="Leave the data and the machine alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a config, then its data and TRL's own rules, without loading weights."""
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+    report: dict[str, Any] = {"config": "ok"}
+    if not config_only:
+        quieten()
+        job = prepare(loaded)
+        report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
+    if as_json:
+        print_json(report)
+    say(f"{config}: ok")
