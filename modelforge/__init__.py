@@ -1,4 +1,4 @@
-"""ModelForge: one JSON file in; one trained, measured, servable model out.
+"""ModelForge: one JSON file in; one trained, measured model out.
 
 >>> import modelforge
 >>> modelforge.train("config.json")  # doctest: +SKIP

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python, NumPy, and torch on every device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """Of Python, NumPy, and torch on every device in use."""
+    # To ask a card that nothing uses would occupy some of its memory.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -28,3 +30,13 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Around what may draw: every random state is put back after, whatever is raised."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

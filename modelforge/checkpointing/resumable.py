@@ -12,23 +12,20 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
 from accelerate.utils import send_to_device
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerState
 
-from modelforge.checkpointing.checkpoints import (
-    PARTIAL,
-    cannot_write,
-    rotate,
-    seal,
-)
+from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, seal
 from modelforge.checkpointing.micro_batches import rows_of, split
-from modelforge.checkpointing.randomness import random_state, set_random_state
+from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
 from modelforge.common.console import warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
@@ -329,14 +326,15 @@ class Durable(Trainer):
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Around what comes before the first step: weights, counters, chance as before it."""
-        state, chances = self.whole_state(), random_state()
+        state = self.whole_state()
         seen = self.state.num_input_tokens_seen
         trained = [p for p in self.model.parameters() if p.requires_grad]
         weights = [p.detach().to("cpu", copy=True) for p in trained]
         scaler = self.accelerator.scaler
         scale = scaler.state_dict() if scaler is not None else None
         try:
-            yield
+            with random_state_kept():
+                yield
         finally:
             with torch.no_grad():
                 for parameter, weight in zip(trained, weights, strict=True):
@@ -350,7 +348,6 @@ class Durable(Trainer):
             self.set_whole_state(state)
             self.state.num_input_tokens_seen = seen
             self._micro_batches.clear()
-            set_random_state(chances)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -388,11 +385,6 @@ def _save_policy_only(model: Any) -> None:
     made transformers restore the copy and not the policy on resume, without an error; and it can
     be made again from where the run started.
     """
-    from functools import partial
-
-    from peft import PeftModel
-
     if isinstance(model, PeftModel):
-        vars(model)["save_pretrained"] = partial(
-            model.save_pretrained, selected_adapters=["default"]
-        )
+        policy = partial(model.save_pretrained, selected_adapters=["default"])
+        model.save_pretrained = policy  # type: ignore[method-assign]

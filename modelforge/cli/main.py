@@ -28,7 +28,7 @@ from modelforge.machine.launch import leave_exit_code
 
 app = typer.Typer(
     name="modelforge",
-    help="One JSON file in; one trained, measured, servable model out.",
+    help="One JSON file in; one trained, measured model out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +22,16 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
 
     So a run that looks at its model trains on exactly as one that does not.
     """
-    import numpy as np
     import torch
 
+    from modelforge.checkpointing.randomness import random_state_kept
+
     training = model.training
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count()))
     model.eval()
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with random_state_kept(), torch.no_grad():
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         model.train(training)
 
 

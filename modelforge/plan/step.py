@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from random import getstate, setstate
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from modelforge.checkpointing.randomness import random_state_kept
 from modelforge.plan.autocast import replaced
 from modelforge.plan.generation import sampling, sampling_elsewhere
 from modelforge.plan.kernels import running_as
@@ -73,20 +72,16 @@ def alone() -> Iterator[None]:
     shared = [dict(state._shared_state) for state in states]
     launcher = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
     bars, level = not are_progress_bars_disabled(), logging.root.manager.disable
-    random, numpy_random, torch_random = getstate(), np.random.get_state(), torch.get_rng_state()
     disable_progress_bars()
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), random_state_kept():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
         if bars:
             enable_progress_bars()
-        setstate(random)
-        np.random.set_state(numpy_random)
-        torch.set_rng_state(torch_random)
         os.environ.update(launcher)
         for state, values in zip(states, shared, strict=True):
             state._shared_state.clear()

@@ -73,10 +73,11 @@ class RLHFTrainer:
                 alone or with a weight; added to those of the config.
 
         Raises:
-            ConfigError: If the config is not one of strategy rlhf, or wrong.
+            ConfigError: If the config's strategy has no stages, or the config is wrong.
         """
         self.config = config if isinstance(config, Config) else load_config(config)
-        if self.config.settings.strategy != "rlhf":
+        strategy = registry.get_strategy(self.config.settings.strategy)
+        if not strategy().stages(self.config):
             what = f"is '{self.config.settings.strategy}'"
             raise ConfigError(Problem(f"{self.config.name}: strategy", what, "set rlhf"))
         self.functions = [r if isinstance(r, tuple) else (r, 1.0) for r in rewards]
@@ -125,7 +126,7 @@ class RLHFTrainer:
         strategy: Any = registry.get_strategy(self.settings.strategy)
         strategy = strategy(self.functions)
         stages = strategy.stages(self.config)
-        headline("── rlhf: " + ", ".join(stages) + " ──")
+        headline(f"── {strategy.name}: {', '.join(stages)} ──")
         prepare(self.config, strategy)
         self._write_stages()  # with what was asked for: the folder alone is enough to go on
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
@@ -235,7 +236,7 @@ def _root(config: Config) -> Path:
     if name is None:
         said = [config.portable()[key] for key in ("model_name", "dataset")]
         model = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.model_name).name).strip("-.")
-        name = f"rlhf-{model or 'model'}-{digest(said)[:6]}"
+        name = f"{settings.strategy}-{model or 'model'}-{digest(said)[:6]}"
     root = Path(settings.output_dir).expanduser() / name
     number = 1
     while settings.resume == "never" and root.exists():

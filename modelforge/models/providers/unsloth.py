@@ -97,7 +97,7 @@ class Unsloth(HuggingFace):
         """
         stock = copy.copy(strategy)
         plain = plain_class(strategy.trl_config_class())
-        vars(stock)["trl_config_class"] = lambda: plain
+        stock.trl_config_class = lambda: plain  # type: ignore[method-assign]
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(plain)
