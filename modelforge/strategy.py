@@ -265,10 +265,10 @@ class Strategy:
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Trainer:
         """TRL's trainer, ready to train."""
-        from modelforge.checkpointing.resumable import durable
+        from modelforge.checkpointing.resumable import resumable
 
         train, evaluation = self.datasets(parts)
-        trainer_class = durable(self.trl_trainer_class())
+        trainer_class = resumable(self.trl_trainer_class())
         return trainer_class(
             model=parts.model,
             args=parts.args,

@@ -199,7 +199,7 @@ class Rewarded(Strategy):
         return {"reward_funcs": [record(reward.function) for reward in parts.extra["rewards"]]}
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
-        from modelforge.callbacks.alarms import Watch
+        from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
         from modelforge.rewards.of_a_run import OnPolicyBase, build
 
@@ -211,5 +211,5 @@ class Rewarded(Strategy):
             if isinstance(reward.function, OnPolicyBase):
                 reward.function.attach(trainer.model)
         trainer.add_callback(rollouts)
-        trainer.add_callback(Watch(parts.run_dir))
+        trainer.add_callback(Alarms(parts.run_dir))
         return trainer

@@ -241,12 +241,12 @@ def test_the_reference_is_the_base_the_beginning_or_a_later_policy(tmp_path):
 def test_an_epoch_stops_at_its_kl_limit_without_moving_a_weight(tmp_path):
     weights = []
 
-    class Watch(TrainerCallback):
+    class Alarms(TrainerCallback):
         def on_step_end(self, args, state, control, model, **kwargs):
             weights.append(torch.cat([p.detach().flatten() for p in model.parameters()
                                       if p.requires_grad]))  # fmt: skip
 
-    t = trainer(tmp_path, kl_stop=1e-7, max_steps=8, weight_decay=0.1, callbacks=[Watch()])
+    t = trainer(tmp_path, kl_stop=1e-7, max_steps=8, weight_decay=0.1, callbacks=[Alarms()])
     t.train()
     # the first update of a rollout has KL 0; the second passes the limit and is the last
     assert [e["updates_skipped"] for e in logs(t)] == [0, 0, 1, 1, 0, 0, 1, 1]

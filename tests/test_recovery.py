@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 import modelforge
-from modelforge.checkpointing.resumable import Durable
+from modelforge.checkpointing.resumable import Resumable
 from modelforge.errors import Interrupted, RunError
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
@@ -38,8 +38,8 @@ def metrics(result):
 def rows_of_steps(monkeypatch):
     """The rows that each optimiser step learned from, by step, as they are trained on."""
     seen, current = {}, []
-    step = Durable.training_step
-    begin, skip = Durable.begin_step, Durable.skip_unless_finite
+    step = Resumable.training_step
+    begin, skip = Resumable.begin_step, Resumable.skip_unless_finite
 
     def training_step(self, model, inputs, *rest):
         loss = step(self, model, inputs, *rest)
@@ -55,16 +55,16 @@ def rows_of_steps(monkeypatch):
         seen[self.state.global_step] = sorted(current)
         skip(self)
 
-    monkeypatch.setattr(Durable, "training_step", training_step)
-    monkeypatch.setattr(Durable, "begin_step", begin_step)
-    monkeypatch.setattr(Durable, "skip_unless_finite", skip_unless_finite)
+    monkeypatch.setattr(Resumable, "training_step", training_step)
+    monkeypatch.setattr(Resumable, "begin_step", begin_step)
+    monkeypatch.setattr(Resumable, "skip_unless_finite", skip_unless_finite)
     return seen
 
 
 def run_out_once(monkeypatch, at_step, where):
     """Run out of memory once at this step, in the backward pass or the optimiser."""
     left = [True]
-    whole_step, whole_begin = Trainer.training_step, Durable.begin_step
+    whole_step, whole_begin = Trainer.training_step, Resumable.begin_step
     micro_batches = []
 
     def begin_step(self):
@@ -91,7 +91,7 @@ def run_out_once(monkeypatch, at_step, where):
         return loss
 
     monkeypatch.setattr(Trainer, "training_step", training_step)
-    monkeypatch.setattr(Durable, "begin_step", begin_step)
+    monkeypatch.setattr(Resumable, "begin_step", begin_step)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 FAR_FROM_REFERENCE = 1.0
 
 
-class Watch(TrainerCallback):
+class Alarms(TrainerCallback):
     """Says once of each thing that goes wrong what it is and what helps; `warnings.jsonl`."""
 
     def __init__(self, run_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """What a run needs of every TRL trainer: nothing is lost, and a resume changes nothing.
 
-``durable(SFTTrainer)`` is the same trainer whose checkpoints are whole or not there, hold all that
-decides the next step, and whose weights no infinite gradient reaches.
+``resumable(SFTTrainer)`` is the same trainer. Its checkpoints are whole or not there, and hold all
+that decides the next step. No infinite gradient reaches its weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
 from modelforge.errors import Problem, RunError
 
-#: What of transformers' and TRL's private parts `Durable` overrides, with the parameters they are
+#: What of transformers' and TRL's private parts `Resumable` overrides, with the parameters they are
 #: called with. A release that changes one fails the contract test, not a run.
 HOOKS = {
     "_save_checkpoint": ["model", "trial"],
@@ -48,14 +48,14 @@ STATE = "state.json"
 HOPELESS = 5
 
 
-def durable(trainer_class: type[Any]) -> type[Any]:
-    """A TRL trainer class made durable; one that is already, as it is."""
-    if issubclass(trainer_class, Durable):
+def resumable(trainer_class: type[Any]) -> type[Any]:
+    """A TRL trainer class made resumable; one that is already, as it is."""
+    if issubclass(trainer_class, Resumable):
         return trainer_class
-    return type(trainer_class.__name__, (Durable, trainer_class), {})
+    return type(trainer_class.__name__, (Resumable, trainer_class), {})
 
 
-class Durable(Trainer):
+class Resumable(Trainer):
     """Mixed into a trainer of TRL, in front of it.
 
     A checkpoint holds, beside what transformers writes::

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
-from modelforge.checkpointing.resumable import Durable
+from modelforge.checkpointing.resumable import Resumable
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
 from modelforge.models.adapters import inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
@@ -60,7 +60,7 @@ METRICS = {
 }
 
 
-class PPOTrainer(Durable, GRPOTrainer):
+class PPOTrainer(Resumable, GRPOTrainer):
     """Trains a LoRA policy with PPO; arguments as ``GRPOTrainer``'s, ``args`` a ``PPOConfig``.
 
     Raises:

@@ -19,6 +19,7 @@ from modelforge.strategy import Result
 from modelforge.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
+    from modelforge.runs.folder import RunDir
     from modelforge.strategy import Parts, Strategy
 
 
@@ -70,10 +71,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             free_memory()
             trainer = build_trainer(prepared, load(prepared))
 
-        with run.saving_model() as folder:
-            trainer.save_model(str(folder))
-            # transformers adds its own arguments as a pickle, which nobody needs to load it.
-            (folder / "training_args.bin").unlink(missing_ok=True)
+        _save_model(trainer, run)
         after = measure(trainer)
         compare(
             prepared.plan,
@@ -134,6 +132,13 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     if prepared.hardware.device == "cuda":
         trainer.add_callback(LongestBatchFirst(trainer, generates=prepared.strategy.generates))
     return trainer
+
+
+def _save_model(trainer: Any, run: RunDir) -> None:
+    with run.saving_model() as folder:
+        trainer.save_model(str(folder))
+        # transformers adds its own arguments as a pickle, which nobody needs to load it.
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
 
 def _write_start(prepared: Prepared) -> None:

@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from modelforge import get_strategy, list_strategies
 from modelforge.checkpointing.micro_batches import rows_of, split
-from modelforge.checkpointing.resumable import HOOKS, Durable, durable
+from modelforge.checkpointing.resumable import HOOKS, Resumable, resumable
 from modelforge.ppo.trainer import PPOTrainer
 
 
@@ -44,9 +44,9 @@ def test_trl_still_counts_where_a_checkpoint_looks(trainer, counters):
 @pytest.mark.parametrize("name", [n for n in list_strategies() if n != "rlhf"])
 def test_every_strategy_trains_durably(name):
     trainer = get_strategy(name).trl_trainer_class()
-    made = durable(trainer)
-    assert issubclass(made, Durable) and issubclass(made, trainer)
-    assert durable(made) is made
+    made = resumable(trainer)
+    assert issubclass(made, Resumable) and issubclass(made, trainer)
+    assert resumable(made) is made
     assert made.__name__ == trainer.__name__  # TRL and transformers look at it
     assert (made is trainer) == (trainer is PPOTrainer)
 
