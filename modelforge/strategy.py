@@ -7,7 +7,7 @@ that listing strategies and checking a config stay fast.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -43,7 +43,6 @@ class Parts:
     data: Data
     args: Any
     run_dir: Path
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,12 @@ class Strategy:
             message = " ".join(str(error).split())
             raise ConfigError(Problem(config.name, f"TRL refuses it: {message}")) from None
 
-    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Trainer:
-        """TRL's trainer, ready to train."""
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Trainer:
+        """TRL's trainer, ready to train.
+
+        Args:
+            arguments: For the trainer, besides those of `trainer_arguments`.
+        """
         from modelforge.checkpointing.resumable import resumable
 
         train, evaluation = self.datasets(parts)
@@ -278,4 +281,5 @@ class Strategy:
             peft_config=parts.peft_config,
             callbacks=callbacks,
             **self.trainer_arguments(parts),
+            **arguments,
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from modelforge.config import Choice, Config, Section
+from modelforge.config import REWARD_MODEL, Choice, Config, Section
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
-from modelforge.strategy import Parts, Strategy
+from modelforge.strategy import Strategy
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -181,11 +181,9 @@ class PPO(Rewarded):
         values = section.model_dump() | {"reference": "initial" if adapted else "base"}
         return self, config.with_choices({"ppo": Choice(values, "plan")})
 
-    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
-        from modelforge.config import REWARD_MODEL
-
-        if parts.args.reward_std_penalty and parts.args.reward_ensemble is None:
+    def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
+        super().weigh(args, rewards)
+        if args.reward_std_penalty and args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
-            names = [reward.function.__name__ for reward in parts.extra["rewards"]]
-            parts.args.reward_ensemble = [n for n in names if n.startswith(REWARD_MODEL)]
-        return super().trainer_arguments(parts)
+            names = [function.__name__ for function, _ in rewards]
+            args.reward_ensemble = [n for n in names if n.startswith(REWARD_MODEL)]

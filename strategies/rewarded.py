@@ -97,8 +97,8 @@ class Rewarded(Strategy):
         from modelforge.rewards.of_a_run import parse
 
         names = sorted(columns)
-        specs = parse(config)
-        if not self.functions and not any(source.trained_on for source in specs):
+        found = parse(config)
+        if not (self.functions or found["rewards"] or found["reward_model"]):
             if "answer" not in names:
                 raise ConfigError(
                     Problem(
@@ -111,7 +111,7 @@ class Rewarded(Strategy):
                 )
             reason = "the data has a column 'answer'"
             return {"rewards": Choice([{"name": "numeric_answer"}], "data", reason)}
-        needed = reward_columns((source.spec for source in specs), base_dir=config.base_dir)
+        needed = reward_columns(found["rewards"], base_dir=config.base_dir)
         missing = sorted(needed - set(names))
         if missing:
             raise ConfigError(
@@ -194,22 +194,34 @@ class Rewarded(Strategy):
             evaluation = evaluation.select(range(count))
         return train, evaluation
 
-    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
-        record = parts.extra["rollouts"].recording
-        return {"reward_funcs": [record(reward.function) for reward in parts.extra["rewards"]]}
+    def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
+        """Tell TRL's config object what each of the rewards counts."""
+        args.reward_weights = [weight for _, weight in rewards]
 
-    def build_trainer(self, parts: Parts, *, callbacks: list[Any]) -> Any:
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
-        from modelforge.rewards.of_a_run import OnPolicyBase, build
+        from modelforge.rewards.of_a_run import build
+        from modelforge.rewards.shared_base import SharedBaseReward
 
-        rewards = parts.extra["rewards"] = build(parts, self.functions)
-        rollouts = parts.extra["rollouts"] = Rollouts(parts.run_dir)
-        parts.args.reward_weights = [reward.weight for reward in rewards]
-        trainer: Any = super().build_trainer(parts, callbacks=callbacks)
-        for reward in rewards:
-            if isinstance(reward.function, OnPolicyBase):
-                reward.function.attach(trainer.model)
+        adapted = parts.peft_config is not None or hasattr(parts.model, "peft_config")
+        rewards = build(
+            parts.config,
+            self.functions,
+            tokenizer=parts.tokenizer,
+            policy=parts.model,
+            # To vLLM TRL sends all that is on the policy, an adapter's score head too.
+            adapted=adapted and not parts.args.use_vllm,
+            device=str(parts.args.device),
+            batch_size=parts.args.per_device_train_batch_size,
+        )
+        self.weigh(parts.args, rewards)
+        rollouts = Rollouts(parts.run_dir)
+        arguments["reward_funcs"] = [rollouts.recording(function) for function, _ in rewards]
+        trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
+        for function, _ in rewards:
+            if isinstance(function, SharedBaseReward):
+                function.attach(trainer.model)
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer

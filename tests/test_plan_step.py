@@ -92,7 +92,7 @@ def real_trainer(job, model, config):
     trainer = Real(**(arguments | {"model": model}))
     if getattr(config.settings, "reward_model", None):
         folder = Path(config.settings.reward_model)
-        reward = SharedBaseReward(trainer.model, folder, name="0", tokenizer=None)
+        reward = SharedBaseReward(folder, name="0", tokenizer=None).attach(trainer.model)
         scorer = reward_models._scorer(reward.score, config, args.per_device_train_batch_size)
     if job.generates:
         _, prompt, new = job.generates

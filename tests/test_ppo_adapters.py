@@ -99,11 +99,11 @@ def test_shared_base_scores_equal_the_separate_model(reward_folder, tokenizer, c
     wanted = separate_scores(reward_folder, tokenizer, chats, four_bit)
     model = policy(four_bit)
     assert shares_base(model, reward_folder.parent)
-    first = SharedBaseReward(model, reward_folder, name="rm-v1.0", tokenizer=tokenizer)
+    first = SharedBaseReward(reward_folder, name="rm-v1.0", tokenizer=tokenizer).attach(model)
     copy_policy(model, REFERENCE)  # further adapters change nothing
     second = SharedBaseReward(
-        model, reward_folder.parent, name="again", tokenizer=tokenizer, batch_size=5
-    )
+        reward_folder.parent, name="again", tokenizer=tokenizer, batch_size=5
+    ).attach(model)
     for reward in (first, second):
         got = torch.tensor(reward(prompts=chats[0], completions=chats[1]))
         assert (got - wanted).abs().max() <= 1e-4
@@ -117,7 +117,7 @@ def test_scoring_leaves_policy_and_reference_as_they_were(
     model, inputs = policy(four_bit), encode(tokenizer, *chats)
     with inference(model):
         before = model(**inputs).logits
-    reward = SharedBaseReward(model, reward_folder, name="rm", tokenizer=tokenizer)
+    reward = SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(model)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == set(adapter_parameters(model, POLICY))
     model.train()
@@ -189,7 +189,7 @@ def test_4bit_gradients_after_rollouts_equal_the_dequantised_models(
     model = policy(four_bit=True)
     dense = dequantised(model)
     inputs = encode(tokenizer, *chats)
-    reward = SharedBaseReward(model, reward_folder, name="rm", tokenizer=tokenizer)
+    reward = SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(model)
     reward(prompts=chats[0], completions=chats[1])  # passes in eval mode
     with inference(model):
         model(**inputs)
@@ -210,7 +210,7 @@ def test_a_reward_adapter_of_another_base_is_refused(reward_folder, tokenizer, t
         AutoModelForCausalLM.from_config(config), LoraConfig(task_type="CAUSAL_LM", **LORA)
     )
     with pytest.raises(ModelError, match="does not fit the base"):
-        SharedBaseReward(other, reward_folder, name="rm", tokenizer=tokenizer)
+        SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(other)
 
 
 def test_whether_a_reward_adapter_shares_the_base(reward_folder, tmp_path):
@@ -231,4 +231,4 @@ def test_a_reward_adapter_without_its_head_is_refused(reward_folder, tokenizer, 
     file = tmp_path / "rm" / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "score" not in k}, file)
     with pytest.raises(ModelError, match="score head"):
-        SharedBaseReward(policy(), tmp_path / "rm", name="rm", tokenizer=tokenizer)
+        SharedBaseReward(tmp_path / "rm", name="rm", tokenizer=tokenizer).attach(policy())

@@ -288,7 +288,9 @@ def test_policy_reference_reward_and_value_on_one_base(tmp_path, four_bit):
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
         )
     model = policy(**loading)
-    reward = SharedBaseReward(model, tmp_path / "reward", name="quality", tokenizer=TOKENIZER)
+    reward = SharedBaseReward(tmp_path / "reward", name="quality", tokenizer=TOKENIZER).attach(
+        model
+    )
     t = trainer(tmp_path, model, rewards=(reward, brief), max_steps=4, value_mode="adapter",
                 reference="initial", save_strategy="steps", save_steps=4)  # fmt: skip
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}

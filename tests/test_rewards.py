@@ -6,26 +6,38 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelforge import load_config
+from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, ModelError
-from modelforge.rewards import BUILTIN, RewardSpec, build_rewards, parse_rewards, reward_columns
+from modelforge.rewards import BUILTIN, FROM_TRL, build_rewards, parse_rewards, reward_columns
 from modelforge.rewards.answers import extract_number
 from modelforge.rewards.build import completion_text
 
 
+def entry(name, arguments=(), weight=1.0):
+    return RewardEntry(name=name, weight=weight, arguments=dict(arguments))
+
+
 def score(name, completions, *, arguments=None, **kwargs):
-    [function], _ = build_rewards([RewardSpec(name, 1.0, arguments or {})], tokenizer=None)
+    [function], _ = build_rewards([entry(name, arguments or {})], tokenizer=None)
     kwargs.setdefault("completion_ids", [[0]] * len(completions))
     return function(prompts=["?"] * len(completions), completions=completions, **kwargs)
 
 
+def entries(values):
+    """As a config holds them: names, or entries in full form."""
+    return [value if isinstance(value, str) else RewardEntry(**value) for value in values]
+
+
 def problems(value, **kwargs):
     with pytest.raises(ConfigError) as error:
-        parse_rewards(value, where="c.json: rewards", **kwargs)
+        parse_rewards(entries(value), where="c.json: rewards", **kwargs)
     return [str(problem) for problem in error.value.problems]
 
 
@@ -167,11 +179,8 @@ def test_conversational_completions_and_what_trl_adds_are_understood():
 
 
 def test_names_weights_and_arguments_are_read():
-    specs = parse_rewards(
-        ["exact_match", {"name": "regex", "weight": 2, "arguments": {"pattern": "a"}}],
-        where="rewards",
-    )
-    assert specs == [RewardSpec("exact_match"), RewardSpec("regex", 2.0, {"pattern": "a"})]
+    specs = parse_rewards(["exact_match", entry(" regex ", {"pattern": "a"}, 2)], where="rewards")
+    assert specs == [entry("exact_match"), entry("regex", {"pattern": "a"}, 2.0)]
     functions, weights = build_rewards([*specs, specs[0]], tokenizer=None)
     assert [f.__name__ for f in functions] == ["exact_match", "regex", "exact_match_2"]
     assert weights == [1.0, 2.0, 1.0]
@@ -181,15 +190,14 @@ def test_every_problem_is_named_at_once(tmp_path):
     (tmp_path / "r.py").write_text("def good(completions, **kwargs): ...\ndef bare(x): ...\n")
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "empty").mkdir()
-    entries = [
+    wrong = [
         "exact_mach",
         {"name": "regex"},
         {"name": "regex", "arguments": {"pattern": "("}},
         {"name": "numeric_answer", "arguments": {"tolerence": 1}},
-        {"name": "numeric_answer", "arguments": {"tolerance": "small"}, "weight": True},
-        {"name": "regex", "wieght": 1, "arguments": {"pattern": "a", "mode": "match"}},
+        {"name": "numeric_answer", "arguments": {"tolerance": "small"}},
+        {"name": "regex", "arguments": {"pattern": "a", "mode": "match"}},
         {"name": "length", "arguments": {"min": 5, "max": 2}},
-        7,
         "r.py:goood",
         "r.py:bare",
         "missing.py:f",
@@ -198,20 +206,35 @@ def test_every_problem_is_named_at_once(tmp_path):
         "no/such/folder",
         {"name": "org/reward-model", "arguments": {"batchsize": 1}},
     ]
-    text = "\n".join(problems(entries, base_dir=tmp_path))
-    for i in range(len(entries)):
-        assert f"rewards[{i}]" in text, f"{entries[i]} passed unnoticed"
+    text = "\n".join(problems(wrong, base_dir=tmp_path))
+    for i in range(len(wrong)):
+        assert f"rewards[{i}]" in text, f"{wrong[i]} passed unnoticed"
     for part in ("did you mean 'exact_match'", "needs 'pattern'", "not a regular expression",
-                 "did you mean 'tolerance'", "did you mean 'weight'", "must be a number, not True",
+                 "did you mean 'tolerance'", "valid number, not 'small'", "'search' or 'fullmatch'",
                  "min at most max", "did you mean 'good'", "must take **kwargs", "no such file",
                  "is not Python", "holds no model", "no such folder",
                  "did you mean 'batch_size'"):  # fmt: skip
         assert part in text
 
 
-@pytest.mark.parametrize("value", [None, [], "exact_match", {"name": "exact_match"}])
-def test_rewards_must_be_a_list(value):
-    assert len(problems(value)) == 1
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "set a list that is not empty"),
+        ("exact_match", "set a list that is not empty"),
+        ({"name": "exact_match"}, "set a list that is not empty"),
+        ([7], "rewards[0]"),
+        ([{"weight": 1}], "rewards[0].name"),
+        ([{"name": "regex", "wieght": 1}], "did you mean 'weight'"),
+        ([{"name": "regex", "weight": "much"}], "rewards[0].weight"),
+        ([{"name": "regex", "weight": math.inf}], "rewards[0].weight"),
+        ([{"name": "regex", "arguments": [1]}], "rewards[0].arguments"),
+    ],
+)
+def test_what_is_no_list_of_rewards_is_refused_by_its_type(value, message):
+    with pytest.raises(ConfigError) as error:
+        load_config({"strategy": "grpo", "model_name": "m", "dataset": "d.jsonl", "rewards": value})
+    assert message in str(error.value)
 
 
 def test_a_reward_that_weighs_nothing_is_refused():
@@ -222,16 +245,16 @@ def test_columns_come_from_arguments_and_signatures(tmp_path):
     (tmp_path / "r.py").write_text(
         "async def f(prompts, completions, answer, level=1, *, unit, bonus, **kwargs): ...\n"
     )
-    entries = [
+    given_ = [
         "exact_match",
         {"name": "numeric_answer", "arguments": {"column": "truth"}},
         {"name": "regex", "arguments": {"pattern": "a"}},
         {"name": "r.py:f", "arguments": {"bonus": 1}},
         "org/reward-model",
     ]
-    specs = parse_rewards(entries, where="rewards", base_dir=tmp_path)
+    specs = parse_rewards(entries(given_), where="rewards", base_dir=tmp_path)
     assert reward_columns(specs, base_dir=tmp_path) == {"answer", "truth", "unit"}
-    only_file = [spec for spec in specs if spec.kind == "file"]
+    only_file = [spec for spec in specs if spec.name == "r.py:f"]
     assert reward_columns(only_file, base_dir=tmp_path) == {"answer", "unit"}
 
 
@@ -260,9 +283,7 @@ def test_each_builtin_has_a_line_of_its_own():
 def user_function(tmp_path, body, arguments=None):
     path = tmp_path / f"r{abs(hash(body))}.py"
     path.write_text(body)
-    specs = parse_rewards(
-        [{"name": f"{path.name}:f", "arguments": arguments or {}}], where="r", base_dir=tmp_path
-    )
+    specs = parse_rewards([entry(f"{path.name}:f", arguments or {})], where="r", base_dir=tmp_path)
     [function], _ = build_rewards(specs, tokenizer=None, base_dir=tmp_path)
     return function
 
@@ -407,7 +428,7 @@ def test_a_reward_model_scores_as_loaded_by_hand(models, name):
 
 def test_plain_text_gets_its_eos(models):
     [function], _ = build_rewards(
-        [RewardSpec("full", 1.0, {"batch_size": 1})], tokenizer=None, base_dir=models, device="cpu"
+        [entry("full", {"batch_size": 1})], tokenizer=None, base_dir=models, device="cpu"
     )
     got = function(prompts=["red ", "sun "], completions=["cat", "dog dog </s>"])
     wanted = scores_by_hand(models / "full", ["red cat </s>", "sun dog dog </s>"])
@@ -415,7 +436,7 @@ def test_plain_text_gets_its_eos(models):
 
 
 def test_max_length_keeps_the_end(models):
-    specs = [RewardSpec("full", 1.0, {"max_length": 2}), RewardSpec("full")]
+    specs = [entry("full", {"max_length": 2}), entry("full")]
     (short, whole), _ = build_rewards(specs, tokenizer=None, base_dir=models, device="cpu")
     text = {"prompts": ["red green "], "completions": ["cat dog"]}
     assert short(**text) != whole(**text)
@@ -435,7 +456,7 @@ def test_a_missing_head_is_never_random(models, tmp_path):
         weights = {key: value for key, value in load_file(file).items() if "score" not in key}
         save_file(weights, file, metadata={"format": "pt"})
         with pytest.raises(ModelError, match="random weights"):
-            build_rewards([RewardSpec(name)], tokenizer=None, base_dir=tmp_path, device="cpu")
+            build_rewards([entry(name)], tokenizer=None, base_dir=tmp_path, device="cpu")
     assert "score head" in problems(["run/model"], base_dir=tmp_path)[0]
     assert "not a reward model" in problems(["base"], base_dir=models)[0]
     assert torch.is_tensor(load_file(models / "full" / "model.safetensors")["score.weight"])
@@ -446,9 +467,7 @@ def test_a_reward_model_without_a_chat_template_refuses_conversations(models, tm
 
     shutil.copytree(models / "full", tmp_path / "full")
     (tmp_path / "full" / "chat_template.jinja").unlink()
-    [function], _ = build_rewards(
-        [RewardSpec("full")], tokenizer=None, base_dir=tmp_path, device="cpu"
-    )
+    [function], _ = build_rewards([entry("full")], tokenizer=None, base_dir=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="no chat template"):
         function(prompts=[CHATS[0][0]], completions=[CHATS[0][1]])
 
@@ -460,3 +479,100 @@ def test_an_adapter_of_another_task_is_refused(models, tmp_path):
     path = tmp_path / "run" / "model" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"task_type": "CAUSAL_LM"}))
     assert "adapter of CAUSAL_LM" in problems(["run"], base_dir=tmp_path)[0]
+
+
+# --- TRL's own functions, and functions of installed modules --------------------------------------
+
+
+def test_the_table_of_trls_rewards_is_what_the_installed_trl_has():
+    import inspect
+
+    import trl.rewards
+
+    theirs = {n: getattr(trl.rewards, n) for n in trl.rewards.__all__}
+    theirs = {name: function for name, function in theirs.items() if callable(function)}
+    assert theirs.keys() == FROM_TRL.keys() and not FROM_TRL.keys() & BUILTIN.keys()
+    handed = {"completions", "completion_ids", "log_extra", "kwargs"}
+    for name, ours in FROM_TRL.items():
+        known = {n: p.default for n, p in inspect.signature(theirs[name]).parameters.items()}
+        assert set(ours.columns) <= known.keys() | {"solution"}
+        wanted = {n: d for n, d in known.items() if n not in handed | set(ours.columns)}
+        took = inspect.signature(ours.arguments).parameters
+        assert {n: p.default for n, p in took.items()} == wanted, name
+
+
+def test_trls_rewards_run_on_text_and_on_conversations():
+    good, bad = "<think>\nso\n</think>\n4", "<think>\nso 4"
+    chats = [[{"role": "assistant", "content": text}] for text in (good, bad)]
+    for completions in ([good, bad], chats):
+        assert score("think_format_reward", completions) == [1.0, 0.0]
+    arguments = {"max_completion_len": 10, "soft_punish_cache": 4}
+    ids = [[1] * n for n in (6, 8, 11)]
+    name = "get_soft_overlong_punishment"
+    got = score(name, ["a", "b", "c"], completion_ids=ids, arguments=arguments)
+    assert got == [0.0, -0.5, -1.0]
+    got = score("get_repetition_penalty_reward", ["a"], completion_ids=[[5] * 5],
+                arguments={"ngram_size": 2})  # fmt: skip
+    assert got == [-0.75]
+
+
+def test_trls_rewards_are_checked_without_trl(tmp_path):
+    wrong = [
+        "think_format_rewar",
+        "get_soft_overlong_punishment",
+        {"name": "get_soft_overlong_punishment",
+         "arguments": {"max_completion_len": 2, "soft_punish_cache": 4}},
+        {"name": "get_repetition_penalty_reward", "arguments": {"ngram_sise": 2}},
+        {"name": "think_format_reward", "arguments": {"tags": []}},
+    ]  # fmt: skip
+    text = problems(wrong, base_dir=tmp_path)
+    assert all(any(f"rewards[{i}]" in line for line in text) for i in range(len(wrong)))
+    for part in ("did you mean 'think_format_reward'", "needs 'max_completion_len'",
+                 "from 0 to max_completion_len", "did you mean 'ngram_size'",
+                 "has no such argument"):  # fmt: skip
+        assert part in "\n".join(text)
+    assert reward_columns([entry("accuracy_reward")]) == {"solution"}
+
+
+@pytest.mark.skipif(find_spec("math_verify") is not None, reason="math_verify is installed")
+@pytest.mark.parametrize("name", [n for n, r in FROM_TRL.items() if r.package])
+def test_a_reward_whose_package_is_missing_names_the_install_line(name):
+    arguments = {"max_len": 9} if name == "get_cosine_scaled_reward" else {}
+    [problem] = problems([{"name": name, "arguments": arguments}])
+    assert "needs the package math_verify" in problem
+    assert problem.endswith("pip install math-verify")
+
+
+@pytest.mark.skipif(find_spec("math_verify") is None, reason="math_verify is not installed")
+def test_trls_accuracy_reward_compares_mathematics():
+    answers = [r"It is \boxed{\frac{2}{6}}", r"It is \boxed{\frac{1}{2}}"]
+    assert score("accuracy_reward", answers, solution=[r"\frac{1}{3}"] * 2) == [1.0, 0.0]
+
+
+def test_a_function_of_an_installed_module_is_read_when_checked_and_run_when_built(
+    tmp_path, monkeypatch, capsys
+):
+    package = tmp_path / "my_rewards_package"
+    (package / "inner").mkdir(parents=True)
+    mark = f"import pathlib\npathlib.Path({str(tmp_path / 'mark')!r}).touch()\n"
+    (package / "__init__.py").write_text(mark)
+    (package / "inner" / "__init__.py").write_text("")
+    body = "def score(completions, truth, **kw): return [float(t) for t in truth]\n"
+    (package / "inner" / "rewards.py").write_text(body + "def bare(x): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = "my_rewards_package.inner.rewards"
+    wrong = ["my_reward_package:score", "my_rewards_package.outer:score", f"{module}:scor",
+             f"{module}:bare", "sys:exit", "__main__:f"]  # fmt: skip
+    text = problems(wrong)
+    assert len(text) == len(wrong)
+    for line, part in zip(text, ["no installed module 'my_reward_package'", "no installed module",
+                                 "did you mean 'score'", "must take **kwargs"],
+                          strict=False):  # fmt: skip
+        assert part in line
+    specs = parse_rewards([f"{module}:score"], where="r")
+    assert reward_columns(specs) == {"truth"}
+    assert not (tmp_path / "mark").exists() and "my_rewards_package" not in sys.modules
+    [function], _ = build_rewards(specs, tokenizer=None)
+    assert (tmp_path / "mark").exists()
+    assert f"running {package / 'inner' / 'rewards.py'} for 'score'" in capsys.readouterr().err
+    assert function(prompts=[""], completions=["a"], truth=["2"]) == [2.0]

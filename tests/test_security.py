@@ -175,6 +175,7 @@ ALLOWED = {
     ("modelforge/registry.py", "import_module"): "of the registry's own literal table",
     ("modelforge/models/providers/__init__.py", "import_module"): "of its own literal table",
     ("modelforge/rewards/build.py", "exec_module"): "the file that the user's config names",
+    ("modelforge/rewards/build.py", "import_module"): "the installed module that it names",
     ("modelforge/configfile/load.py", "yaml.load"): "with a loader made from SafeLoader",
     (
         "modelforge/machine/launch.py",

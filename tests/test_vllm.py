@@ -160,11 +160,10 @@ def test_fit_leaves_room_for_the_engine_or_refuses(wide):
 def test_a_reward_adapter_of_the_same_base_stands_beside_what_vllm_is_sent(tmp_path, use_vllm):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from trl import GRPOConfig
 
     from modelforge.rewards.model import RewardModel
-    from modelforge.rewards.of_a_run import OnPolicyBase, build
-    from modelforge.strategy import Parts
+    from modelforge.rewards.of_a_run import build
+    from modelforge.rewards.shared_base import SharedBaseReward
 
     model, folder = str(TINY / "model"), tmp_path / "reward"
     lora = {"r": 4, "target_modules": "all-linear", "task_type": "SEQ_CLS"}
@@ -173,8 +172,12 @@ def test_a_reward_adapter_of_the_same_base_stands_beside_what_vllm_is_sent(tmp_p
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.save_pretrained(folder)
     config = config_of(use_vllm=use_vllm, reward_model=str(folder), rewards=None)
-    args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=use_vllm)
-    policy = AutoModelForCausalLM.from_pretrained(model)
-    parts = Parts(config, policy, tokenizer, LoraConfig(**lora), None, args, tmp_path)
-    (reward,) = build(parts)
-    assert isinstance(reward.function, RewardModel if use_vllm else OnPolicyBase)
+    ((reward, weight),) = build(
+        config,
+        tokenizer=tokenizer,
+        policy=AutoModelForCausalLM.from_pretrained(model),
+        adapted=not use_vllm,
+        device="cpu",
+        batch_size=2,
+    )
+    assert weight == 1 and isinstance(reward, RewardModel if use_vllm else SharedBaseReward)

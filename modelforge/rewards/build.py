@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import inspect
 import math
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
+from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.rewards.builtin import BUILTIN, Score
-from modelforge.rewards.spec import RewardSpec
+from modelforge.rewards.functions import source_of
+from modelforge.rewards.spec import kind_of
 
 RewardFunction = Callable[..., Any]
 
 
 def build_rewards(
-    specs: Sequence[RewardSpec], *, tokenizer: Any, base_dir: Path = Path(), device: Any = None
+    entries: Sequence[RewardEntry], *, tokenizer: Any, base_dir: Path = Path(), device: Any = None
 ) -> tuple[list[RewardFunction], list[float]]:
     """The reward functions, in TRL's form, and their weights.
 
@@ -29,7 +32,7 @@ def build_rewards(
     ``__name__``, under which its metrics are logged.
 
     Args:
-        specs: As ``parse_rewards`` gives them.
+        entries: As ``parse_rewards`` gives them.
         tokenizer: The policy's; counts tokens where no ids are given.
         base_dir: The folder that relative paths start from.
         device: Where reward models are put; None leaves the choice to them (CUDA if there).
@@ -39,25 +42,28 @@ def build_rewards(
     """
     functions: list[RewardFunction] = []
     names: set[str] = set()
-    for spec in specs:
-        if spec.kind == "builtin":
-            score = BUILTIN[spec.name](**spec.arguments)
-            function, name = _per_row(score, tokenizer), spec.name
-        elif spec.kind == "file":
-            function, name = _from_file(spec, base_dir)
-        else:
+    for entry in entries:
+        kind = kind_of(entry.name)
+        if kind == "builtin":
+            score = BUILTIN[entry.name](**entry.arguments)
+            function, name = _per_row(score, tokenizer), entry.name
+        elif kind == "trl":
+            function, name = _from_trl(entry)
+        elif kind == "model":
             from modelforge.rewards.model import RewardModel
 
-            function = RewardModel.load(spec.name, base_dir=base_dir, device=device,
-                                        **spec.arguments)  # fmt: skip
+            function = RewardModel.load(entry.name, base_dir=base_dir, device=device,
+                                        **entry.arguments)  # fmt: skip
             name = function.__name__
+        else:
+            function, name = _of_the_user(entry, base_dir)
         base, n = name, 1
         while name in names:
             name, n = f"{base}_{n + 1}", n + 1
         names.add(name)
         function.__name__ = name  # type: ignore[attr-defined]
         functions.append(function)
-    return functions, [spec.weight for spec in specs]
+    return functions, [entry.weight for entry in entries]
 
 
 def completion_text(completion: Any) -> str:
@@ -87,28 +93,55 @@ def _per_row(score: Score, tokenizer: Any) -> RewardFunction:
     return reward
 
 
-def _from_file(spec: RewardSpec, base_dir: Path) -> tuple[RewardFunction, str]:
+def _from_trl(entry: RewardEntry) -> tuple[RewardFunction, str]:
+    """TRL's function under the name that TRL logs it by; plain text goes to it as a message."""
+    import trl.rewards
+
+    if not hasattr(trl.rewards, entry.name):
+        what = f"TRL {trl.__version__} has no such reward"
+        raise ConfigError(Problem(entry.name, what, "pip install -U trl"))
+    theirs = getattr(trl.rewards, entry.name)
+    makes = entry.name.startswith("get_")
+    function = theirs(**entry.arguments) if makes else theirs
+    bound = {} if makes else entry.arguments
+
+    def reward(*, completions: list, **columns: Any) -> list[float | None]:
+        messages = [
+            [{"role": "assistant", "content": text}] if isinstance(text, str) else text
+            for text in completions
+        ]
+        return function(completions=messages, **columns, **bound)
+
+    return reward, function.__name__
+
+
+def _of_the_user(entry: RewardEntry, base_dir: Path) -> tuple[RewardFunction, str]:
     """The user's function, its arguments bound and its answers checked."""
-    path, name = spec.file_and_function(base_dir)
+    path, name = source_of(entry.name, base_dir)
+    assert path is not None, "was checked"
     say(f"reward: running {path.resolve()} for '{name}', as the config asks")
-    function = getattr(_load_module(path.resolve()), name)
+    if kind_of(entry.name) == "module":
+        module = importlib.import_module(entry.name.rpartition(":")[0])
+    else:
+        module = _load_module(path.resolve())
+    function = getattr(module, name)
     if not callable(function):
         what = f"'{name}' is {type(function).__name__}, not a function"
-        raise ConfigError(Problem(spec.name, what, f"def {name}(completions, **kwargs): ..."))
+        raise ConfigError(Problem(entry.name, what, f"def {name}(completions, **kwargs): ..."))
 
     if inspect.iscoroutinefunction(function):  # TRL runs these side by side
 
         @functools.wraps(function)
         async def reward(**kwargs: Any) -> list[float | None]:
-            answers = await function(**kwargs, **spec.arguments)
-            return _checked(answers, len(kwargs["completions"]), spec.name)
+            answers = await function(**kwargs, **entry.arguments)
+            return _checked(answers, len(kwargs["completions"]), entry.name)
 
     else:
 
         @functools.wraps(function)
         def reward(**kwargs: Any) -> list[float | None]:
-            answers = function(**kwargs, **spec.arguments)
-            return _checked(answers, len(kwargs["completions"]), spec.name)
+            answers = function(**kwargs, **entry.arguments)
+            return _checked(answers, len(kwargs["completions"]), entry.name)
 
     return reward, name
 

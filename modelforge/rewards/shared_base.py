@@ -59,12 +59,11 @@ class SharedBaseReward:
     """A reward function that scores on the policy's own base, under a reward adapter.
 
     Costs the memory of the adapter and its head. Gives what the separately loaded reward model
-    gives. Called as TRL calls a reward function.
+    gives. Called as TRL calls a reward function, once it is attached to the policy.
     """
 
     def __init__(
         self,
-        model: Any,
         folder: Path,
         *,
         name: str,
@@ -72,35 +71,46 @@ class SharedBaseReward:
         max_length: int | None = None,
         batch_size: int = 16,
     ):
-        """Attach the adapter of ``folder``, frozen; metrics are logged under ``name``.
+        """A reward adapter to come; metrics are logged under ``name``.
 
         Args:
-            model: The policy, a ``PeftModel``.
             tokenizer: The reward model's own: its chat template is the one it was trained with.
 
         Raises:
-            ModelError: the folder is no reward adapter, or its weights do not fit this base.
+            ModelError: the folder is no reward adapter.
         """
         if what := folder_problem(folder):
             raise ModelError(Problem(str(folder), what))
-        self.model, self.__name__ = model, name
+        self.folder, self.__name__ = folder, name
         self.adapter = "reward_" + re.sub(r"\W", "_", name)  # PEFT takes no dots in a name
         self.tokenizer, self.max_length, self.batch_size = tokenizer, max_length, batch_size
-        hold_score_heads(model.get_base_model())
+        self.model: Any = None
+
+    def attach(self, policy: Any) -> SharedBaseReward:
+        """Load the adapter, frozen, onto the policy, a ``PeftModel``; returns itself.
+
+        Raises:
+            ModelError: its weights do not fit this base.
+        """
+        self.model = policy
+        hold_score_heads(policy.get_base_model())
+        folder = str(self.folder)
         with warnings.catch_warnings():
             # PEFT only warns of keys that the file lacks: those weights would be random.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             try:
-                result = model.load_adapter(str(reward_folder(folder)), adapter_name=self.adapter)
+                path = str(reward_folder(self.folder))
+                result = policy.load_adapter(path, adapter_name=self.adapter)
             except (UserWarning, RuntimeError, ValueError) as error:
                 what = f"does not fit the base of the policy: {str(error).splitlines()[0]}"
-                raise ModelError(Problem(str(folder), what)) from error
+                raise ModelError(Problem(folder, what)) from error
         if result.unexpected_keys:
             key = result.unexpected_keys[0]
             what = f"holds weights that the policy's base has no place for: {key}"
-            raise ModelError(Problem(str(folder), what))
-        for parameter in adapter_parameters(model, self.adapter).values():
+            raise ModelError(Problem(folder, what))
+        for parameter in adapter_parameters(policy, self.adapter).values():
             parameter.requires_grad_(False)
+        return self
 
     def __call__(self, *, prompts: list, completions: list, **columns: Any) -> list[float]:
         scores: list[float] = []
