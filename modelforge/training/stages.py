@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import re
@@ -278,7 +277,7 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
 def _contents(path: Path) -> list[list[str]]:
     """Each file that is read of a file or folder, with the digest of its bytes."""
     if path.is_file():
-        return [[path.name, _digest_of(path)]]
+        return [[path.name, file_digest(path)]]
     run = (path / files.CHOICES).is_file() and (path / files.MODEL).is_dir()
     folder = path / files.MODEL if run else path
     # Of a data folder only the files in it are read: others may hold the runs themselves.
@@ -286,21 +285,10 @@ def _contents(path: Path) -> list[list[str]]:
     found = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
     named = {str(file.relative_to(folder)): file for file in found}
     return [
-        [name, _digest_of(file)]
+        [name, file_digest(file)]
         for name, file in named.items()
         if not (run and name == "README.md")
     ]
-
-
-def _digest_of(path: Path) -> str:
-    """A file's digest. The stages of a run share a base, whose weights are read once for all."""
-    status = path.stat()
-    return _digest_once(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest_once(path: Path, size: int, mtime_ns: int) -> str:
-    return file_digest(path)
 
 
 def _source_of(function: RewardFunction) -> str:
