@@ -11,7 +11,8 @@ from pydantic import Field
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
 from modelforge.models.source import local_folder
-from modelforge.strategies.ppo import PPO, PPOSettings, Share
+from modelforge.ppo.settings import Share
+from modelforge.strategies.ppo import PPO, PPOSettings
 from modelforge.strategies.rewarded import RewardedSettings
 
 if TYPE_CHECKING:
