@@ -11,7 +11,8 @@ from pydantic import Field
 from modelforge.common.paths import KeysOf
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import Problem
-from modelforge.strategies.ppo import PPO, PPOSettings, Share
+from modelforge.ppo.settings import Share
+from modelforge.strategies.ppo import PPO, PPOSettings
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy

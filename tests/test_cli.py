@@ -12,7 +12,7 @@ from modelforge import list_strategies, load_config
 from modelforge.cli import main as cli
 from modelforge.config import Settings
 from modelforge.registry import STRATEGIES
-from modelforge.rewards import BUILTIN
+from modelforge.rewards import BUILTIN, FROM_TRL
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
@@ -120,6 +120,7 @@ def test_the_documents_name_every_key_reward_and_strategy():
     assert all(f"`{key}`" in config for key in Settings.model_fields)
     rewards = (ROOT / "docs" / "rewards.md").read_text()
     assert all(f"| `{name}` |" in rewards for name in BUILTIN)
+    assert all(f"| `{name}` | {reward.gives} |" in rewards for name, reward in FROM_TRL.items())
     readme = (ROOT / "README.md").read_text()
     assert all(f"| `{name}` |" in readme for name in STRATEGIES)
 

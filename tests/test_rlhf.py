@@ -106,15 +106,20 @@ def test_rlhf_config_is_checked_as_it_is_made():
 
 
 def test_the_document_names_every_key_and_metric():
+    from modelforge.ppo.settings import PPOSection
     from modelforge.ppo.trainer import METRICS
-    from modelforge.strategies.ppo import PPOSection
     from modelforge.strategies.rewarded import RewardedSettings
     from modelforge.strategies.rlhf import RLHFSettings
 
     text = (ROOT / "docs" / "rlhf.md").read_text()
     own = set(RLHFSettings.model_fields) - set(modelforge.config.Settings.model_fields)
     assert set(RewardedSettings.model_fields) - set(modelforge.config.Settings.model_fields) <= own
-    assert all(f"`{key}`" in text for key in [*own, *PPOSection.model_fields])
+    assert all(f"`{key}`" in text for key in own)
+    rows = ["| `ppo.` | default | meaning |", "|---|---|---|"]
+    for key, known in PPOSection.model_fields.items():
+        default = "–" if known.default is None else f"`{json.dumps(known.default)}`"
+        rows.append(f"| `{key}` | {default} | {known.description} |")
+    assert "\n".join([*rows, ""]) in text
     assert all(f"| `{name}` | {meaning} |" in text for name, meaning in METRICS.items())
 
 

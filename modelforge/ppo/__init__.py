@@ -1,12 +1,13 @@
 """PPO on TRL: the trainer that TRL dropped in 1.13, as a subclass of its ``GRPOTrainer``.
 
-``maths``    advantages, losses, KL estimators and controllers, running moments: torch alone
-``shaping``  from the rewards of several sources to one score a completion
-``roles``    one base as policy, reference, reward and value: which adapter is on
-``value``    the value head
-``config``   ``PPOConfig``: what may be set, checked
-``trainer``  ``PPOTrainer``: rollout, loss, metrics
-``checkpoint``  what a checkpoint holds besides the policy
+``settings``   PPO's keys: defaults, bounds and what they mean; no torch
+``config``     ``PPOConfig``: these keys on TRL's ``GRPOConfig``, checked as a whole
+``maths``      advantages, losses, KL estimators and controllers, running moments: torch alone
+``shaping``    from the rewards of several sources to one score a completion
+``reference``  the adapters on the one base: policy, frozen reference, critic
+``value``      the value head
+``weights``    what a checkpoint holds besides the policy's adapter
+``trainer``    ``PPOTrainer``: rollout, loss, metrics
 
-Importing ``trainer`` imports TRL; importing this package imports nothing.
+Importing ``config`` or ``trainer`` imports TRL; importing this package imports nothing.
 """

@@ -7,10 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
 from trl import GRPOConfig
 
 from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.ppo.maths import KLEstimator
+from modelforge.ppo.settings import TRL_NAMES, PPOSection
 from modelforge.ppo.shaping import Normalization
 from modelforge.ppo.value import ValueMode
 
@@ -21,11 +23,15 @@ def _field(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def _key(name: str, **other: Any) -> Any:
+    """A key of PPO's section, with its default (or another) and its description."""
+    known = PPOSection.model_fields[name]
+    return _field(other.get("default", known.default), known.description or "")
+
+
+# What PPOConfig takes besides the section, or more narrowly than it.
 CHOICES = {
-    "kl_estimator": get_args(KLEstimator),
-    "value_mode": get_args(ValueMode),
     "reference": get_args(Reference),
-    "reward_normalization": get_args(Normalization),
     # those of TRL's losses that are the clipped surrogate and take an advantage for each token
     "loss_type": ("bnpo", "dapo", "grpo", "dr_grpo"),
     "importance_sampling_level": ("token",),
@@ -42,59 +48,37 @@ class PPOConfig(GRPOConfig):
     """
 
     num_generations: int = _field(1, "Completions a prompt in a rollout.")
-    num_iterations: int = _field(4, "PPO epochs: passes over a rollout.")
+    num_iterations: int = _key("ppo_epochs")
     loss_type: str = _field("bnpo", "How the surrogate is averaged; bnpo: over all tokens.")
     scale_rewards: str = _field("batch", "Only for TRL's own metrics: PPO uses GAE.")
     beta: float = _field(0.0, "Must stay 0: the KL penalty is in the reward (kl_coef).")
     disable_dropout: bool = _field(True, "Dropout would make old and new policy differ.")
 
-    gamma: float = _field(1.0, "Discount of rewards per token.")
-    gae_lambda: float = _field(0.95, "GAE's trade of bias (0) for variance (1).")
-    normalize_advantages: bool = _field(True, "Whiten advantages over a rollout.")
-    kl_coef: float = _field(0.1, "Weight of the per-token KL to the reference in the reward.")
-    kl_target: float | None = _field(None, "KL a completion (nats) to steer kl_coef towards.")
-    kl_horizon: int = _field(10_000, "Completions over which the steering moves kl_coef by 20 %.")
-    kl_estimator: KLEstimator = _field(
-        "k1", "Per-token KL estimate: k1 (unbiased) or k3 (never negative)."
-    )
-    kl_cap: float | None = _field(None, "Bound of one token's KL estimate, in nats.")
-    kl_stop: float | None = _field(
-        None, "Skip the rest of a rollout's updates once KL(old ‖ new policy) a token passes this."
-    )
-    value_mode: ValueMode = _field(
-        "trunk_detached",
-        "Where the value head reads: the policy's hidden states (trunk_detached: no gradient into "
-        "them; trunk) or its own LoRA (adapter).",
-    )
-    value_coef: float = _field(0.5, "Weight of the value loss.")
-    value_clip_range: float | None = _field(0.2, "Clip range of the value loss; none: no clipping.")
-    value_learning_rate: float | None = _field(
-        None, "Learning rate of value head and value adapter; none: the policy's."
-    )
-    reference: Reference = _field(
-        "base",
-        "Reference policy: the base (adapters off), or the policy as it began (initial), as after "
-        "SFT.",
-    )
-    ref_update_steps: int | None = _field(
-        None, "Make the current policy the reference every so many steps (reference: initial)."
-    )
-    reward_normalization: Normalization = _field(
-        "none",
-        "Running moments of the reward: center, scale (by the standard deviation) or standardize "
-        "(both).",
-    )
-    reward_normalize_sources: bool = _field(False, "Normalise each reward before they are summed.")
-    reward_clip: float | None = _field(None, "Bound of the reward's absolute value.")
-    reward_std_penalty: float = _field(0.0, "k of mean − k·std over the reward_ensemble.")
+    gamma: float = _key("gamma")
+    gae_lambda: float = _key("gae_lambda")
+    normalize_advantages: bool = _key("normalize_advantages")
+    kl_coef: float = _key("kl_coef")
+    kl_target: float | None = _key("kl_target")
+    kl_horizon: int = _key("kl_horizon")
+    kl_estimator: KLEstimator = _key("kl_estimator")
+    kl_cap: float | None = _key("kl_cap")
+    kl_stop: float | None = _key("kl_stop")
+    value_mode: ValueMode = _key("value_mode")
+    value_coef: float = _key("value_coef")
+    value_clip_range: float | None = _key("value_clip_range")
+    value_learning_rate: float | None = _key("value_learning_rate")
+    reference: Reference = _key("reference", default="base")
+    ref_update_steps: int | None = _key("ref_update_steps")
+    reward_normalization: Normalization = _key("reward_normalization")
+    reward_normalize_sources: bool = _key("reward_normalize_sources")
+    reward_clip: float | None = _key("reward_clip")
+    reward_std_penalty: float = _key("reward_std_penalty")
     reward_ensemble: list[str] | None = field(
         default=None,
         metadata={"help": "Names of the rewards that estimate the same thing; none: all of them."},
     )
-    whiten_rewards: bool = _field(False, "Divide per-token rewards, KL included, by their std.")
-    missing_eos_penalty: float | None = _field(
-        None, "Taken off the reward of a completion that did not end by itself."
-    )
+    whiten_rewards: bool = _key("whiten_rewards")
+    missing_eos_penalty: float | None = _key("missing_eos_penalty")
 
     def __post_init__(self) -> None:
         """Check all of it.
@@ -158,16 +142,16 @@ def _out_of_range(config: PPOConfig) -> list[Problem]:
         value = getattr(config, key)
         if value not in known:
             problems.append(Problem(key, f"unknown: '{value}'", did_you_mean(str(value), known)))
-    for key in ("gamma", "gae_lambda"):
-        if not 0 <= getattr(config, key) <= 1:
-            problems.append(Problem(key, f"must be from 0 to 1, not {getattr(config, key)}"))
-    for key in ("kl_coef", "value_coef", "reward_std_penalty"):
-        if getattr(config, key) < 0:
-            problems.append(Problem(key, f"must be at least 0, not {getattr(config, key)}"))
-    positive = ("kl_target", "kl_horizon", "kl_cap", "kl_stop", "value_clip_range",
-                "value_learning_rate", "ref_update_steps", "reward_clip")  # fmt: skip
-    for key in positive:
-        value = getattr(config, key)
-        if value is not None and value <= 0:
-            problems.append(Problem(key, f"must be above 0, not {value}"))
+    names = {key: TRL_NAMES.get(key, key) for key in PPOSection.model_fields if key not in CHOICES}
+    try:
+        PPOSection.model_validate({key: getattr(config, name) for key, name in names.items()})
+    except ValidationError as error:
+        for found in error.errors():
+            key = str(found["loc"][0])
+            what = f"{found['msg'].replace('Input should be', 'must be')}, not {found['input']!r}"
+            known = get_args(PPOSection.model_fields[key].annotation)
+            fix = (
+                did_you_mean(str(found["input"]), known) if found["type"] == "literal_error" else ""
+            )
+            problems.append(Problem(names[key], what, fix))
     return problems
