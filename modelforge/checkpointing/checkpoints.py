@@ -24,6 +24,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder, of whatever name, holds a checkpoint, whole or not."""
+    return (folder / "trainer_state.json").is_file()
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first, whole or not."""
     found = [entry for entry in folder.glob("checkpoint-*") if _NAME.fullmatch(entry.name)]

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from modelforge.checkpointing.checkpoints import latest_intact, why_damaged
+from modelforge.checkpointing.checkpoints import is_checkpoint, latest_intact, why_damaged
 from modelforge.common.console import warn
 from modelforge.common.files import (
     digest,
@@ -24,6 +24,7 @@ from modelforge.common.files import (
     refuse_replaced,
     write_whole,
 )
+from modelforge.common.paths import find_path
 from modelforge.common.processes import agreed, is_main, wait_for_everyone
 from modelforge.config import Config
 from modelforge.errors import Problem, RunError
@@ -221,20 +222,16 @@ def _opened(config: Config) -> tuple[RunDir, Path | None]:
 
 def _named_checkpoint(name: str, config: Config) -> Path:
     where = f"{config.name}: resume"
-    for candidate in (config.base_dir / Path(name).expanduser(), Path(name).expanduser()):
-        if (candidate / "trainer_state.json").is_file():
-            wrong = why_damaged(candidate)
-            if wrong is not None:
-                fix = "set auto for the newest whole one, or name another"
-                raise RunError(Problem(where, f"'{name}' is damaged: {wrong}", fix))
-            return candidate.resolve()
-    raise RunError(
-        Problem(
-            where,
-            f"'{name}' is not a checkpoint folder",
-            "set auto, never, or a folder checkpoints/checkpoint-N of a run",
-        )
-    )
+    checkpoint = find_path(name, config.base_dir, wanted=is_checkpoint)
+    if checkpoint is None:
+        what = f"'{name}' is not a checkpoint folder"
+        fix = "set auto, never, or a folder checkpoints/checkpoint-N of a run"
+        raise RunError(Problem(where, what, fix))
+    wrong = why_damaged(checkpoint)
+    if wrong is not None:
+        fix = "set auto for the newest whole one, or name another"
+        raise RunError(Problem(where, f"'{name}' is damaged: {wrong}", fix))
+    return checkpoint
 
 
 def _refuse_other_run(config: Config, before: Mapping[str, Any], path: Path) -> None:

@@ -283,12 +283,8 @@ def _contents(path: Path) -> list[list[str]]:
     # Of a data folder only the files in it are read: others may hold the runs themselves.
     model = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
     found = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
-    named = {str(file.relative_to(folder)): file for file in found}
-    return [
-        [name, file_digest(file)]
-        for name, file in named.items()
-        if not (run and name == "README.md")
-    ]
+    card = folder / "README.md" if run else None
+    return [[str(f.relative_to(folder)), file_digest(f)] for f in found if f != card]
 
 
 def _source_of(function: RewardFunction) -> str:
