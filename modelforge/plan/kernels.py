@@ -230,8 +230,6 @@ def _scatter_into(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     return args[0]
 
 
-# torch.utils.flop_counter has such formulas, but other figures: it counts causal attention whole,
-# and it knows neither 4-bit products nor TRL's fused head.
 def _matmul(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     tracker.once("workspace", tracker.device.workspace)
     left, right = args[-2:]
