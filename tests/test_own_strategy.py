@@ -106,7 +106,7 @@ def test_it_trains_without_a_plan_where_a_card_would_be_planned_for(register, tm
     printed = capsys.readouterr()
     warning = " ".join((printed.out + printed.err).split())
     assert "warning: " in warning and "the hook longest_batch" in warning
-    assert "it trains as configured, whether or not that fits in 0.05 GB" in warning
+    assert "it trains as configured, whether or not that fits in 0.05 GiB" in warning
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def within_budget(
         )
     except NotPlanned as error:
         warn(str(error.problems[0]))
-        warn(f"it trains as configured, whether or not that fits in {budget:g} GB")
+        warn(f"it trains as configured, whether or not that fits in {budget:g} GiB")
         return config, None
     for line in planned.lines():
         say(line)
