@@ -93,7 +93,7 @@ BAD = {
         "not a reward model", {"reward_model": str(TINY / "model")},
     ),
     "judge that is a function": ("is no reward model", {"judge_model": "format"}),
-    "checkpoint of one stage": ("one stage's checkpoint", {"resume": "ppo-1/checkpoint-4"}),
+    "checkpoint of one stage": ("the checkpoint of one stage", {"resume": "ppo-1/checkpoint-4"}),
     "KL to a fixed reference": (
         "the base cannot be updated", {"ppo": {"ref_update_steps": 5, "reference": "base"}},
     ),
