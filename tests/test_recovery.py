@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import quick
 from transformers import Trainer
 
 import modelforge
@@ -22,8 +23,7 @@ MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
 def run(strategy, folder, *overrides):
-    options = [f"output_dir={folder}", "lora_dropout=0", "max_steps=6", "logging_steps=2"]
-    return modelforge.train(TINY / f"{strategy}.json", overrides=[*options, *overrides])
+    return quick(strategy, folder, "lora_dropout=0", "max_steps=6", "logging_steps=2", *overrides)
 
 
 def weights(result):
