@@ -12,6 +12,12 @@ os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-te
 
 import pytest
 
+# Files whose slow tests share a run that is made once for the file.
+SHARING = {
+    *("test_data_load", "test_data_rows", "test_data_tokens", "test_plan", "test_ppo_adapters"),
+    *("test_report", "test_rewards", "test_rlhf", "test_train"),
+}
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
@@ -20,7 +26,6 @@ def pytest_collection_modifyitems(items):
     Those are handed out one by one, after the groups, so that all workers end together.
     """
     for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        shares = any(found[-1].scope == "module" for found in fixtures if found)
+        shares = item.path.stem in SHARING
         if shares or not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelforge.data.load import Part, read_part
+from modelforge.config import DatasetSource
+from modelforge.data.load import read_source
 from modelforge.data.read import SUFFIXES, read_file, read_path
 from modelforge.errors import DataError
 
@@ -140,7 +141,7 @@ def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="not in the cache"):
-        read_part(Part("nobody/nothing-of-this-name"), tmp_path)
+        read_source(DatasetSource(path="nobody/nothing-of-this-name"), tmp_path)
 
 
 def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):

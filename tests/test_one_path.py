@@ -72,7 +72,7 @@ def command(*words, code=0):
     return json.loads(done.stdout)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=configs())
 def test_every_command_fills_in_the_same_values(values):
     with tempfile.TemporaryDirectory() as name:

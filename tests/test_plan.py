@@ -15,7 +15,7 @@ from modelforge import registry
 from modelforge.config import Choice
 from modelforge.configfile.load import load_config
 from modelforge.errors import ModelError, RunError
-from modelforge.plan import Calibration, fit, plan
+from modelforge.plan import Calibration, fit, memory, plan
 from modelforge.plan.allocator import GIB
 from modelforge.plan.architectures import (
     find_architecture,
@@ -37,6 +37,24 @@ def config_of(strategy, *, vram=None, model=LLAMA, **said):
     """A config as a run has it before its data is read."""
     config = load_config({"strategy": strategy, "model_name": str(model), "dataset": "d", **said})
     return fill(config, Facts(registry.get_strategy(strategy)(), card(vram or 12.0)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def probes_made_once():
+    """A probe of the same values is not simulated again: `fit` asks for many of them."""
+    made, simulated = {}, memory.probe
+
+    def probe(config, found, hardware):
+        values = {k: v for k, v in config.resolved().items() if k != "model_name"}
+        shape = found.architecture.to_dict()
+        key = json.dumps([values, shape, repr(hardware), str(found.adapter)], default=str)
+        if key not in made:
+            made[key] = simulated(config, found, hardware)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "probe", probe)
+        yield
 
 
 @pytest.fixture

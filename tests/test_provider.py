@@ -77,7 +77,7 @@ def test_all_weights_are_trained_and_saved_where_the_rank_is_zero(tmp_path):
     after = AutoModelForCausalLM.from_pretrained(result.model_dir).state_dict()
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in before if "proj" in name)
-    assert 'library_name: "transformers"' in (result.model_dir / "README.md").read_text()
+    assert "library_name: transformers" in (result.model_dir / "README.md").read_text()
 
 
 def test_frozen_weights_are_16_bit_and_trained_ones_32_bit(tmp_path):

@@ -415,10 +415,12 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
 def test_the_designs_config_runs_on_real_pairs(tmp_path):
     values = DESIGN | {
         "model_name": str(SHARED / "models" / "stories260K"),
-        "dataset": str(SHARED / "data" / "hh_helpful_base_train.jsonl"),
-        "eval_dataset": str(SHARED / "data" / "hh_helpful_base_test.jsonl"),
         "output_dir": str(tmp_path),
     }
+    for key, name, count in (("dataset", "train", 240), ("eval_dataset", "test", 200)):
+        rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")[:count]
+        values[key] = str(tmp_path / f"{name}.jsonl")
+        Path(values[key]).write_text("\n".join(rows) + "\n")
     del values["eval_split"]
     result = modelforge.train(
         values,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import DATA, held_out
 
 import modelforge
 from modelforge import load_config
@@ -12,13 +13,14 @@ from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
-STEPS = {"sft": 60, "qlora": 40, "reward": 80, "dpo": 60, "grpo": 40}
+STEPS = {"sft": 60, "qlora": 30, "reward": 80, "dpo": 60, "grpo": 40}
 
 
 def run(strategy, tmp_path, *overrides):
+    held = f"eval_dataset={held_out(DATA[strategy], 80)}"
     return modelforge.train(
         TINY / f"{strategy}.json",
-        overrides=[f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", *overrides],
+        overrides=[f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", held, *overrides],
     )
 
 
