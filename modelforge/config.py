@@ -69,11 +69,14 @@ class Generation(Section):
 
 
 class RewardEntry(Section):
-    """A reward: a built-in name, ``file.py:function``, or a reward model's folder or hub id."""
+    """A reward: a name, ``file.py:function``, ``module:function``, or a reward model."""
 
     name: Annotated[
         LocalText,
-        Field(description="The reward: a built-in name, file.py:function, a folder or a hub id."),
+        Field(
+            description="The reward: a built-in name, one of TRL's, file.py:function, "
+            "module:function, a folder or a hub id."
+        ),
     ]
     weight: Annotated[float, Field(description="The weight of this reward in the sum.")] = 1.0
     arguments: Annotated[

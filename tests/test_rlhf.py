@@ -229,6 +229,16 @@ def test_a_changed_character_anywhere_makes_another_stage(tmp_path, monkeypatch,
     assert name_of_policys_stage(config) != before
 
 
+def test_a_changed_module_of_a_reward_makes_another_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = whole_of_files(tmp_path) | {"rewards": ["scored:score"]}
+    before = name_of_policys_stage(config)
+    assert name_of_policys_stage(config) == before
+    (tmp_path / "scored.py").write_text("def score(completions, **kwargs): return [1.0]")
+    assert name_of_policys_stage(config) != before
+
+
 @pytest.mark.parametrize(
     "file", ["policy/metrics.jsonl", "policy/report.html", "policy/model/README.md", "data/runs/a"]
 )

@@ -25,6 +25,7 @@ from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.models.source import find_model
+from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategies.rewarded import Rewarded
@@ -184,6 +185,8 @@ class RLHFTrainer:
         settings = registry.get_strategy(values["strategy"]).settings
         places = [place for place in paths_in(settings, values) if place.beside_config]
         paths = [find_path(file_of(place.text), self.config.base_dir) for place in places]
+        modules = [place.text for place in places if names_module(place.text)]
+        paths += [source_of(name, self.config.base_dir)[0] for name in modules]
         contents = [_contents(path) for path in paths if path is not None]
         code = [
             [getattr(f, "__qualname__", type(f).__qualname__), weight, _source_of(f)]
