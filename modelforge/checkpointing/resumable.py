@@ -27,7 +27,7 @@ from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, 
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
 from modelforge.checkpointing.resumed import all_steps, best_of, state_of, take_up_as_asked
-from modelforge.common.console import warn
+from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
 from modelforge.errors import Problem, RunError
@@ -154,6 +154,7 @@ class Resumable(Trainer):
     def _take_up_end(self, checkpoint: Path) -> None:
         """All steps are done: transformers would train one more before it saw that."""
         self.state = state_of(checkpoint)
+        say(f"all {self.state.global_step} steps are done: nothing is left to train")
         self._load_from_checkpoint(str(checkpoint))
         self._tr_loss = torch.zeros(())
         self._load_state(checkpoint)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelforge.checkpointing.checkpoints import step_of
 from modelforge.config import LORA_KEYS, Config
 from modelforge.errors import ConfigError, Problem
 from modelforge.runs import files
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Strategy
 
 #: What transformers and PyTorch restore with the optimiser and the scheduler, over the arguments;
 #: and the shape of the weights that it restores.
@@ -19,12 +23,13 @@ _KEPT = (
 )
 
 
-def refuse_what_it_keeps(config: Config, checkpoint: Path) -> None:
+def refuse_what_it_keeps(config: Config, checkpoint: Path, strategy: Strategy) -> None:
     """See that the config says of its checkpoint's optimiser and adapter what they are.
 
     Args:
         config: With every value filled in.
         checkpoint: Of this run, or of another one whose config.json lies beside it.
+        strategy: Whose defaults hold for what that config.json leaves out.
 
     Raises:
         ConfigError: With every key that the checkpoint would leave without effect, and if the run
@@ -35,13 +40,14 @@ def refuse_what_it_keeps(config: Config, checkpoint: Path) -> None:
     if 0 < most < step:
         what = f"is {most}, and {checkpoint} is of step {step}"
         problems.append(Problem(f"{config.name}: max_steps", what, f"set it to {step} or more"))
-    then = _config_of(checkpoint)
+    recorded = _config_of(checkpoint)
+    before = _defaults(strategy) | recorded if recorded is not None else {}
     for key in _KEPT:
-        now = config.get(key)
-        if then is not None and key in config.said and key in then and _plain(now) != then[key]:
-            what = f"is {now!r}, and {checkpoint} goes on with {then[key]!r}"
+        now, then = config.get(key), before.get(key)
+        if config.given(key) and key in before and _plain(now) != _plain(then):
+            what = f"is {now!r}, and {checkpoint} goes on with {then!r}"
             fix = (
-                f"set it to {then[key]!r}; or begin anew from that model, with model_name "
+                f"set it to {then!r}; or begin anew from that model, with model_name "
                 f"{checkpoint.parent.parent} and resume never"
             )
             problems.append(Problem(f"{config.name}: {key}", what, fix))
@@ -57,6 +63,12 @@ def _config_of(checkpoint: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _defaults(strategy: Strategy) -> dict[str, Any]:
+    """TRL's own values for what no config says."""
+    fields = dataclasses.fields(strategy.trl_config_class())
+    return {f.name: getattr(f.default, "value", f.default) for f in fields if f.name in _KEPT}
 
 
 def _plain(value: Any) -> Any:

@@ -82,7 +82,7 @@ def prepare(
     digest = fingerprint(fitted.data.train, fitted.data.eval)
     if resolved.checkpoint is not None:
         refuse_other_data(run, digest, where=config.name)
-        refuse_what_it_keeps(config, resolved.checkpoint)
+        refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
     show_choices(config.choices)
     return Prepared(
