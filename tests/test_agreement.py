@@ -142,7 +142,9 @@ def see_that_all_agree(prepared, trainer):
     table = shown(prepared)
     for key, choice in choices.items():
         # choices.json, config.json and the printed table
-        if choice["value"] not in (None, False, 0) or key in written:
+        if isinstance(choice["value"], dict) and key in written:  # a section, with its defaults
+            assert plain(choice["value"]).items() <= written[key].items()
+        elif choice["value"] not in (None, False, 0) or key in written:
             assert written[key] == plain(choice["value"]), key
         if choice["source"] not in ("config", "--set"):
             assert f"{key}  {choice['value']}  {choice['source']}: {choice['reason']}" in table
