@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from modelforge.cli.options import AsJson, print_json
-from modelforge.common.console import console, headline, quieten
+from modelforge.cli.options import AsJson, print_json, working
+from modelforge.common.console import console, headline
 from modelforge.configfile.presets import tiny_preset
 
 
@@ -22,8 +22,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train the tiny model that comes along: sft, then dpo, measured before and after."""
-    quieten()
-    report = run_demo(output)
+    with working(as_json=as_json):
+        report = run_demo(output)
     if as_json:
         print_json(report)
 
