@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
 from modelforge.config import DatasetSource
 from modelforge.data.check import tokenise
 from modelforge.data.convert import DataKind, Example, Mode
@@ -191,7 +192,8 @@ def convert_all(
         for table in part:
             try:
                 role = "train" if number < eval_from else "eval"
-                rows.extend(convert(table, mode, columns, ledger, role))
+                found = convert(table, mode, columns, ledger, role)
+                rows.extend(track(found, f"converting {table.path}", len(table.rows)))
             except DataError as error:
                 problems.extend(error.problems)
         made.append(rows)

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +69,8 @@ def answer(
     """
     samples = []
     new_tokens = min(new_tokens, limit // 2)
-    for row in rows.select(range(min(COUNT, len(rows)))):
+    chosen = rows.select(range(min(COUNT, len(rows))))
+    for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
         prompt, reference = prompt_and_reference(row)
         if isinstance(prompt, list):
             text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)

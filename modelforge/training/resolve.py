@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from modelforge import registry
 from modelforge.callbacks.trackers import check_trackers
 from modelforge.common.console import say, warn
+from modelforge.common.libraries import take_over
 from modelforge.config import Config
 from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
-from modelforge.models.hub import pinned
+from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.source import ModelSource, find_model
 from modelforge.plan.planner import find
@@ -97,6 +98,7 @@ def resolve(
         where=f"{config.name}: model_name",
         trust_remote_code=config.settings.trust_remote_code,
     )
+    look_for_what_is_named(config, source)
     choose = planned_provider if planning else choose_provider
     provider, choice = choose(config, strategy, source, hardware)
     if planned_for is None:
@@ -107,6 +109,7 @@ def resolve(
         if not planning:
             raise
         architecture = find(config).architecture
+    take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     config = fill(config, Facts(strategy, hardware, choice, context))
     profile = config.choices["hardware_profile"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.callbacks.trackers import add_trackers, prepare_trackers
 from modelforge.checkpointing.checkpoints import step_of
 from modelforge.common.console import headline, say
+from modelforge.common.libraries import libraries_heard, take_over
 from modelforge.common.processes import wait_for_everyone, world_size
 from modelforge.config import Config
 from modelforge.evaluation.results import result_of
@@ -31,6 +32,11 @@ def run_once(config: Config, strategy: Strategy) -> Result:
         Interrupted: If a signal asked to stop; a checkpoint was written.
     """
     prepare_environment()
+    with libraries_heard():
+        return _run(config, strategy)
+
+
+def _run(config: Config, strategy: Strategy) -> Result:
     run, checkpoint = opened = open_run(config)
     if run.finished and config.settings.resume == "auto":
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
@@ -123,9 +129,9 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     from modelforge.callbacks.progress import Progress
 
     trackers, parts.args.report_to = parts.args.report_to, []
-    trainer = prepared.strategy.build_trainer(
-        parts, callbacks=[MetricsFile(prepared.run), Progress()]
-    )
+    shown = Progress(prepared.strategy.measure.key)
+    trainer = prepared.strategy.build_trainer(parts, callbacks=[MetricsFile(prepared.run), shown])
+    take_over()  # TRL is imported by now
     refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, prepared.run)
