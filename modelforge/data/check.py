@@ -322,6 +322,8 @@ def prompt_key(example: Example) -> bytes:
     """A fingerprint of what an example asks."""
     if "messages" in example:
         return digest(split_last_reply(example["messages"])[0])
+    if "input_ids" in example:
+        return digest(example["input_ids"])
     return digest(example.get("prompt", example.get("text")))
 
 

@@ -31,6 +31,9 @@ ROLES = {
 }
 ROLE_KEYS = ("role", "from", "speaker")
 TEXT_KEYS = ("content", "value", "text")
+# What is read of a message, and of a part of its content.
+READ_KEYS = frozenset((*ROLE_KEYS, *TEXT_KEYS))
+READ_PART_KEYS = frozenset(("type", "text", "value"))
 
 # The dialogues of hh-rlhf: "\n\nHuman: …\n\nAssistant: …"
 MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -104,12 +107,17 @@ def to_message(item: Any) -> Message:
         raise Skip("broken messages: tool calls are not trained on")
     content = next(item[key] for key in TEXT_KEYS if key in item)
     if isinstance(content, list):
-        parts = [written(p.get("text") if isinstance(p, dict) else p) for p in content]
+        parts = [written(part_text(p)) for p in content]
         content = None if None in parts else "".join(map(str, parts))
     words = written(content)
     if words is None:
         raise Skip("broken messages: content that is not text")
     return {"role": role, "content": words}
+
+
+def part_text(part: Any) -> Any:
+    """The text of one part of a message's content; anything else as it is."""
+    return part.get("text", part.get("value")) if isinstance(part, dict) else part
 
 
 def is_marked(text: Any) -> bool:

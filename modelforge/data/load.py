@@ -39,6 +39,7 @@ from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.special import without_bos
 from modelforge.data.template import TemplateChoice
+from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -304,6 +305,9 @@ def convert(
         column = match.columns.get(skip.role, skip.role)
         ledger.drop(f"{skip.reason}: {column}" if skip.role else skip.reason, row.where)
 
+    used = set(match.columns.values())
+    rows = list(refuse(rows, used, mode.kind, by_hand=bool(columns), drop=drop))
+    count(rows, used, mode.kind, ledger)
     for row, example in form.convert(match.items(rows), mode, drop):
         # Only prompt rows hand their other cells on.
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
@@ -313,19 +317,20 @@ def unify(made: Sequence[Made]) -> None:
     """Bring all examples into one schema, in place.
 
     Raises:
-        DataError: If plain text is mixed with prompts and replies.
+        DataError: If plain text or tokens are mixed with prompts and replies.
     """
     forms: dict[str, str] = {}
     for rows in made:
         for row, example in rows:
-            for name in ("text", "messages", "completion"):
+            for name in ("text", "input_ids", "messages", "completion"):
                 if name in example:
                     forms.setdefault(name, row.where)
-    if "text" in forms and len(forms) > 1:
-        other = next(where for name, where in forms.items() if name != "text")
-        fix = "train on them one after the other, or give the text a prompt column"
-        what = f"plain text cannot be mixed with prompts and replies ({other})"
-        raise DataError(Problem(forms["text"], what, fix))
+    for name, called in (("text", "plain text"), ("input_ids", "tokens")):
+        if name in forms and len(forms) > 1:
+            other = next(where for form, where in forms.items() if form != name)
+            fix = "train on them one after the other, or give the text a prompt column"
+            what = f"{called} cannot be mixed with prompts and replies ({other})"
+            raise DataError(Problem(forms[name], what, fix))
     examples = [example for rows in made for _, example in rows]
     if "messages" in forms:
         for example in examples:
