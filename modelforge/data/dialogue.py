@@ -117,7 +117,9 @@ def to_message(item: Any) -> Message:
 
 def part_text(part: Any) -> Any:
     """The text of one part of a message's content; anything else as it is."""
-    return part.get("text", part.get("value")) if isinstance(part, dict) else part
+    if not isinstance(part, dict):
+        return part
+    return part.get("text", part.get("value") if part.get("type") == "text" else None)
 
 
 def is_marked(text: Any) -> bool:
