@@ -50,6 +50,18 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
     return row["prompt"], answer[-1]["content"] if isinstance(answer, list) else str(answer)
 
 
+def readable(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A row that came in tokens as texts, parted where its labels begin; any other as it is."""
+    if "input_ids" not in row:
+        return row
+    ids, labels = row["input_ids"], row["labels"]
+    begin = next((i for i, label in enumerate(labels) if label >= 0), len(ids)) or len(ids) // 2
+    prompt, completion = (
+        tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:begin], ids[begin:])
+    )
+    return {"prompt": prompt, "completion": completion}
+
+
 def answer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -71,7 +83,7 @@ def answer(
     new_tokens = min(new_tokens, limit // 2)
     chosen = rows.select(range(min(COUNT, len(rows))))
     for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
-        prompt, reference = prompt_and_reference(row)
+        prompt, reference = prompt_and_reference(readable(row, tokenizer))
         if isinstance(prompt, list):
             text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
