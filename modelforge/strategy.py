@@ -129,6 +129,8 @@ class Strategy:
             whole rollout as they are, and not a micro-batch from the collator.
         padding_free: Whether TRL's config has ``padding_free``, with the same loss.
         unsloth: Whether its trainer can run on Unsloth, and how or why not.
+        may_drop_out: Whether dropout may stay on in training where its TRL config turns it off.
+        ignored: Keys of its TRL config that change nothing here → what to do instead; refused.
     """
 
     name: ClassVar[str]
@@ -141,6 +143,8 @@ class Strategy:
     generates: ClassVar[bool] = False
     padding_free: ClassVar[bool] = False
     unsloth: ClassVar[tuple[bool, str]] = (False, "its class does not say that it can")
+    may_drop_out: ClassVar[bool] = True
+    ignored: ClassVar[Mapping[str, str]] = {}
 
     def stages(self, config: Config) -> Sequence[str]:
         """The strategies that run one after the other in place of this one; usually none."""
@@ -272,7 +276,8 @@ class Strategy:
             return config_class(**values)
         except (ValueError, TypeError, ImportError, OSError) as error:
             message = " ".join(str(error).split())
-            raise ConfigError(Problem(config.name, f"TRL refuses it: {message}")) from None
+            fix = _not_the_users(message, config)
+            raise ConfigError(Problem(config.name, f"TRL refuses it: {message}", fix)) from None
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Trainer:
         """TRL's trainer, ready to train.
@@ -295,3 +300,13 @@ class Strategy:
             **self.trainer_arguments(parts),
             **arguments,
         )
+
+
+def _not_the_users(message: str, config: Config) -> str:
+    """Where the values come from that a message of TRL's names and the user never wrote."""
+    named = {word.strip("`'\"().,:-") for word in message.replace("=", " ").split()}
+    return "; ".join(
+        f"{key} {choice.value} is not yours but chosen ({choice.reason}): set it too"
+        for key, choice in config.choices.items()
+        if key in named and not config.given(key)
+    )

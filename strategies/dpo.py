@@ -28,6 +28,7 @@ class DPO(Strategy):
         "eval_rewards/accuracies", "held-out pairs preferred over the start", higher_is_better=True
     )
     unsloth = (True, "its DPOTrainer")
+    ignored = {"label_smoothing_factor": "set label_smoothing"}
 
     @classmethod
     def trl_config_class(cls) -> type:

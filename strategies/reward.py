@@ -22,6 +22,7 @@ class Reward(Strategy):
         "center_rewards_coefficient": (0.01, "keeps scores near zero, comparable between runs"),
     }
     measure = Measure("eval_accuracy", "held-out pair accuracy", higher_is_better=True)
+    ignored = {"label_smoothing_factor": "remove it: there are no labels to smooth"}
     unsloth = (True, "a sequence classifier; that it has a score head is checked")
 
     @classmethod

@@ -65,6 +65,12 @@ class Rewarded(Strategy):
     settings = RewardedSettings
     measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
     generates = True
+    ignored = {
+        "data_seed": "set seed",
+        "label_smoothing_factor": "remove it: there are no labels to smooth",
+        "length_column_name": "remove it: prompts come in groups, in a random order",
+        "train_sampling_strategy": "remove it, or set shuffle_dataset",
+    }
     unsloth = (
         False,
         "its trainer evaluates as if it trained: the held-out reward goes missing",

@@ -15,8 +15,9 @@ from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
 from modelforge.runs import files
-from modelforge.runs.folder import choices_json, open_run
+from modelforge.runs.folder import choices_json, finished, open_run
 from modelforge.strategy import Result
+from modelforge.training.effects import recorded
 from modelforge.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
 
 def _run(config: Config, strategy: Strategy) -> Result:
     run, checkpoint = opened = open_run(config)
-    if run.finished and config.settings.resume == "auto":
+    if config.settings.resume == "auto" and finished(run, config):
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
         return result_of(run, None)
 
@@ -151,7 +152,9 @@ def _write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
-    prepared.run.write_json(files.CONFIG, prepared.config.portable())
+    # Of a run that trains on longer: from here on it is not finished.
+    prepared.run.remove(files.RESULTS)
+    prepared.run.write_json(files.CONFIG, recorded(prepared.config, prepared.strategy))
     prepared.run.write_json(files.CHOICES, choices_json(prepared.config))
     environment = {
         "versions": versions(),
