@@ -127,6 +127,18 @@ def test_margins_are_kept_only_where_all_rows_have_one(load):
     assert load([{**pair, "margin": 1}] * 2, "preference").train["margin"][:] == [1.0, 1.0]
     mixed = load([{**pair, "margin": 1}, pair], "preference")
     assert "margin" not in mixed.train.column_names
+    assert any("1 of 2 pairs have a margin" in note for note in mixed.ledger.notes)
+
+
+def test_a_margin_is_said_and_a_score_is_none(load):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    said = load([{**pair, "margin": 2}, {**pair, "margin": 8}], "preference").ledger.notes
+    assert any("2 to 8, 5 on average" in note for note in said)
+    rated = load([{**pair, "score_chosen": 9, "score_rejected": 4}] * 2, "preference")
+    assert "margin" not in rated.train.column_names
+    assert any("score_chosen and score_rejected are no margin" in n for n in rated.ledger.notes)
+    several = {"prompt": "q", "responses": ["a", "b"], "ratings": [1, 9]}
+    assert "margin" not in load([several] * 2, "preference").train.column_names
 
 
 def test_too_few_rows_are_refused_with_counts_and_advice(load):

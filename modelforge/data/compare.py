@@ -7,7 +7,7 @@ two responses the preferred against the other        the preferred
 labels        good and bad answers of one prompt,    the good ones
               paired in the file's order
 scores        the best against the worst answer of   the best (all of them where several are)
-              a prompt, margin = the difference
+              a prompt
 ============  =====================================  ==========================================
 """
 
@@ -130,7 +130,7 @@ def convert_labelled(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """Answers labelled good or bad, one a row (KTO)."""
     answers = collect(items, mode, drop, lambda cells: float(is_good(cells.get("label"))))
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_label, margin=False)
+        return emit_pairs(answers, mode, drop, pair_by_label)
     return emit_best(answers, mode, drop, lambda answer, group: answer.score > 0, "labelled bad")
 
 
@@ -202,7 +202,7 @@ def has_score(value: Any) -> bool:
 def convert_rated(answers: list[Answer], mode: Mode, drop: Drop) -> Made:
     """Rated answers → the best of each prompt, or the best against the worst."""
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_score, margin=True)
+        return emit_pairs(answers, mode, drop, pair_by_score)
     worse = "rated below another answer"
     return emit_best(answers, mode, drop, is_best, worse)
 
@@ -272,8 +272,6 @@ def emit_pairs(
     mode: Mode,
     drop: Drop,
     pair: Callable[[list[Answer]], Pairs],
-    *,
-    margin: bool,
 ) -> Made:
     """The pairs that ``pair`` finds among the answers to each prompt."""
     for group in by_prompt(answers):
@@ -281,9 +279,8 @@ def emit_pairs(
         for answer, reason in unused:
             drop(Skip(reason), answer.row)
         for good, bad in pairs:
-            gap = good.score - bad.score if margin else None
             try:
-                yield good.row, emit(mode, good.prompt, good.reply, bad.reply, gap)
+                yield good.row, emit(mode, good.prompt, good.reply, bad.reply)
             except Skip as skip:
                 drop(skip, good.row)
 
