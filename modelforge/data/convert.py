@@ -6,7 +6,8 @@ row it cannot use goes to ``drop``. Normal forms:
 =============  =====================================================================
 demonstration  ``{"prompt", "completion"}``, ``{"messages"}`` or ``{"text"}``
 preference     ``{"prompt", "chosen", "rejected"}`` and, where known, ``"margin"``
-prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference, a string)
+prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference: a string, or a
+               list of right ones)
 =============  =====================================================================
 
 ``prompt``, ``completion``, ``chosen`` and ``rejected`` are lists of messages, or strings where the
@@ -217,7 +218,12 @@ def emit_dialogue(mode: Mode, messages: list[Message]) -> Example:
 
 
 def read_reply(cells: Cells, mode: Mode) -> Iterator[Example]:
-    """prompt, completion."""
+    """prompt, completion; of several reference answers a prompt keeps all."""
+    several = cells.get("completion")
+    texts = isinstance(several, list) and all(isinstance(a, str) and a.strip() for a in several)
+    if mode.kind == "prompt" and texts and len(several) > 1:
+        yield {**emit(mode, prompt_of(cells, mode), several[0]), "answer": several}
+        return
     try:
         reply: Text | None = reply_of(cells, "completion")
     except Skip:
