@@ -169,13 +169,20 @@ class Strategy:
         said = config.get(key) if config.given(key) else 1
         return {key: Choice(1, "default", why if said == 1 else f"{why} ({said} was set)")}
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
-        """Defaults that depend on the data's columns.
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
+        """Defaults that depend on the training rows, which are in normal form.
 
         Raises:
             ConfigError: If this strategy cannot train on data with these columns.
         """
         return {}
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Try on the first training rows what needs no model, when all values are filled in.
+
+        Raises:
+            ConfigError: If it fails on them.
+        """
 
     def arguments(self, config: Config) -> dict[str, Any]:
         """ModelForge's keys in the words of the TRL config class, over what `build_args` sets."""

@@ -15,6 +15,9 @@ from modelforge.ppo.settings import Share
 from modelforge.strategies.ppo import PPO, PPOSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
     from modelforge.strategy import Strategy
 
 StageName = Literal["sft", "reward", "ppo"]
@@ -91,8 +94,11 @@ class RLHF(PPO):
             fix = "set auto (each stage resumes from its last checkpoint) or never"
             yield Problem(f"{config.name}: resume", "names the checkpoint of one stage", fix)
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        pass  # as the columns
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length

@@ -220,8 +220,12 @@ def emit_dialogue(mode: Mode, messages: list[Message]) -> Example:
 def read_reply(cells: Cells, mode: Mode) -> Iterator[Example]:
     """prompt, completion; of several reference answers a prompt keeps all."""
     several = cells.get("completion")
-    texts = isinstance(several, list) and all(isinstance(a, str) and a.strip() for a in several)
-    if mode.kind == "prompt" and texts and len(several) > 1:
+    if (
+        mode.kind == "prompt"
+        and isinstance(several, list)
+        and len(several) > 1
+        and all(isinstance(each, str) and each.strip() for each in several)
+    ):
         yield {**emit(mode, prompt_of(cells, mode), several[0]), "answer": several}
         return
     try:

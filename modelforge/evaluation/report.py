@@ -147,6 +147,9 @@ def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
 
 def _verdict(results: Mapping[str, Any]) -> str:
     """How sure the figure is that the run is judged by; nothing where no rows were held out."""
+    if "no_signal" in results:
+        silent = results["no_signal"]
+        return f"Nothing was learned: the {silent['where']} {silent['what']}."
     if "verdict" not in results:
         return ""
     label: str = results["label"]

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelforge.common.console import headline, say
+from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
+from modelforge.errors import Problem, RunError
 from modelforge.evaluation.headline import judged
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -113,6 +114,7 @@ def write_end(
         before: What `measured` found before training.
         after: The same of the trained model.
     """
+    from modelforge.callbacks.alarms import no_signal, too_short_to_tell
     from modelforge.evaluation.report import html_report, model_card
 
     if not is_main():
@@ -120,6 +122,11 @@ def write_end(
     run.write_lines(files.SAMPLES, _side_by_side(before["samples"], after["samples"]))
     run.write_lines(files.HELD_OUT, _row_by_row(before["rows"], after["rows"]))
     judgement = judged(measure, before, after)
+    logs, steps = trainer.state.log_history, trainer.state.global_step
+    silent = no_signal(logs, trainer.args)
+    if silent and too_short_to_tell(logs, steps):
+        warn(str(silent))
+        silent = None
     results = {
         "measure": measure.key,
         "label": measure.label,
@@ -127,14 +134,14 @@ def write_end(
         **judgement,
         "before": before["figures"],
         "after": after["figures"],
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "skipped_steps": trainer.skipped_steps,
-    }
+    } | ({"no_signal": vars(silent)} if silent else {})
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
     run.write_json(files.RESULTS, results)
-    headline("Done")
+    headline("Nothing was learned" if silent else "Done")
     if measure.key in after["figures"]:
         both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
@@ -170,6 +177,14 @@ def _side_by_side(
 
 
 def result_of(run: RunDir, checkpoint: Path | None) -> Result:
-    """What a finished run's folder holds."""
+    """What a finished run's folder holds.
+
+    Raises:
+        RunError: If its rewards never differed, so that it is no success.
+    """
     results = run.read_json(files.RESULTS)
+    if "no_signal" in results:
+        problem = Problem(**results["no_signal"])
+        where = f"{run.path}: {problem.where}"
+        raise RunError(Problem(where, problem.what, f"{problem.fix}; then train in a new folder"))
     return Result(run.path, run.model, results["before"], results["after"], checkpoint)

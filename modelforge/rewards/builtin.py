@@ -81,12 +81,16 @@ def regex(*, pattern: str, mode: Literal["search", "fullmatch"] = "search") -> S
     return lambda text, n_tokens, row: float(find(text) is not None)
 
 
+TAGS = ["think", "answer"]  # of `format`, where none are named
+
+
 def tag_format(*, tags: list[str] | None = None) -> Score:
     """1 where the completion is nothing but these tags, each once, in this order and closed.
 
-    The default is ``<think>...</think><answer>...</answer>``; white space between is allowed.
+    The default is ``<think>...</think><answer>...</answer>``; white space between is allowed. A tag
+    that the prompt has opened already counts as the completion's.
     """
-    names = ["think", "answer"] if tags is None else tags
+    names = TAGS if tags is None else tags
     if not names or not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ValueError("tags must be names of letters, digits, '_' and '-', at least one")
     body = r"\s*".join(f"<{name}>.*?</{name}>" for name in names)

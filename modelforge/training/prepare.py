@@ -83,6 +83,7 @@ def prepare(
         refuse_other_data(run, digest, where=config.name)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
     show_choices(config.choices)
+    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,
