@@ -53,11 +53,13 @@ class Measure:
         key: Name in the metrics of ``Trainer.evaluate``.
         label: Name for a reader.
         higher_is_better: Which way is up.
+        chance: What guessing gets, where the figure is a share of rows that are right; else None.
     """
 
     key: str
     label: str
     higher_is_better: bool
+    chance: float | None = None
 
 
 #: The one word, and its id, that the plan's tokenizer knows: what rows of a `LongestBatch` hold.
@@ -170,18 +172,25 @@ class Strategy:
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
-        if config.given("per_device_eval_batch_size"):
-            return {}
-        batch = config.micro_batch
-        return {"per_device_eval_batch_size": Choice(batch, "default", "as for training")}
+        key = "per_device_eval_batch_size"
+        why = "held-out rows are measured one by one: no figure depends on their batch"
+        said = config.get(key) if config.given(key) else 1
+        return {key: Choice(1, "default", why if said == 1 else f"{why} ({said} was set)")}
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
-        """Defaults that depend on the data's columns.
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
+        """Defaults that depend on the training rows, which are in normal form.
 
         Raises:
             ConfigError: If this strategy cannot train on data with these columns.
         """
         return {}
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Try on the first training rows what needs no model, when all values are filled in.
+
+        Raises:
+            ConfigError: If it fails on them.
+        """
 
     def arguments(self, config: Config) -> dict[str, Any]:
         """ModelForge's keys in the words of the TRL config class, over what `build_args` sets."""
@@ -286,9 +295,10 @@ class Strategy:
             arguments: For the trainer, besides those of `trainer_arguments`.
         """
         from modelforge.checkpointing.resumable import resumable
+        from modelforge.measuring.by_row import by_row
 
         train, evaluation = self.datasets(parts)
-        trainer_class = resumable(self.trl_trainer_class())
+        trainer_class = by_row(resumable(self.trl_trainer_class()))
         return trainer_class(
             model=parts.model,
             args=parts.args,

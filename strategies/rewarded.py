@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -13,6 +13,10 @@ from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, 
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
 from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 RewardModel = Annotated[LocalText, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
@@ -98,25 +102,14 @@ class Rewarded(Strategy):
         except ConfigError as error:
             yield from error.problems
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
         from modelforge.rewards.of_a_run import parse
 
-        names = sorted(columns)
+        names = sorted(rows.column_names)
         found = parse(config)
         if not (self.functions or found["rewards"] or found["reward_model"]):
-            if "answer" not in names:
-                raise ConfigError(
-                    Problem(
-                        f"{config.name}: rewards",
-                        "is missing, and the data has no column 'answer' to compare with "
-                        f"(columns: {', '.join(names)})",
-                        'set e.g. "rewards": ["exact_match"] or "rewards.py:my_function", or a '
-                        "reward_model",
-                    )
-                )
-            reason = "the data has a column 'answer'"
-            return {"rewards": Choice([{"name": "numeric_answer"}], "data", reason)}
+            return {"rewards": _reward_of(config, rows)}
         needed = reward_columns(found["rewards"], base_dir=config.base_dir)
         missing = sorted(needed - set(names))
         if missing:
@@ -131,6 +124,11 @@ class Rewarded(Strategy):
                 )
             )
         return {}
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        from modelforge.rewards.tried import try_rewards
+
+        try_rewards(config, rows, tokenizer)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         settings = config.settings
@@ -231,3 +229,26 @@ class Rewarded(Strategy):
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer
+
+
+def _reward_of(config: Config, rows: Dataset) -> Choice:
+    """The reward that suits the data, where the config names none.
+
+    Raises:
+        ConfigError: If there are no reference answers, or they are not numbers.
+    """
+    from modelforge.rewards.tried import number_answers
+
+    columns = ", ".join(rows.column_names)
+    what = f"is missing, and the data has no column 'answer' to compare with (columns: {columns})"
+    if "answer" in rows.column_names:
+        reason = number_answers(rows)
+        if reason:
+            return Choice([{"name": "numeric_answer"}], "data", reason)
+        first = str(next((cell for cell in rows[:8]["answer"] if cell), ""))[:40]
+        what = f"is missing, and the reference answers are not numbers (such as {first!r})"
+    fix = (
+        'set "rewards": ["exact_match"] where an answer is to be met word for word, a function '
+        '"rewards.py:my_function", or a reward_model'
+    )
+    raise ConfigError(Problem(f"{config.name}: rewards", what, fix))

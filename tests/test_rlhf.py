@@ -412,7 +412,8 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "max_steps=56", "reward_stage.max_steps=45", f"eval_dataset={held_out('preference', 64)}",
+            "max_steps=56", "reward_stage.max_steps=45",
+            f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
     first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]
@@ -435,8 +436,12 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
     del values["eval_split"]
     result = modelforge.train(
         values,
-        overrides=["max_steps=4", "eval_prompts=8", "generation.max_new_tokens=64",
-                   "reward_stage.per_device_eval_batch_size=16"],
+        overrides=[
+            "max_steps=4",
+            "eval_prompts=8",
+            "generation.max_new_tokens=64",
+            "reward_stage.per_device_eval_batch_size=16",
+        ],
     )
     told = stages(result.run_dir.parent)
     assert 0.2 < told["reward"]["after"]["eval_accuracy"] < 0.9

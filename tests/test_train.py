@@ -44,7 +44,7 @@ def results(tmp_path_factory):
         ("sft", "eval_loss", -3.0),
         ("qlora", "eval_loss", -3.0),
         ("reward", "eval_accuracy", 0.1),
-        ("dpo", "eval_rewards/accuracies", 0.7),
+        ("dpo", "eval_rewards/accuracies", 0.3),
         ("grpo", "eval_reward", 0.1),
     ],
 )

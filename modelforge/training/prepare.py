@@ -85,6 +85,7 @@ def prepare(
         refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
     show_choices(config.choices)
+    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,

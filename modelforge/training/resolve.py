@@ -116,11 +116,7 @@ def resolve(
     shape = _shape_of_adapter(config, strategy, source, architecture)
     config = fill(config, Facts(strategy, hardware, choice, context, shape))
     refuse_without_effect(config, strategy)
-    profile = config.choices["hardware_profile"]
-    why = profile.reason or "asked for"
-    say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
-    for warning in warnings(config):
-        warn(warning)
+    _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
     )  # fmt: skip
@@ -143,3 +139,11 @@ def _shape_of_adapter(
         return linear_layers(architecture)
 
     return adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+
+
+def _say_machine(config: Config, hardware: Hardware) -> None:
+    profile = config.choices["hardware_profile"]
+    why = profile.reason or "asked for"
+    say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
+    for warning in warnings(config):
+        warn(warning)
