@@ -20,13 +20,17 @@ class MetricsFile(TrainerCallback):
     """Appends each log to ``metrics.jsonl``; what a resume may change stands in ``session``."""
 
     def __init__(self, run: RunDir) -> None:
-        self.path = run.path / files.METRICS
+        self.run, self.path = run, run.path / files.METRICS
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock of tokens per second."""
         self.meter = Meter(state)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """From the first step on, a run that fails leaves its folder."""
+        self.run.begun = True
 
     def on_log(
         self,

@@ -101,6 +101,7 @@ def write_end(
     *,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> None:
     """Samples, card, report and, last, the results; and say them.
 
@@ -110,6 +111,7 @@ def write_end(
         measure: The figure the run is judged by.
         before: What `measured` found before training.
         after: The same of the trained model.
+        saved: What `reload.see_that_it_loads` found.
     """
     from modelforge.evaluation.report import html_report, model_card
 
@@ -124,6 +126,9 @@ def write_end(
         "after": after["figures"],
         "steps": trainer.state.global_step,
         "skipped_steps": trainer.skipped_steps,
+        # What the base is to be loaded in, and how the saved model compared with the trained one.
+        "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
+        "saved": saved,
     }
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))

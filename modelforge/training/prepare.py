@@ -12,6 +12,7 @@ from modelforge.machine.hardware import device_arguments
 from modelforge.runs.folder import refuse_other_data
 from modelforge.training.fit import fit
 from modelforge.training.read import read
+from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def prepare(
     if resolved.checkpoint is not None:
         refuse_other_data(run, digest, where=config.name)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
+    rehearse(config, resolved, rows, fitted.data)
     show_choices(config.choices)
     return Prepared(
         config=config,

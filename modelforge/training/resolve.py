@@ -22,6 +22,7 @@ from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
+from modelforge.models.attach import head_problems
 from modelforge.models.hub import pinned
 from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.source import ModelSource, find_model
@@ -30,6 +31,8 @@ from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from modelforge.models.providers.base import Provider
     from modelforge.strategy import Strategy
 
@@ -44,6 +47,7 @@ class Resolved:
         hardware: The machine.
         provider: Who loads the model.
         source: Where the model comes from, at a commit where it is the hub's.
+        architecture: The model's config: its shape, without weights.
         run: The run's folder; nothing is written there yet.
         checkpoint: Where to resume from, or None.
         planning: Whether nothing is going to run: a plan is all that is asked for.
@@ -54,6 +58,7 @@ class Resolved:
     hardware: Hardware
     provider: Provider
     source: ModelSource
+    architecture: PretrainedConfig
     run: RunDir
     checkpoint: Path | None
     planning: bool = False
@@ -101,12 +106,7 @@ def resolve(
     provider, choice = choose(config, strategy, source, hardware)
     if planned_for is None:
         provider.start()  # Unsloth has to come before transformers and TRL
-    try:
-        architecture = provider.load_model_config(source)
-    except ModelError:
-        if not planning:
-            raise
-        architecture = find(config).architecture
+    architecture = _shape(config, strategy, provider, source, planning=planning)
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     config = fill(config, Facts(strategy, hardware, choice, context))
     profile = config.choices["hardware_profile"]
@@ -115,5 +115,27 @@ def resolve(
     for warning in warnings(config):
         warn(warning)
     return Resolved(
-        config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
+        config, strategy, hardware, provider, pinned(source), architecture,
+        run, checkpoint, planning,
     )  # fmt: skip
+
+
+def _shape(
+    config: Config, strategy: Strategy, provider: Provider, source: ModelSource, *, planning: bool
+) -> PretrainedConfig:
+    """The model's config; for a plan, where it is not to be had, that of a shipped shape.
+
+    Raises:
+        ModelError: If there is none, or it is of a model that this strategy cannot train.
+    """
+    try:
+        architecture = provider.load_model_config(source)
+    except ModelError:
+        if not planning:
+            raise
+        architecture = find(config).architecture
+    where = f"{config.name}: model_name"
+    problems = list(head_problems(source, architecture, head=strategy.head, where=where))
+    if problems:
+        raise ModelError(*problems)
+    return architecture
