@@ -247,6 +247,10 @@ class Strategy:
         """Keyword arguments for the trainer beyond those that all of TRL's share."""
         return {}
 
+    def stand_ins(self, parts: Parts) -> dict[str, Any]:
+        """As `trainer_arguments`: what stands in for what `build_trainer` loads and adds."""
+        return {}
+
     def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
         """The TRL config object; needs no model.
 

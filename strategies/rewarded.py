@@ -9,7 +9,15 @@ from pydantic import Field
 
 from modelforge.common.console import say
 from modelforge.common.paths import LocalText
-from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
+from modelforge.config import (
+    REWARD_MODEL,
+    Choice,
+    Config,
+    Generation,
+    RewardEntry,
+    Rewards,
+    Settings,
+)
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
 from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
@@ -202,6 +210,16 @@ class Rewarded(Strategy):
         """Tell TRL's config object what each of the rewards counts."""
         args.reward_weights = [weight for _, weight in rewards]
 
+    def stand_ins(self, parts: Parts) -> dict[str, Any]:
+        """Functions by the names that the rewards will have; none of them is loaded."""
+        from modelforge.rewards.of_a_run import names
+
+        # Without any, a stage before this one trains the reward model.
+        named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
+        rewards = [(_named(name), weight) for name, weight in named]
+        self.weigh(parts.args, rewards)
+        return {"reward_funcs": [function for function, _ in rewards]}
+
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
@@ -252,3 +270,13 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
         '"rewards.py:my_function", or a reward_model'
     )
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
+
+
+def _named(name: str) -> Callable[..., list[float]]:
+    """A reward function of this name that says nothing."""
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    reward.__name__ = name
+    return reward
