@@ -15,6 +15,9 @@ from modelforge.ppo.settings import Share
 from modelforge.strategies.ppo import PPO, PPOSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
     from modelforge.strategy import Strategy
 
 StageName = Literal["sft", "reward", "ppo"]
@@ -114,8 +117,11 @@ class RLHF(PPO):
                     fix = f"keep one of the two: sft_stage.{key} is {own!r}"
                     yield Problem(f"{config.name}: {key}", what, fix)
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        pass  # as the columns
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length

@@ -12,14 +12,12 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
 from accelerate.utils import send_to_device
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 
@@ -27,6 +25,7 @@ from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, 
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
 from modelforge.checkpointing.resumed import all_steps, best_of, state_of, take_up_as_asked
+from modelforge.checkpointing.saving import save_as_loaded
 from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
@@ -76,7 +75,7 @@ class Resumable(Trainer):
     _step: int
     _tr_loss: torch.Tensor
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         self._staging: Path | None = None
         #: The checkpoint's folder that training goes on from.
         self.resumed_from: Path | None = None
@@ -87,8 +86,9 @@ class Resumable(Trainer):
         self.phase = "between"
         #: Steps that changed nothing because their gradient was not finite.
         self.skipped_steps: list[int] = []
-        super().__init__(*args, **kwargs)
-        _save_policy_only(self.model)
+        use_cache = getattr(model.config, "use_cache", None)  # the trainer turns it off
+        super().__init__(model, *args, **kwargs)
+        save_as_loaded(self.model, use_cache=use_cache)
         self.add_callback(_Keeper(self))
 
     # --- what decides the next step, beyond weights, optimiser and random state -------------------
@@ -206,6 +206,9 @@ class Resumable(Trainer):
             self.state.best_model_checkpoint = str(root / Path(best).name)
             path = staging / f"checkpoint-{self.state.global_step}" / "trainer_state.json"
             self.state.save_to_json(str(path))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None in a checkpoint: TRL's would name no base, and the run's card lies by its model."""
 
     def _save_state(self, checkpoint: Path) -> None:
         folder = checkpoint / "modelforge"
@@ -385,15 +388,3 @@ class _Keeper(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """A step is whole."""
         self.trainer.phase = "between"
-
-
-def _save_policy_only(model: Any) -> None:
-    """Save the trained adapter alone, at the root of a checkpoint.
-
-    TRL adds a frozen copy of a starting adapter as the reference. Saved beside the policy, it
-    made transformers restore the copy and not the policy on resume, without an error; and it can
-    be made again from where the run started.
-    """
-    if isinstance(model, PeftModel):
-        policy = partial(model.save_pretrained, selected_adapters=["default"])
-        model.save_pretrained = policy  # type: ignore[method-assign]

@@ -47,7 +47,7 @@ OWNED = {
     "logging_dir": "TensorBoard's files go to the run's folder",
     "model_init_kwargs": "set use_4bit, use_8bit, attn_implementation and model_revision",
     "parallelism_config": "start the run with `accelerate launch` and its config file",
-    "pad_token": "ModelForge uses the tokenizer's, or its EOS",
+    "pad_token": "ModelForge uses the tokenizer's, or one that no text ends in",
     "resume_from_checkpoint": "set resume",
     "reward_weights": "set rewards, each with its weight",
     "use_cpu": "set hardware_profile to cpu",

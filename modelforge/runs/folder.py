@@ -20,8 +20,10 @@ from modelforge.common.console import warn
 from modelforge.common.files import (
     digest,
     forget_after,
+    missing_folders,
     open_folder,
     refuse_replaced,
+    remove_empty,
     write_whole,
 )
 from modelforge.common.paths import find_path
@@ -45,6 +47,8 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Whether a step was done here: from then on a failed run leaves what there is.
+        self.begun = False
         self._held: int | None = None
 
     @property
@@ -130,12 +134,15 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other run out of it; freed by the end of the process.
 
+        A run that fails before its first step takes the folder away again, if it made it.
+
         Raises:
             RunError: If it cannot be written to, or another process trains there.
         """
         if not is_main():
             yield
             return
+        made = missing_folders(self.path)
         self.create()
         # A lock of the operating system: whatever ends its owner, kill -9 too, frees it.
         lock = FileLock(self.path / files.LOCK)
@@ -151,6 +158,11 @@ class RunDir:
         try:
             self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
             yield
+        except BaseException:
+            if made and not self.begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+                remove_empty(made)
+            raise
         finally:
             owner.unlink(missing_ok=True)
             lock.release()

@@ -13,6 +13,7 @@ from modelforge.runs.folder import refuse_other_data
 from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
 from modelforge.training.read import read
+from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def prepare(
         refuse_other_data(run, digest, where=config.name)
         refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
+    rehearse(config, resolved, rows, fitted.data)
     show_choices(config.choices)
+    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,

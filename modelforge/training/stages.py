@@ -11,13 +11,14 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
 from modelforge.common.console import headline, say, warn
-from modelforge.common.files import digest, file_digest
+from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import LORA_KEYS, Choice, Config
 from modelforge.configfile import schema
@@ -130,9 +131,22 @@ class RLHFTrainer:
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
         prepare(self.config, strategy)
-        self._write_stages()  # with what was asked for: the folder alone is enough to go on
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
-        return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+        with self._left_if_begun():
+            self._write_stages()  # with what was asked for: the folder alone is enough to go on
+            return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+
+    @contextmanager
+    def _left_if_begun(self) -> Iterator[None]:
+        """A failure before the first stage's first step takes the folder away, if it was made."""
+        made = missing_folders(self.root)
+        try:
+            yield
+        except BaseException:
+            if made and [path.name for path in self.root.glob("*")] == [files.STAGES]:
+                (self.root / files.STAGES).unlink()
+                remove_empty(made)
+            raise
 
     def _stage(self, name: str) -> Result:
         """One ordinary run."""
