@@ -234,7 +234,7 @@ def test_of_every_strategy_with_its_defaults(tmp_path, strategy):
     see_that_all_agree(*built(config(tmp_path, strategy, max_steps=STEPS)))
 
 
-@pytest.mark.parametrize("strategy", ["sft", "dpo", "grpo", "ppo"])
+@pytest.mark.parametrize("strategy", ["sft", "dpo", "reward", "grpo", "ppo"])
 def test_of_an_adapter_that_goes_on_training(tmp_path, strategy):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(TINY / "model")

@@ -91,31 +91,33 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
 
 def adapter_choices(
     config: Config, adapter: Path, *, head: str, linear: Callable[[], set[str]]
-) -> dict[str, Choice] | None:
+) -> dict[str, Choice]:
     """The shape of the adapter that goes on training, which no key can change.
 
     Args:
         config: As loaded.
         adapter: Its folder.
-        head: ``causal-lm`` or ``reward``: an adapter of the other kind does not go on training.
+        head: ``causal-lm``; or ``reward``, under which a language model's head is left out.
         linear: The names of the base's linear layers but the head, for ``all-linear``.
 
     Raises:
         ConfigError: With every key of the user's that says otherwise.
     """
     recorded = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    scores = recorded.get("task_type") == "SEQ_CLS"
-    if recorded.get("peft_type", "LORA") != "LORA" or scores != (head == "reward"):
-        return None
+    kind = recorded.get("peft_type", "LORA")
     names = ("r", "lora_alpha", "lora_dropout", "target_modules")
     choices: dict[str, Choice] = {}
     problems = []
     for key, name in zip(LORA_KEYS, names, strict=True):
         own = recorded.get(name)
-        if own is None:
+        if kind != "LORA" and config.given(key):
+            what = f"has no effect: the adapter that goes on training is of type {kind}"
+            problems.append(Problem(f"{config.name}: {key}", what, "remove it"))
+        if kind != "LORA" or own is None:
             continue
         if isinstance(own, list):
-            own = sorted(own)
+            left_out = {"lm_head"} if head == "reward" else set()
+            own = sorted(set(own) - left_out)
         said = config.said.get(key, own)
         if not _alike(said, own, linear):
             what = f"is {said!r}, and the adapter that goes on training has {own!r}"
