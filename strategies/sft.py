@@ -42,17 +42,14 @@ class SFT(Strategy):
         return SFTTrainer
 
     def check(self, config: Config) -> Iterable[Problem]:
-        """What of TRL's keys the rows, which are tokenised and cut here, leave without effect."""
+        """What of TRL's keys the rows, which are tokenised here, leave without effect."""
+        yield from super().check(config)
         said = config.said
         if said.get("completion_only_loss") is False or said.get("assistant_only_loss") is not None:
             what = "has no effect: completions and assistant turns alone are trained on"
             fix = "remove it; to train on every token, give the rows as one text"
             key = next(k for k in ("completion_only_loss", "assistant_only_loss") if k in said)
             yield Problem(f"{config.name}: {key}", what, fix)
-        if said.get("truncation_mode", "keep_start") != "keep_start":
-            what = "has no effect: rows are cut at their end"
-            fix = "remove it, and raise max_seq_length where the ledger counts rows that were cut"
-            yield Problem(f"{config.name}: truncation_mode", what, fix)
 
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.

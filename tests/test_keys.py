@@ -122,6 +122,8 @@ HIDDEN = [
     ("grpo", {"entropy_target": 1.0}, "entropy_target"),
     ("grpo", {"use_bias_correction_kl": True}, "use_bias_correction_kl"),
     ("grpo", {"num_completions_to_print": 3}, "num_completions_to_print"),
+    ("sft", {"task": "summarization"}, "task"),
+    ("dpo", {"model_revision": "v1"}, "model_revision"),
 ]  # fmt: skip
 
 

@@ -189,6 +189,14 @@ def test_killed_in_the_final_measurement_the_best_model_stays(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_a_figure_that_is_never_measured_is_refused_before_the_first_step(tmp_path):
+    asked = ("load_best_model_at_end=true", "metric_for_best_model=accuracy", "max_steps=4")
+    with pytest.raises(UserError, match=r"'accuracy' is no figure .* set one of eval_loss"):
+        run("sft", tmp_path, *asked)
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.slow
 def test_a_run_that_never_evaluates_says_that_it_kept_the_last_model(tmp_path, capsys):
     asked = ("load_best_model_at_end=true", "eval_delay=9", "eval_steps=1", "max_steps=1")
     run("sft", tmp_path, *asked)

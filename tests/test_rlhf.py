@@ -204,7 +204,7 @@ def whole_of_files(folder):
     return {
         "strategy": "rlhf", "model_name": "policy", "dataset": "data", "eval_dataset": "held.jsonl",
         "chat_template": "own.jinja", "rewards": ["scored.py:score"], "judge_model": "judge",
-        "distributed": {"config": "zero.json"}, "output_dir": "runs",
+        "distributed": {"backend": "zero2", "config": "zero.json"}, "output_dir": "runs",
     }  # fmt: skip
 
 

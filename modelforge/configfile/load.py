@@ -301,6 +301,16 @@ def _contradictions(config: Config) -> Iterable[Problem]:
         if _counts(config.said.get(key)):
             what = f"has no effect: the trainer of {settings.strategy} does not look at it"
             yield Problem(f"{where}: {key}", what, fix)
+    backend = settings.distributed.backend
+    for key in ("deepspeed", "fsdp", "fsdp_config"):
+        if backend != "ddp" and _counts(config.said.get(key)):
+            what = f"distributed.backend is {backend}, which sets it"
+            yield Problem(f"{where}: {key}", what, "name your file in distributed.config")
+    if backend == "ddp" and settings.distributed.config is not None:
+        what = "has no effect: distributed.backend is ddp"
+        yield Problem(
+            f"{where}: distributed.config", what, "set zero2, zero3 or fsdp, or remove it"
+        )
     if config.said.get("max_steps") == 0:
         fix = "set it to 1 or more, or use `modelforge check` to stop before training"
         yield Problem(f"{where}: max_steps", "is 0, which trains nothing", fix)

@@ -54,6 +54,7 @@ OWNED = {
     "max_length": "set max_seq_length",
     "max_completion_length": "set generation.max_new_tokens",
     "generation_kwargs": "set generation",
+    "save_only_model": "a checkpoint holds all that a resume needs; model/ holds the model alone",
     "temperature": "set generation.temperature",
     "top_k": "set generation.top_k",
     "top_p": "set generation.top_p",

@@ -69,6 +69,10 @@ def _found(name: str, *, base_dir: Path, revision: str | None, where: str) -> Mo
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, base_dir=base_dir, revision=revision, where=where)
     _check_model_folder(folder, where)
+    if revision is not None:
+        key = where.replace("model_name", "model_revision")
+        what = f"has no effect: {folder} is a folder, and revisions are the hub's"
+        raise ModelError(Problem(key, what, "remove it, or set model_name to the hub id"))
     return ModelSource(base=str(folder), adapter=None, revision=None, tokenizer=str(folder))
 
 

@@ -102,7 +102,7 @@ RULES = (
          "max_steps is set", "keep one of the two"),
     Rule("save_steps", _never("save_strategy", "steps"),
          "save_strategy is not steps", "remove it, or set save_strategy to steps"),
-    Rule("save_total_limit save_only_model", _while("save_strategy", "no"),
+    Rule("save_total_limit", _while("save_strategy", "no"),
          "save_strategy is no", "remove it, or set another save_strategy"),
     Rule("eval_steps", _never("eval_strategy", "steps"),
          "eval_strategy is not steps", "remove it, or set eval_strategy to steps"),

@@ -149,3 +149,22 @@ def refuse_without_rows(config: Config, *, held_out: bool) -> None:
     raise ConfigError(
         Problem(f"{config.name}: {key}", "needs evaluations, and there are no held-out rows", fix)
     )
+
+
+def refuse_unknown_metric(config: Config, args: Any, figures: Mapping[str, Any]) -> None:
+    """See, before the first step, that the figure of the best model is one that is measured.
+
+    Args:
+        config: With every value filled in.
+        args: The trainer's.
+        figures: Of the model before training; empty where it was not measured.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    metric = args.metric_for_best_model
+    if metric is None or not figures or args.eval_strategy == "no":
+        return
+    if f"eval_{metric.removeprefix('eval_')}" not in figures:
+        what, fix = f"'{metric}' is no figure of this run", f"set one of {', '.join(figures)}"
+        raise ConfigError(Problem(f"{config.name}: metric_for_best_model", what, fix))

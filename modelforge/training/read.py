@@ -13,11 +13,14 @@ from modelforge.data import (
     load_tokenizer_template,
     read_rows,
 )
+from modelforge.data.template import BY_TASK
+from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from modelforge.config import Config
+    from modelforge.data.template import TemplateChoice
     from modelforge.strategy import Strategy
     from modelforge.training.resolve import Resolved
 
@@ -51,6 +54,7 @@ def read(resolved: Resolved) -> Read:
         task=settings.task,
         base_dir=config.base_dir,
     )
+    refuse_idle_task(config, template)
     if keep_prompts_open(tokenizer):
         warn("the tokenizer puts EOS behind every text: this is switched off, as prompts go on")
     rows = read_rows(
@@ -70,6 +74,19 @@ def read(resolved: Resolved) -> Read:
     if strategy.head == "reward":
         _pad_for_scores(tokenizer, data, resolved)
     return Read(tokenizer, rows, data)
+
+
+def refuse_idle_task(config: Config, template: TemplateChoice) -> None:
+    """See that the task's layout is the one that is used, where the user asks for one.
+
+    Raises:
+        ConfigError: If another template is, whatever the task.
+    """
+    wanted = BY_TASK[config.settings.task]
+    if config.given("task") and wanted != "plain" and template.name != wanted:
+        what = f"has no effect: the chat template is {template.name} ({template.reason})"
+        fix = f"set chat_template to {wanted}, or remove task"
+        raise ConfigError(Problem(f"{config.name}: task", what, fix))
 
 
 def _pad_for_scores(tokenizer: PreTrainedTokenizerBase, data: Data, resolved: Resolved) -> None:

@@ -18,6 +18,7 @@ from modelforge.runs import files
 from modelforge.runs.folder import choices_json, finished, open_run
 from modelforge.strategy import Result
 from modelforge.training.effects import recorded
+from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
         if before is None:
             before = measure(trainer)
             run.write_json(files.BEFORE, before)
+        refuse_unknown_metric(prepared.config, trainer.args, before["figures"])
         if checkpoint:
             say(f"resuming from {checkpoint}")
         headline("Training")

@@ -154,9 +154,10 @@ class RLHFTrainer:
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
-        if name != "reward" and "sft" in self.done and _is_adapter(self.done["sft"]):
-            # The adapter of the stage before goes on, as it is.
-            values = {key: value for key, value in values.items() if key not in LORA_KEYS}
+        if name != "reward" and "sft" in self.done:
+            # The adapter of the stage before goes on, as it is; a whole model has no revision.
+            decided = LORA_KEYS if _is_adapter(self.done["sft"]) else ("model_revision",)
+            values = {key: value for key, value in values.items() if key not in decided}
         functions = self.functions if rewarded else []
         # All stages share this process, and after Unsloth there is no PPO in it.
         values["provider"] = "huggingface"

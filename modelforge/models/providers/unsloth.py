@@ -196,6 +196,10 @@ def config_problems(config: Config) -> Iterator[Problem]:
         yield Problem(f"{name}: provider", what, OTHERWISE)
     refused: dict[str, tuple[bool, str]] = {
         "lora_r": (settings.lora_r == 0, "trains all weights, for which Unsloth keeps no 32-bit"),
+        "attn_implementation": (
+            settings.attn_implementation != "auto" and config.given("attn_implementation"),
+            "has no effect: Unsloth brings attention kernels of its own",
+        ),
         "use_8bit": (settings.use_8bit, "is loaded by another part of Unsloth, without kernels"),
         "bnb_4bit_quant_type": (
             settings.use_4bit and settings.bnb_4bit_quant_type != "nf4",
