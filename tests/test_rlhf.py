@@ -435,8 +435,12 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
     del values["eval_split"]
     result = modelforge.train(
         values,
-        overrides=["max_steps=4", "eval_prompts=8", "generation.max_new_tokens=64",
-                   "reward_stage.per_device_eval_batch_size=16"],
+        overrides=[
+            "max_steps=4",
+            "eval_prompts=8",
+            "generation.max_new_tokens=64",
+            "reward_stage.per_device_eval_batch_size=16",
+        ],
     )
     told = stages(result.run_dir.parent)
     assert 0.2 < told["reward"]["after"]["eval_accuracy"] < 0.9
