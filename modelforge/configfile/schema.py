@@ -30,6 +30,10 @@ _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 # Fields of TRL's config classes that ModelForge fills itself, with what to say instead.
 OWNED = {
+    "activation_checkpointing": "set gradient_checkpointing",
+    "activation_checkpointing_kwargs": "set gradient_checkpointing_kwargs",
+    "auto_find_batch_size": "a run that is out of memory halves its micro-batch by itself",
+    "bf16_full_eval": "held-out figures are computed as training computes",
     "chat_template_path": "set chat_template",
     "dataset_kwargs": "ModelForge prepares the data",
     "dataset_text_field": 'set columns, e.g. {"text": "body"}',
@@ -38,6 +42,7 @@ OWNED = {
     "do_predict": "ModelForge writes samples.jsonl",
     "do_train": "use `modelforge check` to stop before training",
     "eos_token": "ModelForge uses the tokenizer's, and checks that it is trained on",
+    "fp16_full_eval": "held-out figures are computed as training computes",
     "hub_token": "a config holds no secrets: run `hf auth login`",
     "local_rank": "the launcher sets it",
     "logging_dir": "TensorBoard's files go to the run's folder",
@@ -47,6 +52,7 @@ OWNED = {
     "resume_from_checkpoint": "set resume",
     "reward_weights": "set rewards, each with its weight",
     "use_cpu": "set hardware_profile to cpu",
+    "max_length": "set max_seq_length",
     "max_completion_length": "set generation.max_new_tokens",
     "generation_kwargs": "set generation",
     "temperature": "set generation.temperature",

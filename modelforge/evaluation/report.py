@@ -38,6 +38,7 @@ def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
         steps=results["steps"],
         figures=_figures(results),
+        verdict=_verdict(results),
         charts=charts(run.read_lines(files.METRICS)),
         sample_head=list(samples[0]) if samples else [],
         samples=[[_text(value) for value in sample.values()] for sample in samples],
@@ -73,6 +74,7 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         f"{results['steps']} steps on {rows} rows.",
         "## Figures",
         _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
+        *([_verdict(results)] if _verdict(results) else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
@@ -142,6 +144,17 @@ def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
     stored = run.read_json(files.CHOICES)
     said = {key: stored["choices"][key] for key in stored["said"] if key in stored["choices"]}
     return said | stored["choices"]
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
+    """How sure the figure is that the run is judged by; nothing where no rows were held out."""
+    if "no_signal" in results:
+        silent = results["no_signal"]
+        return f"Nothing was learned: the {silent['where']} {silent['what']}."
+    if "verdict" not in results:
+        return ""
+    label: str = results["label"]
+    return f"{label[0].upper()}{label[1:]} (`{results['measure']}`): {results['verdict']}."
 
 
 def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -56,6 +56,21 @@ def meta_model(
     return model
 
 
+def linear_layers(architecture: PretrainedConfig) -> set[str]:
+    """What PEFT's ``all-linear`` means: the linear layers but the output head, by their names."""
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    head = model.get_output_embeddings()
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
+
+
 def _quantise(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Give a bitsandbytes layer the packed weight and constants it has after loading."""
     import bitsandbytes as bnb

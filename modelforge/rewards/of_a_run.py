@@ -90,7 +90,11 @@ def build(
     found = parse(config)
     plain = [entry for entry in found["rewards"] if kind_of(entry.name) != "model"]
     made, weights = build_rewards(
-        plain, tokenizer=tokenizer, base_dir=config.base_dir, device=device
+        plain,
+        tokenizer=tokenizer,
+        base_dir=config.base_dir,
+        device=device,
+        template_arguments=config.get("chat_template_kwargs"),
     )
     load = partial(
         _model,
