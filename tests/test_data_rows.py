@@ -1,6 +1,7 @@
 """Rows that are read and encoded once, and held against one length after another."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,11 @@ def test_rows_held_against_a_length_are_those_loaded_at_that_length(
     rows = read_rows(**ask)
     for path in folder.glob("*.jsonl"):
         path.rename(path.with_suffix(".kept"))  # no file is read again
-    held = [outcome(lambda: rows.within(length, drop_long=drop)) for length, drop in asked]  # noqa: B023
+    held = [outcome(partial(rows.within, length, drop_long=drop)) for length, drop in asked]
     for path in folder.glob("*.kept"):
         path.rename(path.with_suffix(".jsonl"))
     fresh = [
-        outcome(lambda: load_data(max_length=length, drop_long=drop, **ask))  # noqa: B023
+        outcome(partial(load_data, max_length=length, drop_long=drop, **ask))
         for length, drop in asked
     ]
     assert held == fresh

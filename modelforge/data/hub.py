@@ -17,14 +17,14 @@ def read_hub(source: str, *, split: str, name: str | None) -> Table:
     """Download (or take from the cache) one split of a hub data set.
 
     Raises:
-        DataError: If it cannot be had: unknown, private, no such split, no network.
+        DataError: If the hub does not give it: unknown, private, no such split, no network.
     """
     from datasets import load_dataset
     from datasets.config import HF_DATASETS_CACHE
 
     try:
         rows = load_dataset(source, name, split=split)
-    except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
+    except Exception as error:  # the hub's libraries raise many kinds; each means a refusal
         fix = "check the id, the split and the network; or give a path that exists"
         what = f"no such file or folder, and the hub does not give it: {first_line(error)}"
         offline, advice = why_offline()

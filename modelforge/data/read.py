@@ -273,7 +273,9 @@ def item_lines(text: str, items: list[Any]) -> list[int]:
     at = text.find("[", max(0, text.find('"data"')) if text.lstrip().startswith("{") else 0) + 1
     line, counted, lines = 1, 0, []
     for item in items:
-        at = BETWEEN_ITEMS.match(text, at).end()  # type: ignore[union-attr]
+        between = BETWEEN_ITEMS.match(text, at)
+        assert between is not None, "it matches the empty text too"
+        at = between.end()
         line += text.count("\n", counted, at)
         counted = at
         lines.append(line)

@@ -27,7 +27,7 @@ def measured(
     head: Literal["causal-lm", "reward"],
     limit: int,
 ) -> dict[str, Any]:
-    """Held-out ``figures`` and ``samples`` of the model as it is; empty where they cannot be had.
+    """Held-out ``figures`` and ``samples`` of the current model; empty where there are none.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.

@@ -99,7 +99,7 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     tracker.share_true, tracker.padded = meta_run.share_true, meta_run.padded
     with ExitStack() as stack:
         stack.enter_context(running_as(device, tracker))
-        trainer = _on_meta(meta_run, tracker)(**meta_run.arguments)
+        trainer = _on_meta(meta_run.trainer_class, meta_run, tracker)(**meta_run.arguments)
         meta_run.prepare(trainer)
         if meta_run.generates:
             samples = sampling(trainer.model, tracker)
@@ -111,10 +111,10 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     return tracker, trainer
 
 
-def _on_meta(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
+def _on_meta(base: Any, meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
     """The trainer class with its device and its outer loop replaced, and phases marked."""
 
-    class OnMeta(meta_run.trainer_class):  # type: ignore[misc, valid-type, name-defined]
+    class OnMeta(base):
         optimizer: Any
 
         def create_accelerator_and_postprocess(self) -> None:
