@@ -132,7 +132,7 @@ def train(job: MetaRun, device: str) -> None:
         args.generation_kwargs = {"min_new_tokens": job.generates[2]}
     batches = 2 * args.gradient_accumulation_steps
 
-    class Real(job.trainer_class):  # type: ignore[name-defined, misc]
+    class Real(job.trainer_class):
         def get_train_dataloader(self) -> Any:
             return [self.data_collator(job.batch)] * batches
 

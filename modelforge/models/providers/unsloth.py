@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,7 +82,7 @@ class Unsloth(HuggingFace):
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
             with redirect_stdout(sys.stderr):
-                import unsloth  # noqa: F401
+                import_module("unsloth")
         except (ImportError, NotImplementedError, RuntimeError) as error:
             what = f"Unsloth cannot be imported: {' '.join(str(error).split())[:300]}"
             raise RunError(Problem("provider", what, OTHERWISE)) from None
@@ -95,9 +96,9 @@ class Unsloth(HuggingFace):
         warm-up, seed, …), so each field is passed with TRL's; what it changes all the same is
         an error.
         """
-        stock = copy.copy(strategy)
+        stock: Any = copy.copy(strategy)
         plain = plain_class(strategy.trl_config_class())
-        stock.trl_config_class = lambda: plain  # type: ignore[method-assign]
+        stock.trl_config_class = lambda: plain
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(plain)
@@ -229,7 +230,7 @@ def plain_class(config_class: type) -> type:
 
 
 def _adapter_problems(config: Config, source: ModelSource, adapter: Path) -> Iterator[Problem]:
-    """What Unsloth cannot do with an adapter to go on training."""
+    """What Unsloth cannot do with an adapter that is trained further."""
     where = f"{config.name}: provider"
     recorded = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if recorded["base_model_name_or_path"] != source.base:
