@@ -1,6 +1,6 @@
 """CPU seconds a step of `modelforge train` against the same job written by hand, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 60] [--repeats 5] [--strategies sft dpo grpo]
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 60] [--repeats 5] [--strategies dpo]
 
 The two train alternately on the same rows with the same settings; only the training loop is
 timed (its callbacks, metrics file and progress included), in CPU seconds, so that other work on

@@ -31,6 +31,7 @@ class DPO(Strategy):
         chance=0.5,
     )
     unsloth = (True, "its DPOTrainer")
+    ignored = {"label_smoothing_factor": "set label_smoothing"}
 
     @classmethod
     def trl_config_class(cls) -> type:

@@ -9,7 +9,15 @@ from pydantic import Field
 
 from modelforge.common.console import say
 from modelforge.common.paths import LocalText
-from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
+from modelforge.config import (
+    REWARD_MODEL,
+    Choice,
+    Config,
+    Generation,
+    RewardEntry,
+    Rewards,
+    Settings,
+)
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
 from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
@@ -69,6 +77,12 @@ class Rewarded(Strategy):
     settings = RewardedSettings
     measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
     generates = True
+    ignored = {
+        "data_seed": "set seed",
+        "label_smoothing_factor": "remove it: there are no labels to smooth",
+        "length_column_name": "remove it: prompts come in groups, in a random order",
+        "train_sampling_strategy": "remove it, or set shuffle_dataset",
+    }
     unsloth = (
         False,
         "its trainer evaluates as if it trained: the held-out reward goes missing",
@@ -200,6 +214,16 @@ class Rewarded(Strategy):
         """Tell TRL's config object what each of the rewards counts."""
         args.reward_weights = [weight for _, weight in rewards]
 
+    def stand_ins(self, parts: Parts) -> dict[str, Any]:
+        """Functions by the names that the rewards will have; none of them is loaded."""
+        from modelforge.rewards.of_a_run import names
+
+        # Without any, a stage before this one trains the reward model.
+        named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
+        rewards = [(_named(name), weight) for name, weight in named]
+        self.weigh(parts.args, rewards)
+        return {"reward_funcs": [function for function, _ in rewards]}
+
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
@@ -250,3 +274,13 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
         '"rewards.py:my_function", or a reward_model'
     )
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
+
+
+def _named(name: str) -> Callable[..., list[float]]:
+    """A reward function of this name that says nothing."""
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    reward.__name__ = name
+    return reward

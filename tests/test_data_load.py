@@ -118,7 +118,7 @@ def test_pairs_are_cut_for_dpo_and_dropped_for_reward(load):
         "chosen equals rejected": 1,
     }
     assert dpo.ledger.truncated.first == ["rows.jsonl:2"]
-    reward = load(rows, "preference", drop_long=True)
+    reward = load(rows, "preference", long_rows="drop")
     assert reward.ledger.dropped["longer than max_length"].count == 2
     assert len(reward.train) == 1 and not reward.ledger.truncated.count
 
@@ -360,9 +360,9 @@ REAL = {
     "gsm8k_test": {"demonstration": 200, "prompt": 200},
     "gsm8k_train": {"demonstration": 999, "prompt": 999},
     "hh_harmless_base_test": {"demonstration": 336, "preference": 336, "prompt": 336},
-    "hh_harmless_base_train": {"demonstration": 1011, "preference": 1011, "prompt": 1011},
-    "hh_helpful_base_test": {"demonstration": 316, "preference": 316, "prompt": 316},
-    "hh_helpful_base_train": {"demonstration": 943, "preference": 937, "prompt": 943},
+    "hh_harmless_base_train": {"demonstration": 1011, "preference": 1010, "prompt": 1012},
+    "hh_helpful_base_test": {"demonstration": 316, "preference": 315, "prompt": 317},
+    "hh_helpful_base_train": {"demonstration": 943, "preference": 937, "prompt": 945},
     "lf_dpo_en": {"demonstration": 103, "preference": 103, "prompt": 103},
     "lf_kto_en": {"demonstration": 61, "prompt": 111},
     # Of 150 rows 74 call functions, a role that is not known: they are dropped, and say so. For the

@@ -90,8 +90,15 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
     lines = [line for line in lines if line.startswith("modelforge ")]
-    assert len(lines) >= 4
+    assert len(lines) >= 6
     for line in lines:
+        if "train sft.json" in line:  # what `init` wrote, with the tiny model and fewer steps
+            first = json.loads((tmp_path / "sft.json").read_text())
+            del first["num_train_epochs"]
+            first |= {"model_name": str(TINY / "model"), "report_to": "none", **small}
+            (tmp_path / "sft.json").write_text(json.dumps(first))
+        if "check sft.json" in line:
+            line = f"modelforge check sft.json --set model_name={TINY / 'model'}"
         monkeypatch.setattr("sys.argv", shlex.split(line, comments=True))
         with pytest.raises(SystemExit) as ended:
             cli.main()

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from modelforge.cli.options import AsJson, Overrides, print_json
-from modelforge.common.console import console, headline, quieten
+from modelforge.cli.options import AsJson, Overrides, print_json, working
+from modelforge.common.console import console, headline
 from modelforge.configfile.presets import tiny_preset
 
 
@@ -24,8 +24,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train the tiny model that comes along: sft, then dpo, measured before and after."""
-    quieten()
-    report = run_demo(output, overrides=set_ or ())
+    with working(as_json=as_json):
+        report = run_demo(output, overrides=set_ or ())
     if as_json:
         print_json(report)
 

@@ -104,6 +104,7 @@ def write_end(
     *,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> None:
     """Samples, card, report and, last, the results; and say them.
 
@@ -113,6 +114,7 @@ def write_end(
         measure: The figure the run is judged by.
         before: What `measured` found before training.
         after: The same of the trained model.
+        saved: What `reload.see_that_it_loads` found.
     """
     from modelforge.callbacks.alarms import no_signal, too_short_to_tell
     from modelforge.evaluation.report import html_report, model_card
@@ -137,6 +139,9 @@ def write_end(
         "after": after["figures"],
         "steps": steps,
         "skipped_steps": trainer.skipped_steps,
+        # What the base is to be loaded in, and how the saved model compared with the trained one.
+        "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
+        "saved": saved,
     } | ({"no_signal": vars(silent)} if silent else {})
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))

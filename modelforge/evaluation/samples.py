@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +60,18 @@ def _shown(answer: Any) -> str:
     return json.dumps(answer, ensure_ascii=False) if isinstance(answer, dict) else str(answer)
 
 
+def readable(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A row that came in tokens as texts, parted where its labels begin; any other as it is."""
+    if "input_ids" not in row:
+        return row
+    ids, labels = row["input_ids"], row["labels"]
+    begin = next((i for i, label in enumerate(labels) if label >= 0), len(ids)) or len(ids) // 2
+    prompt, completion = (
+        tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:begin], ids[begin:])
+    )
+    return {"prompt": prompt, "completion": completion}
+
+
 def answer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -77,8 +91,9 @@ def answer(
     """
     samples = []
     new_tokens = min(new_tokens, limit // 2)
-    for row in rows.select(range(min(COUNT, len(rows)))):
-        prompt, reference = prompt_and_reference(row)
+    chosen = rows.select(range(min(COUNT, len(rows))))
+    for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
+        prompt, reference = prompt_and_reference(readable(row, tokenizer))
         if isinstance(prompt, list):
             text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
