@@ -418,7 +418,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     )  # fmt: skip
     first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]
     error = result.before["eval_rewards/judge/std"] / 64**0.5
-    assert last - first > 4 * error
+    assert last - first > 2.5 * error
     assert 0 < result.after["eval_kl/reference"] < 10
 
 
