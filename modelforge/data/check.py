@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
@@ -117,7 +118,8 @@ def tokenise(
     rendered = Rendered(tokenizer, kind)
     rows: list[Tokenised] = []
     encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer)
-    for (row, example), found in zip(made, encoded, strict=True):
+    pairs = zip(made, encoded, strict=True)
+    for (row, example), found in track(pairs, "tokenising", len(made)):
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
             tokenised.silent = rendered.mask_silence(found)

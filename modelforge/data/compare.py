@@ -7,7 +7,7 @@ two responses the preferred against the other        the preferred
 labels        good and bad answers of one prompt,    the good ones
               paired in the file's order
 scores        the best against the worst answer of   the best (all of them where several are)
-              a prompt, margin = the difference
+              a prompt
 ============  =====================================  ==========================================
 """
 
@@ -132,7 +132,7 @@ def convert_labelled(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """Answers labelled good or bad, one a row (KTO)."""
     answers = collect(items, mode, drop, lambda cells: float(is_good(cells.get("label"))))
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_label, margin=False)
+        return emit_pairs(answers, mode, drop, pair_by_label)
     return emit_best(answers, mode, drop, lambda answer, group: answer.score > 0, "labelled bad")
 
 
@@ -143,12 +143,8 @@ def convert_scored(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
 
 
 def convert_score_lists(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
-    """Several answers a row: ``replies`` and ``scores``, or replies that carry their score.
-
-    A rank says which answer is better and not by how much: pairs of ranked answers have no margin.
-    """
+    """Several answers a row: ``replies`` and ``scores``, or replies that carry their score."""
     answers: list[Answer] = []
-    ranked = False
     for item in items:
         try:
             prompt = prompt_of(item.cells, mode)
@@ -156,11 +152,10 @@ def convert_score_lists(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
                 answers.append(Answer(prompt, best_or_empty(item.cells), 0.0, item.row))
                 continue
             replies = [Answer(prompt, r, s, item.row) for r, s in replies_of(item.cells)]
-            ranked = ranked or is_ranked(item.cells)
             answers.extend(replies)
         except Skip as skip:
             drop(skip, item.row)
-    return convert_rated(answers, mode, drop, margin=not ranked)
+    return convert_rated(answers, mode, drop)
 
 
 def best_or_empty(cells: Cells) -> str:
@@ -224,10 +219,10 @@ def has_score(value: Any) -> bool:
     )
 
 
-def convert_rated(answers: list[Answer], mode: Mode, drop: Drop, *, margin: bool = True) -> Made:
+def convert_rated(answers: list[Answer], mode: Mode, drop: Drop) -> Made:
     """Rated answers → the best of each prompt, or the best against the worst."""
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_score, margin=margin)
+        return emit_pairs(answers, mode, drop, pair_by_score)
     worse = "rated below another answer"
     return emit_best(answers, mode, drop, is_best, worse)
 
@@ -297,8 +292,6 @@ def emit_pairs(
     mode: Mode,
     drop: Drop,
     pair: Callable[[list[Answer]], Pairs],
-    *,
-    margin: bool,
 ) -> Made:
     """The pairs that ``pair`` finds among the answers to each prompt."""
     for group in by_prompt(answers):
@@ -306,9 +299,8 @@ def emit_pairs(
         for answer, reason in unused:
             drop(Skip(reason), answer.row)
         for good, bad in pairs:
-            gap = good.score - bad.score if margin else None
             try:
-                yield good.row, emit(mode, good.prompt, good.reply, bad.reply, gap)
+                yield good.row, emit(mode, good.prompt, good.reply, bad.reply)
             except Skip as skip:
                 drop(skip, good.row)
 

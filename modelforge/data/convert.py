@@ -6,7 +6,8 @@ row it cannot use goes to ``drop``. Normal forms:
 =============  =====================================================================
 demonstration  ``{"prompt", "completion"}``, ``{"messages"}`` or ``{"text"}``
 preference     ``{"prompt", "chosen", "rejected"}`` and, where known, ``"margin"``
-prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference, a string)
+prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference: a string, or a
+               list of right ones)
 =============  =====================================================================
 
 ``prompt``, ``completion``, ``chosen`` and ``rejected`` are lists of messages, or strings where the
@@ -244,7 +245,19 @@ def emit_dialogue(mode: Mode, messages: list[Message]) -> Example:
 
 
 def read_reply(cells: Cells, mode: Mode) -> Iterator[Example]:
-    """prompt, completion; with earlier turns a conversation, of which all replies are trained."""
+    """prompt, completion; with earlier turns a conversation, of which all replies are trained.
+
+    Of several reference answers a prompt keeps all.
+    """
+    several = cells.get("completion")
+    if (
+        mode.kind == "prompt"
+        and isinstance(several, list)
+        and len(several) > 1
+        and all(isinstance(each, str) and each.strip() for each in several)
+    ):
+        yield {**emit(mode, prompt_of(cells, mode), several[0]), "answer": several}
+        return
     choices = choices_of(cells.get("choices"))
     if choices:
         cells = {**cells, "completion": chosen_label(choices, cells.get("completion"))}

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from modelforge.common.progress import track
 from modelforge.data.read import Bad, Cells, Report, Row, Table, decode, read_json, read_jsonl
 from modelforge.data.tabular import read_arrow, read_csv, read_parquet, read_tsv, separator
 from modelforge.errors import DataError, Problem, did_you_mean
@@ -133,7 +134,9 @@ def read_file(path: Path, *, shown: str) -> Table:
             if suffix == ".csv" and (mark := separator(text)) != ",":
                 notes.append(f"{shown}: read with {mark!r} between the cells")
             found = TEXT_READERS[suffix](text, problems.append)
-        rows.extend(Row(cells, shown, line) for line, cells in found)
+        count = raw.count(b"\n") if suffix == ".jsonl" else None
+        told = track(found, f"reading {shown}", count)
+        rows.extend(Row(cells, shown, line) for line, cells in told)
     except Bad as bad:
         problems.append(bad)
     except OSError as error:

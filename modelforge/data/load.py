@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
 from modelforge.config import DatasetSource
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
@@ -271,13 +272,14 @@ def convert_all(
         for table in part:
             try:
                 role = "train" if number < eval_from else "eval"
-                rows.extend(convert(table, mode, columns, ledger, role))
+                found = convert(table, mode, columns, ledger, role)
+                rows.extend(track(found, f"converting {table.path}", len(table.rows)))
             except DataError as error:
                 problems.extend(error.problems)
         made.append(rows)
     if problems:
         raise DataError(*problems)
-    unify(made)
+    unify(made, ledger)
     return made
 
 
@@ -310,6 +312,12 @@ def convert(
             f"{table.path}: of answers compared or rated only the chosen (preferred, best, good) "
             "ones are demonstrations"
         )
+    scores = [match.columns.get(role) for role in ("chosen_score", "rejected_score")]
+    if mode.kind == "preference" and all(scores):
+        ledger.note(
+            f"{table.path}: {' and '.join(map(str, scores))} are no margin, and nothing is trained "
+            "on them; a margin for `reward` needs a column named margin"
+        )
 
     def drop(skip: Skip, row: Row) -> None:
         column = match.columns.get(skip.role, skip.role)
@@ -323,8 +331,8 @@ def convert(
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
 
 
-def unify(made: Sequence[Made]) -> None:
-    """Bring all examples into one schema, in place.
+def unify(made: Sequence[Made], ledger: Ledger) -> None:
+    """Bring all examples into one schema, in place; what becomes of margins goes into the ledger.
 
     Raises:
         DataError: If plain text or tokens are mixed with prompts and replies.
@@ -346,6 +354,15 @@ def unify(made: Sequence[Made]) -> None:
         for example in examples:
             if "completion" in example:
                 example["messages"] = example.pop("prompt") + example.pop("completion")
-    if not all("margin" in example for example in examples):
+    margins = [example["margin"] for example in examples if "margin" in example]
+    if margins and len(margins) < len(examples):
+        few = f"{len(margins)} of {len(examples)} pairs have a margin"
+        ledger.note(f"{few}, so that none is used")
         for example in examples:
             example.pop("margin", None)
+    elif margins:
+        mean = sum(margins) / len(margins)
+        ledger.note(
+            f"the column margin says how far apart `reward` is to score the two sides of a pair: "
+            f"{min(margins):g} to {max(margins):g}, {mean:.3g} on average; `dpo` does not use it"
+        )

@@ -12,7 +12,6 @@ from modelforge.data.convert import (
     Mode,
     as_messages,
     emit,
-    number,
     prompt_of,
     read_messages,
     reply_of,
@@ -40,8 +39,6 @@ def read_best_and_wrong(cells: Cells, mode: Mode) -> Iterator[Example]:
 def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
     """chosen and rejected, with a prompt or with the prompt implicit in both."""
     margin = cells.get("margin")
-    if margin is None and cells.get("chosen_score") is not None:
-        margin = number(cells["chosen_score"]) - number(cells.get("rejected_score"))
     chosen, rejected = (whole_dialogue(cells.get(role), mode) for role in ("chosen", "rejected"))
     if chosen is not None and rejected is None and mode.kind == "preference":
         # The conversation, and a worse reply at its end.
