@@ -135,8 +135,8 @@ def read_file(path: Path, *, shown: str) -> Table:
                 notes.append(f"{shown}: read with {mark!r} between the cells")
             found = TEXT_READERS[suffix](text, problems.append)
         count = raw.count(b"\n") if suffix == ".jsonl" else None
-        for line, cells in track(found, f"reading {shown}", count):
-            rows.append(Row(cells, shown, line))
+        told = track(found, f"reading {shown}", count)
+        rows.extend(Row(cells, shown, line) for line, cells in told)
     except Bad as bad:
         problems.append(bad)
     except OSError as error:
