@@ -49,7 +49,7 @@ def measured(
     whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
     return {
         "figures": {} if data.eval is None else _figures(trainer),
-        "rows": [] if data.eval is None else [row.to_dict() for row in trainer.held_out],
+        "rows": [row.to_dict() for row in getattr(trainer, "held_out", [])],
         "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
     }
 
@@ -151,7 +151,8 @@ def write_end(
     if measure.key in after["figures"]:
         both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
-        say(f"{measure.label}: {figures} ({judgement['verdict']})")
+        verdict = f" ({judgement['verdict']})" if judgement else ""
+        say(f"{measure.label}: {figures}{verdict}")
     say(f"run: {run.path}")
 
 

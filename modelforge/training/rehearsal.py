@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.errors import ConfigError, Problem, UserError
+from modelforge.machine.launch import processes_of
 from modelforge.strategy import Parts, Strategy
 from modelforge.training.shape import model_without_weights
 
@@ -60,6 +61,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
     if config.get("use_liger_kernel") and not find_spec("liger_kernel"):
         what = "the package liger-kernel is not installed"
         raise ConfigError(Problem(f"{config.name}: use_liger_kernel", what, "install it, or false"))
+    processes = processes_of(config)  # which the rehearsal does not see
     adapted = resolved.source.adapter is not None
     strategy, config = resolved.strategy.planned(config, adapted=adapted)
     with ExitStack() as stack:
@@ -69,7 +71,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         stack.enter_context(_refused(config))
         model, peft_config = model_without_weights(config, resolved, read.tokenizer)
         stack.enter_context(_no_other_model(strategy.trl_trainer_class(), model))
-        args = strategy.build_args(_here(config), output_dir=folder, device=_DEVICE)
+        args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
         args.report_to = []
         tokenizer = copy.deepcopy(read.tokenizer)
         parts = Parts(config, model, tokenizer, peft_config, _few(data), args, folder)
@@ -83,12 +85,21 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
                 next(iter(loader), None)
 
 
-def _here(config: Config) -> Config:
-    """The config without what cannot be had in a rehearsal."""
+def _here(config: Config, processes: int) -> Config:
+    """The config without what cannot be had in a rehearsal.
+
+    Args:
+        config: The run's.
+        processes: How many train together.
+    """
     left_out = set(_LEFT_OUT.split())
     if find_spec("liger_kernel"):
         left_out.add("use_liger_kernel")  # it rewrites transformers for the rest of the process
     kept = {key: value for key, value in config.trl.items() if key not in left_out}
+    # One process stands for all: TRL holds rollouts and groups against the batch of all of them.
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if processes > 1:
+            kept[key] = processes * (kept.get(key) or 8)
     return replace(config, trl=kept)
 
 

@@ -62,6 +62,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
     )
     with run.locked(), reported(run.checkpoints):
         _write_start(prepared)
+        wait_for_everyone()  # the main process has made the folder
         prepare_trackers(prepared.config)
         trainer = build_trainer(prepared, load(prepared))
         preflight(prepared, trainer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
+from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
 from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
@@ -282,26 +282,25 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
     """Say how often the reward model is right on held-out pairs; refuse one that misleads.
 
     Raises:
-        RunError: Its accuracy is below ``least``, or certainly (by two standard errors) below
-            one half.
+        RunError: Its accuracy is below ``least``, or the 95 % interval of it below one half.
     """
     accuracy = result.after.get("eval_accuracy")
     if accuracy is None:
         say("the reward model was not checked: no pairs are held out (eval_dataset, eval_split)")
         return
     pairs = RunDir(result.run_dir).read_json(files.DATA)["eval_rows"]
-    error = 0.5 / math.sqrt(max(pairs, 1))
+    low, high = wilson(accuracy, max(pairs, 1))
     what = f"is right on {accuracy:.1%} of {pairs} held-out pairs"
     more = "train it on more pairs, longer, or with a higher reward_stage.learning_rate"
     if least is not None and accuracy < least:
         raise RunError(
             Problem(f"{where}: reward model", f"{what}; {least:.1%} was asked for", more)
         )
-    if accuracy < 0.5 - 2 * error:
+    if high < 0.5:
         fix = "see whether chosen and rejected are exchanged in the data"
         raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))
-    say(f"the reward model {what} (± {error:.1%})")
-    if accuracy < 0.5 + 2 * error:
+    say(f"the reward model {what} (95 % interval {low:.1%} to {high:.1%})")
+    if low <= 0.5:
         warn(f"this accuracy may be chance, so PPO would optimise noise → {more}")
     elif accuracy < WEAK_ACCURACY:
         more = f"{more}, or raise ppo.kl_coef"
