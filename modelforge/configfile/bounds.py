@@ -19,7 +19,7 @@ _SEED = {"minimum": 0, "maximum": 2**32 - 1}
 BOUNDS: dict[str, dict[str, Any]] = {
     "adam_beta1": {"minimum": 0, "exclusiveMaximum": 1},
     "adam_beta2": {"minimum": 0, "exclusiveMaximum": 1},
-    "adam_epsilon": _NOT_NEGATIVE,
+    "adam_epsilon": _POSITIVE,
     "beta": _NOT_NEGATIVE,
     "center_rewards_coefficient": _NOT_NEGATIVE,
     "data_seed": _SEED,

@@ -32,7 +32,7 @@ _DEVICE = {"use_cpu": True, "bf16": False, "fp16": False}
 # What belongs to the machine, the hub or another program; and processes for a few rows.
 _LEFT_OUT = """
     deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub
-    use_vllm ddp_backend dataset_num_proc
+    use_vllm ddp_backend dataset_num_proc debug
 """
 
 
