@@ -8,6 +8,7 @@ PEFT or TRL refuse there, `check` refuses.
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -71,13 +72,31 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         tokenizer = copy.deepcopy(read.tokenizer)
         parts = Parts(config, model, tokenizer, peft_config, _few(data), args, folder)
         trainer = _trainer(strategy, parts)
-        trainer.create_optimizer_and_scheduler(num_training_steps=2)
+        _schedule(trainer, rows=len(data.train))
         loaders = [trainer.get_train_dataloader()]
         if data.eval is not None:
             loaders.append(trainer.get_eval_dataloader())
         if not args.dataloader_num_workers:  # no processes for a few rows
             for loader in loaders:
                 next(iter(loader), None)
+
+
+def _schedule(trainer: Any, *, rows: int) -> None:
+    """Make optimiser and schedule, and ask for the rates at both ends of the run."""
+    args = trainer.args
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = (
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * rows / batch)
+    )
+    trainer.create_optimizer_and_scheduler(num_training_steps=steps)
+    try:
+        for rate in getattr(trainer.lr_scheduler, "lr_lambdas", ()):
+            for step in (0, 1, steps):
+                rate(step)
+    except ZeroDivisionError:
+        what = f"leaves no step to decay in: {steps} in all, and the warm-up"
+        fix = "train longer, shorten the warm-up, or set another schedule"
+        raise ConfigError(Problem("lr_scheduler_type", what, fix)) from None
 
 
 def _here(config: Config) -> Config:
