@@ -53,7 +53,10 @@ class DPO(Strategy):
         count, length = args.per_device_train_batch_size, config.settings.max_seq_length
         words = " ".join([STAND_IN_WORD] * 8)
         answer = [STAND_IN_ID] * (length - 1)
-        row = {"prompt_ids": [STAND_IN_ID], "chosen_ids": answer, "rejected_ids": answer}
+        row: dict[str, Any] = {"prompt_ids": [STAND_IN_ID]}
+        row |= {"chosen_ids": answer, "rejected_ids": answer}
+        if args.precompute_ref_log_probs:
+            row |= {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
         return LongestBatch(
             [row] * count,
             tokens=2 * count * length,

@@ -61,7 +61,7 @@ class PPO(Rewarded):
             if config.given(theirs) and key in (config.said.get("ppo") or {}):
                 fix = "keep one of the two"
                 yield Problem(f"{config.name}: {theirs}", f"says the same as ppo.{key}", fix)
-        if config.get("use_vllm") and getattr(config.settings, "algorithm", "ppo") == "ppo":
+        if config.get("use_vllm") and self.algorithm(config) == "ppo":
             yield Problem(
                 f"{config.name}: use_vllm",
                 "PPO's value head and reward adapters are on the policy, and TRL would send them "
@@ -84,6 +84,10 @@ class PPO(Rewarded):
                 "0 trains all weights; the base is PPO's reference and cannot be trained",
                 "set lora_r to 8 or more",
             )
+
+    def algorithm(self, config: Config) -> str:
+        """What trains the policy."""
+        return self.name
 
     def arguments(self, config: Config) -> dict[str, Any]:
         assert isinstance(config.settings, PPOSettings)

@@ -103,6 +103,12 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
+        if config.get("remove_unused_columns"):
+            yield Problem(
+                f"{config.name}: remove_unused_columns",
+                "true takes away the columns that the rewards compare with",
+                "leave it out",
+            )
         from modelforge.rewards.of_a_run import parse
 
         try:
@@ -117,6 +123,9 @@ class Rewarded(Strategy):
         names = sorted(rows.column_names)
         found = parse(config)
         if not (self.functions or found["rewards"] or found["reward_model"]):
+            if config.given("rewards"):
+                what, fix = "is null, and nothing else rewards", "leave it out, or name one"
+                raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
             return {"rewards": _reward_of(config, rows)}
         needed = reward_columns(found["rewards"], base_dir=config.base_dir)
         missing = sorted(needed - set(names))

@@ -117,6 +117,10 @@ class RLHF(PPO):
                     fix = f"keep one of the two: sft_stage.{key} is {own!r}"
                     yield Problem(f"{config.name}: {key}", what, fix)
 
+    def algorithm(self, config: Config) -> str:
+        assert isinstance(config.settings, RLHFSettings)
+        return config.settings.algorithm
+
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks
 

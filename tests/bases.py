@@ -7,7 +7,7 @@ from pathlib import Path
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 
 
-def base(folder, *, pad="<|pad|>", tied=True, tokens=(), **config):
+def base(folder, *, pad="<|pad|>", tied=True, tokens=(), generation=None, **config):
     """A copy of the tiny model.
 
     Args:
@@ -15,13 +15,14 @@ def base(folder, *, pad="<|pad|>", tied=True, tokens=(), **config):
         pad: Its pad token; None for none.
         tied: Whether its head is its embedding; else it has one of its own, slightly changed.
         tokens: Tokens that its tokenizer has beyond the embedding's rows.
+        generation: Keys of its generation_config.json.
         config: Keys of its config.json.
     """
     shutil.copytree(TINY, folder)
     _edit(folder / "tokenizer_config.json", pad_token=pad)
     known = {"<|pad|>": 0, "<|eos|>": 2, None: None}
     _edit(folder / "config.json", pad_token_id=known[pad], tie_word_embeddings=tied, **config)
-    _edit(folder / "generation_config.json", pad_token_id=known[pad])
+    _edit(folder / "generation_config.json", pad_token_id=known[pad], **(generation or {}))
     if not tied:
         from safetensors.torch import load_file, save_file
 

@@ -351,3 +351,15 @@ def test_an_8b_of_two_rows_is_planned_at_seven_to_nine_gib():
     made = plan(config_of("qlora", per_device_train_batch_size=2, **said), budget_gb=12)
     assert made.fits and made.headroom == 12 * GIB - made.total
     assert 7 * GIB < made.total < 9 * GIB
+
+
+@pytest.mark.parametrize("strategy", ["dpo", "grpo"])
+def test_a_plan_of_all_weights_reads_none(strategy):
+    """DPO's log-probabilities are computed once; GRPO's reference is loaded by the model's name."""
+    said = {"precompute_ref_log_probs": True} if strategy == "dpo" else {"beta": 0.1, **RL}
+    tiny = Path(__file__).parents[1] / "examples" / "tiny" / "model"
+    said |= {"lora_r": 0, "max_seq_length": 256, "per_device_train_batch_size": 2}
+    planned = plan(config_of(strategy, model=tiny, **said))
+    assert planned.parts["trained weights"] > 0
+    beside = planned.parts.get("reference, reward, value", 0)
+    assert (beside == 0) == (strategy == "dpo")

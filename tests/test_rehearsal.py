@@ -40,6 +40,16 @@ REFUSED = {
     "LoRA on a tied head": ({"lora_target_modules": ["lm_head"]}, TIED),
     "a pattern that meets a tied head": ({"lora_target_modules": r".*(q_proj|lm_head)"}, TIED),
     "a schedule's unknown argument": ({"lr_scheduler_kwargs": {"nosuch": 1}}, "nosuch"),
+    "a schedule that ends before it begins": (
+        {"lr_scheduler_type": "polynomial", "max_steps": 1, "warmup_ratio": 0.1},
+        "no step to decay",
+    ),
+    "a schedule's text for arguments": ({"gradient_checkpointing_kwargs": "a"}, "an object"),
+    "columns that rewards need": (
+        {"strategy": "grpo", "remove_unused_columns": True, "num_generations": 4},
+        "rewards compare",
+    ),
+    "no reward, said": ({"strategy": "ppo", "rewards": None}, "is null"),
     "an optimizer's package": (
         {"optim": "galore_adamw", "optim_target_modules": ["q_proj"]}, "galore",
     ),

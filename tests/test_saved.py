@@ -17,7 +17,11 @@ ROWS = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference
 # Strategy, the base it trains on, and what its config says beside.
 RUNS = {
     "sft": ({}, {}),
-    "sft, all weights, untied, no pad": ({"pad": None, "tied": False}, {"lora_r": 0}),
+    "sft, all weights, untied, no pad": (
+        # As several published models have it: sampling values, and do_sample left at false.
+        {"pad": None, "tied": False, "generation": {"temperature": 0.6, "top_p": 0.9}},
+        {"lora_r": 0, "save_strategy": "steps", "save_steps": 1},
+    ),
     "qlora": ({"pad": "<|eos|>"}, {}),
     "reward, no pad": ({"pad": None}, {}),
     "reward, all weights, untied, padded by EOS": (
@@ -149,3 +153,79 @@ def test_all_weights_are_saved_with_the_bases_cache_and_every_end_of_an_answer(m
     generation = json.loads((result.model_dir / "generation_config.json").read_text())
     assert generation["use_cache"] and generation["eos_token_id"] in (2, [2])
     assert "_name_or_path" not in config
+    checkpoint = result.run_dir / "checkpoints" / "checkpoint-1"
+    assert json.loads((checkpoint / "config.json").read_text())["use_cache"]
+    assert not list((result.run_dir / "checkpoints").glob("**/README.md"))  # TRL's names no base
+
+
+def words(*tokens, **special):
+    """A tokenizer of these words, its special tokens among them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(tokens)}, unk_token="a"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **special)
+
+
+EOS = {"eos_token": "</s>"}
+RESERVED = {"additional_special_tokens": ["<|reserved_special_token_0|>"]}
+PADS = {
+    "its own": (words("</s>", "a", "<pad>", **EOS, pad_token="<pad>"), 3, "<pad>"),
+    "EOS, and one that is unused": (
+        words("</s>", "a", **EOS, pad_token="</s>", additional_special_tokens=["[PAD]"]),
+        3,
+        "[PAD]",
+    ),
+    "a reserved one": (words("</s>", "a", **EOS, **RESERVED), 3, "<|reserved_special_token_0|>"),
+    "a reserved one beyond the embedding": (words("</s>", "a", **EOS, **RESERVED), 2, None),
+    "a row that has no token": (words("</s>", "a", **EOS), 4, "<|pad|>"),
+    "an unknown token": (words("</s>", "a", "<unk>", **EOS, unk_token="<unk>"), 3, "<unk>"),
+    "the beginning": (words("</s>", "a", "<s>", **EOS, bos_token="<s>"), 3, "<s>"),
+    "nothing but EOS": (words("</s>", "a", **EOS, bos_token="</s>", unk_token="</s>"), 2, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PADS))
+def test_the_pad_token_of_a_score_head(name):
+    from modelforge.models.pad import pad_for_scores
+
+    tokenizer, rows, wanted = PADS[name]
+    before, length = tokenizer.pad_token, len(tokenizer("a a </s>").input_ids)
+    why = pad_for_scores(tokenizer, rows=rows, ends={tokenizer.eos_token_id})
+    assert tokenizer.pad_token == (wanted or before)
+    assert (why is None) == (tokenizer.pad_token == before)
+    assert len(tokenizer("a a </s>").input_ids) == length
+    assert wanted is None or tokenizer.pad_token_id < rows
+
+
+@pytest.mark.slow
+def test_a_reward_model_that_was_trained_with_eos_as_its_pad_scores_so_everywhere(made, tmp_path):
+    """One of before, or of others: loaded beside the policy, and on its base."""
+    import shutil
+
+    from transformers import AutoModelForCausalLM
+
+    from modelforge.rewards.model import RewardModel
+    from modelforge.rewards.shared_base import SharedBaseReward
+
+    result, _ = made("reward, no pad")
+    folder = tmp_path / "model"
+    shutil.copytree(result.model_dir, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    chats = {
+        "prompts": [[{"role": "user", "content": q}] for q in ("What is 2 plus 2?", "Hello?")],
+        "completions": [[{"role": "assistant", "content": a}] for a in ("It is 4.", "Hi.")],
+    }
+    alone = RewardModel.load(str(folder))(**chats)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    from peft import LoraConfig, get_peft_model
+
+    base_model = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    policy = get_peft_model(base_model, LoraConfig(r=2, target_modules=["q_proj"]))
+    shared = SharedBaseReward(folder, name="shared", tokenizer=tokenizer).attach(policy)
+    assert shared(**chats) == pytest.approx(alone, abs=1e-4)
+    now = RewardModel.load(str(result.model_dir))(**chats)
+    assert now != pytest.approx(alone, abs=1e-3)  # it is read at another token

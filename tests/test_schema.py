@@ -51,7 +51,7 @@ def test_the_schema_and_the_code_accept_the_same(data):
         load_config(config)
         accepted = True
     except ConfigError as error:
-        # Beyond the schema the code refuses only keys that contradict each other.
+        # Beyond the schema the code refuses only keys that contradict each other, and names.
         together = ("keep one", "cannot be trained", "is left for the prompt", "does not drive",
                     "has no effect", "trains nothing", "which sets it", "0 stays 0", "cut at their",
                     "unknown reward", "on this machine, with your rights")  # fmt: skip

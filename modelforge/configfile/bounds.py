@@ -19,7 +19,7 @@ _SEED = {"minimum": 0, "maximum": 2**32 - 1}
 BOUNDS: dict[str, dict[str, Any]] = {
     "adam_beta1": {"minimum": 0, "exclusiveMaximum": 1},
     "adam_beta2": {"minimum": 0, "exclusiveMaximum": 1},
-    "adam_epsilon": _NOT_NEGATIVE,
+    "adam_epsilon": _POSITIVE,
     "beta": _NOT_NEGATIVE,
     "center_rewards_coefficient": _NOT_NEGATIVE,
     "data_seed": _SEED,
@@ -74,6 +74,21 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "weight_decay": _NOT_NEGATIVE,
 }
 
+#: Name of a field → what the object that it holds may have; TRL's own types take any text too.
+OBJECTS: dict[str, dict[str, Any]] = {
+    "chat_template_kwargs": {"type": "object"},
+    "gradient_checkpointing_kwargs": {
+        "type": "object",
+        "properties": {
+            "use_reentrant": {"type": "boolean"},
+            "preserve_rng_state": {"type": "boolean"},
+            "determinism_check": {"enum": ["default", "none"]},
+        },
+        "additionalProperties": False,
+    },
+    "lr_scheduler_kwargs": {"type": "object"},
+}
+
 #: Name of a field, of all classes or of one → the values that it can have.
 VALUES: dict[str, tuple[str, ...]] = {
     "DPOConfig.loss_type": (
@@ -84,7 +99,8 @@ VALUES: dict[str, tuple[str, ...]] = {
         "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo",
     ),
     "SFTConfig.loss_type": ("nll", "dft", "chunked_nll"),
-    "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static", "quantized"),
+    # Not "quantized": the policy would sample from other probabilities than it is trained on.
+    "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static"),
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),

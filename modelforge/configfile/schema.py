@@ -7,6 +7,7 @@ so it needs no TRL; a test holds them equal to what the installed TRL gives.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 from modelforge import registry
 from modelforge.common.paths import KeysOf
-from modelforge.configfile.bounds import BOUNDS, VALUES
+from modelforge.configfile.bounds import BOUNDS, OBJECTS, VALUES
 from modelforge.errors import Problem, did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -166,6 +167,8 @@ def _field_schema(
         schema = {"enum": [member.value for cls in enums for member in cls]}
         if type(None) in members:
             schema["enum"].append(None)
+    elif field.name in OBJECTS:
+        schema = {"anyOf": [copy.deepcopy(OBJECTS[field.name]), {"type": "null"}]}
     elif dataclasses.is_dataclass(members[0]):
         schema = {"type": ["object", "null"]}
     else:

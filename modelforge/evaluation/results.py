@@ -89,6 +89,7 @@ def _unprepared(model: Any) -> Iterator[None]:
     processes each would train a model of its own, without an error.
     """
     names = ("_is_accelerate_prepared", "_original_forward", "forward")
+    # The model's own attributes alone: asked by hasattr, a PeftModel answers for its base.
     before = {name: vars(model)[name] for name in names if name in vars(model)}
     yield
     if names[0] not in before:

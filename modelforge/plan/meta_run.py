@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LEFT_OUT = """
     deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub
     eval_strategy load_best_model_at_end use_vllm use_liger_kernel resume_from_checkpoint
-    parallelism_config ddp_backend
+    parallelism_config ddp_backend debug
 """
 
 

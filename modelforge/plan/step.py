@@ -7,8 +7,10 @@ TRL, PEFT, bitsandbytes and transformers do is what is logged; nothing of it is 
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -112,9 +114,19 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
 
 
 def on_meta(trainer_class: type[Any]) -> type[Any]:
-    """The trainer class with its device replaced."""
+    """The trainer class with its device replaced, and with nothing that reads weights."""
 
     class OnMeta(trainer_class):
+        def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+            with _without_weights(trainer_class, model):
+                super().__init__(model, *args, **kwargs)
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            """What DPO computes once, before training, with the weights that are not here."""
+            zeros = [0.0] * len(dataset)
+            with_chosen = dataset.add_column("ref_chosen_logps", zeros)
+            return with_chosen.add_column("ref_rejected_logps", zeros)
+
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             _put_on_meta(self.args)
@@ -125,6 +137,22 @@ def on_meta(trainer_class: type[Any]) -> type[Any]:
 
     OnMeta.__name__ = trainer_class.__name__
     return OnMeta
+
+
+@contextmanager
+def _without_weights(trainer_class: type[Any], model: Any) -> Iterator[None]:
+    """TRL loads a reference by the model's name, and takes a digest of weights."""
+    stand_ins: dict[str, Callable[..., Any]] = {
+        "create_model_from_path": lambda *args, **kwargs: copy.deepcopy(model),
+        "hash_module": lambda module: "",
+    }
+    modules = {sys.modules[parent.__module__] for parent in trainer_class.__mro__}
+    with ExitStack() as stack:
+        for module in modules:
+            for name, stand_in in stand_ins.items():
+                if hasattr(module, name):
+                    stack.enter_context(replaced(module, name, stand_in))
+        yield
 
 
 def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:

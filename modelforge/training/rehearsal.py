@@ -8,7 +8,7 @@ PEFT or TRL refuse there, `check` refuses.
 from __future__ import annotations
 
 import copy
-import sys
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 # Rows of each set that the trainer is built from.
 _ROWS = 4
 _DEVICE = {"use_cpu": True, "bf16": False, "fp16": False}
-# What belongs to the machine, the hub or another program; what computes with weights; and
-# processes that a few rows do not need.
+# What belongs to the machine, the hub or another program; and processes for a few rows.
 _LEFT_OUT = """
     deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub
-    use_vllm ddp_backend precompute_ref_log_probs dataset_num_proc
+    use_vllm ddp_backend dataset_num_proc debug
 """
 
 
@@ -70,19 +69,36 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         stack.enter_context(running_as(cpu(), Tracker(cpu())))
         stack.enter_context(_refused(config))
         model, peft_config = model_without_weights(config, resolved, read.tokenizer)
-        stack.enter_context(_no_other_model(strategy.trl_trainer_class(), model))
         args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
         args.report_to = []
         tokenizer = copy.deepcopy(read.tokenizer)
         parts = Parts(config, model, tokenizer, peft_config, _few(data), args, folder)
         trainer = _trainer(strategy, parts)
-        trainer.create_optimizer_and_scheduler(num_training_steps=2)
+        _schedule(trainer, rows=len(data.train))
         loaders = [trainer.get_train_dataloader()]
         if data.eval is not None:
             loaders.append(trainer.get_eval_dataloader())
         if not args.dataloader_num_workers:  # no processes for a few rows
             for loader in loaders:
                 next(iter(loader), None)
+
+
+def _schedule(trainer: Any, *, rows: int) -> None:
+    """Make optimiser and schedule, and ask for the rates at both ends of the run."""
+    args = trainer.args
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = (
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * rows / batch)
+    )
+    trainer.create_optimizer_and_scheduler(num_training_steps=steps)
+    try:
+        for rate in getattr(trainer.lr_scheduler, "lr_lambdas", ()):
+            for step in (0, 1, steps):
+                rate(step)
+    except ZeroDivisionError:
+        what = f"leaves no step to decay in: {steps} in all, and the warm-up"
+        fix = "train longer, shorten the warm-up, or set another schedule"
+        raise ConfigError(Problem("lr_scheduler_type", what, fix)) from None
 
 
 def _here(config: Config, processes: int) -> Config:
@@ -153,20 +169,3 @@ def _refused(config: Config) -> Iterator[None]:
 
 
 _FIX = "change the key that the message names"
-
-
-@contextmanager
-def _no_other_model(trainer_class: type[Any], model: Any) -> Iterator[None]:
-    """TRL's trainers load a reference by the model's name; here it has no weights either."""
-    from modelforge.plan.autocast import replaced
-
-    def without_weights(*args: Any, **kwargs: Any) -> Any:
-        return copy.deepcopy(model)
-
-    name = "create_model_from_path"
-    modules = {sys.modules[parent.__module__] for parent in trainer_class.__mro__}
-    with ExitStack() as stack:
-        for module in modules:
-            if hasattr(module, name):
-                stack.enter_context(replaced(module, name, without_weights))
-        yield

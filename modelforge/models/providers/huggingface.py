@@ -20,7 +20,12 @@ from modelforge.models.source import ModelSource
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        GenerationConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
     from modelforge.config import Config
     from modelforge.machine.hardware import Hardware
@@ -145,6 +150,7 @@ class HuggingFace:
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        _make_savable(getattr(model, "generation_config", None))
         if source.adapter is None:
             return Loaded(model, lora_config(settings, head=head))
         quantised = quantization is not None
@@ -175,6 +181,17 @@ def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
     if hardware.device == "cpu" or config.settings.lora_r == 0:
         return torch.float32
     return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16
+
+
+def _make_savable(generation: GenerationConfig | None) -> None:
+    """Drop sampling values beside ``do_sample`` false: transformers refuses to save them.
+
+    Several published models have them. They have no effect, and the run would end at its first
+    checkpoint.
+    """
+    if generation is not None and not generation.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            setattr(generation, name, None)
 
 
 def _with_adapter(
