@@ -120,5 +120,5 @@ def test_a_run_writes_the_files_that_the_readme_lists(tmp_path):
     )
     section = README.partition("## The run's folder")[2].partition("\n## ")[0]
     listed = re.findall(r"`([\w.]+/?)`", "".join(re.findall(r"^\| `.*?\|", section, re.MULTILINE)))
-    assert len(listed) == 10
+    assert len(listed) == 11
     assert all((result.run_dir / name).exists() for name in listed), listed

@@ -21,7 +21,7 @@ class MetricsFile(TrainerCallback):
     """Appends each log to ``metrics.jsonl``; what a resume may change stands in ``session``."""
 
     def __init__(self, run: RunDir) -> None:
-        self.path = run.path / files.METRICS
+        self.run, self.path = run, run.path / files.METRICS
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -32,7 +32,8 @@ class MetricsFile(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Have the last step logged too: its loss is what a short run came to."""
+        """Keep the folder if the run fails from now on; have the last step logged too."""
+        self.run.begun = True
         if state.global_step >= state.max_steps and args.logging_strategy != "no":
             control.should_log = True
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from modelforge.data.cells import written
+
 Message = dict[str, str]
 
 ROLES = {
@@ -29,6 +31,9 @@ ROLES = {
 }
 ROLE_KEYS = ("role", "from", "speaker")
 TEXT_KEYS = ("content", "value", "text")
+# What is read of a message, and of a part of its content.
+READ_KEYS = frozenset((*ROLE_KEYS, *TEXT_KEYS))
+READ_PART_KEYS = frozenset(("type", "text", "value"))
 
 # The dialogues of hh-rlhf: "\n\nHuman: …\n\nAssistant: …"
 MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -102,13 +107,19 @@ def to_message(item: Any) -> Message:
         raise Skip("broken messages: tool calls are not trained on")
     content = next(item[key] for key in TEXT_KEYS if key in item)
     if isinstance(content, list):
-        parts: list[Any] = [p.get("text") if isinstance(p, dict) else p for p in content]
-        if not all(isinstance(part, str) for part in parts):
-            raise Skip("broken messages: content that is not text")
-        content = "".join(parts)
-    if not isinstance(content, str):
+        parts = [written(part_text(p)) for p in content]
+        content = None if None in parts else "".join(map(str, parts))
+    words = written(content)
+    if words is None:
         raise Skip("broken messages: content that is not text")
-    return {"role": role, "content": content}
+    return {"role": role, "content": words}
+
+
+def part_text(part: Any) -> Any:
+    """The text of one part of a message's content; anything else as it is."""
+    if not isinstance(part, dict):
+        return part
+    return part.get("text", part.get("value") if part.get("type") == "text" else None)
 
 
 def is_marked(text: Any) -> bool:

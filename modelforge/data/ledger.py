@@ -12,15 +12,42 @@ from modelforge.errors import DataError, Problem
 FIRST = 10  # rows named per reason
 WARN_SHARE = 0.1  # dropped or truncated rows above this share are worth a warning
 
+# With less than this share of the rows left, the file is not what it was taken for.
+LEAST_SHARE, FEW = 0.05, 20  # FEW: dropped rows that are not worth a refusal
+# Reasons that follow from the length that was set, or from what a format is.
+CHOSEN = frozenset(
+    (
+        *("prompt fills max_length", "prompt is too long", "longer than max_length"),
+        *("equal once cut", "neither best nor worst", "rated below another answer"),
+        *("labelled bad", "marked not to be trained on"),
+    )
+)
+
 # Reasons for which a row is dropped, each with what the user can do. A reason may carry a detail
 # after a colon ("empty cell: answer").
 ADVICE = {
     "empty cell": "fill the cell, or map another column with `columns`",
+    "holds what is no text": "this strategy trains text: leave these rows out, or the column where "
+    "it says nothing",
+    "column with a meaning of its own": "name the columns that are to be read in `columns`, or "
+    "leave it out of the file",
+    "marked not to be trained on": "leave out the mark to train on the row",
+    "beside messages": "put it into the messages: it has no place beside them",
+    "two system messages": "keep the system message in the messages or in the column",
+    "turns not understood": 'use messages, or pairs such as ["question", "answer"]',
+    "tokens not understood": "input_ids, labels and attention_mask are lists of whole numbers, "
+    "equally long",
+    "choices not understood": "choices are a list of texts",
     "not text": "the cell must hold text; map another column with `columns`",
     "broken messages": 'each message needs a known role and text: {"role": "user", "content": "…"}',
     "no assistant reply": "a conversation to train on needs at least one assistant message",
     "no common prompt": "chosen and rejected share no beginning: give the prompt in its own column",
     "chosen equals rejected": "a pair must differ in something",
+    "equal as rendered": "the chat template makes chosen and rejected the same: set another "
+    "`chat_template`, or mend the pair",
+    "equal once cut": "the pair differs only beyond the length: raise `max_seq_length`",
+    "empty as rendered": "the chat template leaves nothing of the answer: set another "
+    "`chat_template`, or mend the row",
     "tie": "a tie prefers neither answer",
     "preference not understood": "use a/b, 1/2, 0/1 or 1/-1 in the preference column",
     "label not understood": "use true/false or 1/0 in the label column",
@@ -33,6 +60,7 @@ ADVICE = {
     "needs a chat template": "these rows are messages: set `chat_template` to auto or a name",
     "template fails": "set another `chat_template`, or mend the order of roles",
     "prompt fills max_length": "raise `max_seq_length`",
+    "prompt is too long": "raise `max_seq_length`, or lower `generation.max_new_tokens`",
     "longer than max_length": "raise `max_seq_length`",
     "no supervised token": "the reply is empty under this chat template; set `chat_template`",
 }
@@ -64,12 +92,17 @@ class Ledger:
         dropped: Reason → how many and where first.
         truncated: Kept rows cut at ``max_length``.
         truncated_share: Their share of the kept rows.
+        truncated_tokens: The tokens that they lose by it.
+        split: Kept rows that packing splits over several blocks; none of their tokens is lost.
         tokens: ``total, mean, p50, p95, max`` over the training rows as one epoch sees them
             (after truncation; for pairs chosen and rejected count as two sequences).
         supervised_share: Supervised tokens over all tokens of the training rows.
         eos_supervised_share: Share of uncut rows whose last supervised token ends a reply.
         double_bos: Rows that begin with two BOS tokens.
-        duplicates: Rows that repeat an earlier one exactly; they are kept.
+        closed_prompts: Prompts that end with a token that ends a reply.
+        duplicates: Rows that repeat an earlier one as it is trained on; they are kept.
+        silent: Kept rows with an empty answer, which is masked.
+        blanks_alone: Kept pairs whose sides differ in white space alone.
         prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
@@ -77,6 +110,8 @@ class Ledger:
         chat_template: ``name, reason`` of the template, once chosen.
         warnings: What the user should look at.
         notes: What was decided on the way.
+        unused: Column, or ``column[].key`` of its messages, that is not read → rows with it.
+        passed_on: Column of a prompt file that reward functions are given → rows with it.
     """
 
     kind: DataKind
@@ -85,11 +120,16 @@ class Ledger:
     dropped: dict[str, Tally] = field(default_factory=dict)
     truncated: Tally = field(default_factory=Tally)
     truncated_share: float = 0.0
+    truncated_tokens: int = 0
+    split: Tally = field(default_factory=Tally)
     tokens: dict[str, float] = field(default_factory=dict)
     supervised_share: float | None = None
     eos_supervised_share: float | None = None
     double_bos: int = 0
+    closed_prompts: int = 0
     duplicates: Tally = field(default_factory=Tally)
+    silent: Tally = field(default_factory=Tally)
+    blanks_alone: Tally = field(default_factory=Tally)
     prompts_shared_with_eval: int = 0
     train_rows: int = 0
     eval_rows: int = 0
@@ -97,6 +137,8 @@ class Ledger:
     chat_template: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unused: dict[str, Tally] = field(default_factory=dict)
+    passed_on: dict[str, Tally] = field(default_factory=dict)
 
     def drop(self, reason: str, where: str) -> None:
         """Count a dropped row."""
@@ -119,10 +161,14 @@ class Ledger:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
-        known = {f.name: values[f.name] for f in fields(cls)}
-        known["dropped"] = {reason: Tally(**tally) for reason, tally in known["dropped"].items()}
-        for name in ("truncated", "duplicates"):
-            known[name] = Tally(**known[name])
+        # A run of an earlier version did not count everything that is counted by now.
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name in ("dropped", "unused", "passed_on"):
+            if name in known:
+                known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
+        for name in ("truncated", "split", "duplicates", "silent", "blanks_alone"):
+            if name in known:
+                known[name] = Tally(**known[name])
         return cls(**known)
 
     def warn(self) -> None:
@@ -142,6 +188,17 @@ class Ledger:
             self.warnings.append(
                 f"{self.double_bos} rows begin with two BOS tokens; set `chat_template` to one "
                 "that does not add its own"
+            )
+        if self.closed_prompts:
+            self.warnings.append(
+                f"{self.closed_prompts} prompts end with a token that ends a reply, so the model "
+                "is asked for nothing: set `chat_template` to one with a generation prompt"
+            )
+        if self.blanks_alone.count:
+            first = ", ".join(self.blanks_alone.first[:3])
+            self.warnings.append(
+                f"{self.blanks_alone.count} pairs differ in white space alone ({first}): the model "
+                "learns blanks from them"
             )
         if self.prompts_shared_with_eval:
             self.warnings.append(
@@ -166,6 +223,13 @@ class Ledger:
         lines.append(f"kept {self.kept}, dropped {self.rows_read - self.kept}")
         for reason, tally in sorted(self.dropped.items(), key=lambda item: -item[1].count):
             lines.append(f"  {tally.count} × {reason} ({', '.join(tally.first[:3])})")
+        for what, names in (
+            ("not used", self.unused),
+            ("passed on to reward functions", self.passed_on),
+        ):
+            if names:
+                listed = (f"{name} ({tally.count} rows)" for name, tally in names.items())
+                lines.append(f"{what}: {', '.join(listed)}")
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
         if self.tokens:
             t = self.tokens
@@ -176,10 +240,24 @@ class Ledger:
         if self.supervised_share is not None:
             lines.append(f"supervised: {self.supervised_share:.1%} of the tokens")
         if self.truncated.count:
-            lines.append(f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%})")
+            lines.append(
+                f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%}), which "
+                f"loses {self.truncated_tokens} tokens"
+            )
+        if self.split.count:
+            lines.append(
+                f"split by packing: {self.split.count} rows longer than a block; nothing is lost, "
+                "but their later parts are read without what stands before"
+            )
         if self.duplicates.count:
             first = ", ".join(self.duplicates.first[:3])
             lines.append(f"exact duplicates, kept: {self.duplicates.count} ({first})")
+        if self.silent.count:
+            first = ", ".join(self.silent.first[:3])
+            lines.append(
+                f"rows with an empty answer: {self.silent.count} ({first}); it is masked, since "
+                "the model would learn to say nothing"
+            )
         if self.chat_template:
             choice = self.chat_template
             lines.append(f"chat template: {choice['name']} ({choice['reason']})")
@@ -187,16 +265,19 @@ class Ledger:
         return lines
 
     def refuse_if_too_few(self, where: str, usable: int, min_rows: int) -> None:
-        """Stop a run that has nothing to train on.
+        """Stop a run that has nothing to train on, or next to nothing of what it was given.
 
         Raises:
-            DataError: If fewer than ``min_rows`` rows (at least 1) are usable; a problem a reason.
+            DataError: If fewer than ``min_rows`` rows (at least 1) are usable, or fewer than
+                `LEAST_SHARE` for reasons that nobody chose; a problem a reason.
         """
         needed = max(min_rows, 1)
-        if usable >= needed:
+        lost = sum(t.count for r, t in self.dropped.items() if r.split(":")[0] not in CHOSEN)
+        least = round(LEAST_SHARE * (usable + lost)) if lost >= FEW else 0
+        if usable >= max(needed, least):
             return
         read = usable + sum(tally.count for tally in self.dropped.values())
-        what = f"{usable} of {read} rows can be used, at least {needed} needed"
+        what = f"{usable} of {read} rows can be used, at least {max(needed, least)} needed"
         reasons = sorted(self.dropped.items(), key=lambda item: -item[1].count)
         fix = "see the reasons below" if reasons else "give more rows"
         raise DataError(Problem(where, what, fix), *reason_problems(reasons))

@@ -91,6 +91,8 @@ def encode_demonstrations(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> list[Encoded | RenderError]:
     """Completion-only labels; every assistant turn of a conversation; all of a plain text."""
+    if "input_ids" in examples[0]:
+        return [given(example, tokenizer) for example in examples]
     if "text" in examples[0]:
         texts = [with_eos(example["text"], tokenizer) for example in examples]
         whole_texts = tokenize_text(texts, tokenizer)
@@ -106,6 +108,14 @@ def encode_demonstrations(
         start = common_prefix_length(prompt_ids, ids)
         encoded.append(compact(ids, start=start, spans=(start, len(ids))))
     return encoded
+
+
+def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | RenderError:
+    """A row that came in tokens, supervised where its labels are."""
+    ids, labels = example["input_ids"], example["labels"]
+    if not all(0 <= token < len(tokenizer) for token in ids):
+        return RenderError("a token that the tokenizer does not have")
+    return compact(ids, start=0, spans=spans_of([label != MASKED for label in labels]))
 
 
 def encode_pairs(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelforge.training.fit_to_card import within_budget
+from modelforge.training.follow import refuse_without_rows
 from modelforge.training.read import cut
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     config, strategy = resolved.config, resolved.strategy
     data = None if read is None else read.data
     if data is not None:
-        config = config.with_defaults(strategy.check_data(config, data.train.column_names))
+        config = config.with_defaults(strategy.check_data(config, data.train))
+        refuse_without_rows(config, held_out=data.eval is not None)
     planned = None
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):
@@ -62,11 +64,15 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
             resumed=resolved.checkpoint is not None,
         )
     config = config.with_choices(strategy.derived_defaults(config))
-    if read is not None and data is not None and _is_cut(data, config, strategy):
+    if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
         data = cut(read.rows, config, strategy)
     return Fitted(config, data, planned)
 
 
-def _is_cut(data: Data, config: Config, strategy: Strategy) -> bool:
-    """Whether a row is longer than the config's length by now."""
-    return not config.get("packing") and strategy.max_row_tokens(config) < data.ledger.tokens["max"]
+def _is_cut(data: Data, before: Config, after: Config, strategy: Strategy) -> bool:
+    """Whether the length is another by now, and a row is longer."""
+    length = strategy.max_row_tokens(after)
+    if length == strategy.max_row_tokens(before):
+        return False
+    held_out = max((len(ids) for row in data.eval_tokens for ids in row.ids), default=0)
+    return length < max(data.ledger.tokens["max"], held_out)

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import headline, say, warn
-from modelforge.data import Data, Rows, load_tokenizer_template, read_rows
+from modelforge.data import (
+    Data,
+    Rows,
+    keep_prompts_open,
+    load_tokenizer_template,
+    read_rows,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +51,8 @@ def read(resolved: Resolved) -> Read:
         task=settings.task,
         base_dir=config.base_dir,
     )
+    if keep_prompts_open(tokenizer):
+        warn("the tokenizer puts EOS behind every text: this is switched off, as prompts go on")
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,
@@ -58,7 +66,29 @@ def read(resolved: Resolved) -> Read:
         base_dir=config.base_dir,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
     )
-    return Read(tokenizer, rows, cut(rows, config, strategy))
+    data = cut(rows, config, strategy)
+    if strategy.head == "reward":
+        _pad_for_scores(tokenizer, data, resolved)
+    return Read(tokenizer, rows, data)
+
+
+def _pad_for_scores(tokenizer: PreTrainedTokenizerBase, data: Data, resolved: Resolved) -> None:
+    """Have the score head read each text's last token, whoever pads it."""
+    from modelforge.models.pad import pad_for_scores
+
+    pairs = (*data.train_tokens, *data.eval_tokens)
+    ends = {pair.ids[side][-1] for pair in pairs for side in (0, 1)}
+    ends |= {*resolved.provider.stop_tokens(resolved.source), tokenizer.eos_token_id}
+    rows = resolved.architecture.get_text_config().vocab_size
+    why = pad_for_scores(tokenizer, rows=rows, ends=ends)
+    if why is not None:
+        say(f"pad token: {tokenizer.pad_token!r}: {why}")
+    elif tokenizer.pad_token_id in ends:
+        warn(
+            f"the vocabulary has no token to pad with but {tokenizer.pad_token!r}, which texts end "
+            "in: the score is read at the token before it, here and wherever the model is loaded "
+            "with the pad token that is saved with it"
+        )
 
 
 def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:
@@ -67,9 +97,11 @@ def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:
     Raises:
         DataError: If too few can be trained on.
     """
-    # Packing cuts sequences itself, and loses nothing at the cuts.
-    length = None if config.get("packing") else strategy.max_row_tokens(config)
-    data = rows.within(length, drop_long=strategy.head == "reward")
+    data = rows.within(
+        strategy.max_row_tokens(config),
+        long_rows=strategy.long_rows(config),
+        long_eval_rows=strategy.long_rows(config, held_out=True),
+    )
     headline("Data")
     for line in data.ledger.fact_lines():
         say(line)
