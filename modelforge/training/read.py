@@ -52,7 +52,7 @@ def read(resolved: Resolved) -> Read:
         base_dir=config.base_dir,
     )
     if keep_prompts_open(tokenizer):
-        warn("the tokenizer puts EOS behind every text: this is switched off, as prompts go on")
+        warn("the tokenizer appends EOS to every text; this is off, since answers follow prompts")
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,

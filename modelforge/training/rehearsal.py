@@ -84,7 +84,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
 
 
 def _here(config: Config) -> Config:
-    """The config without what cannot be had in a rehearsal."""
+    """The config without what a rehearsal cannot use."""
     left_out = set(_LEFT_OUT.split())
     if find_spec("liger_kernel"):
         left_out.add("use_liger_kernel")  # it rewrites transformers for the rest of the process
@@ -134,7 +134,7 @@ def _refused(config: Config) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # they raise whatever they like
-        message = " ".join(str(error).split()) or "without a word"
+        message = " ".join(str(error).split()) or "without a message"
         if "meta" in message:
             return  # it needs weights: the run itself will see
         what = f"refused before training ({type(error).__name__}): {message[:600]}"
