@@ -264,7 +264,7 @@ class Settings(Section):
     ] = "auto"
 
 
-#: The keys of an adapter's shape; an adapter that goes on training has its own.
+#: The keys of an adapter's shape; an adapter that is trained further has its own.
 LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 #: Under which names a config's reward models and its judge stand in the metrics.

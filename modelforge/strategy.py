@@ -275,8 +275,8 @@ class Strategy:
         if settings.warmup_ratio:
             # transformers 5 reads a number of warm-up steps below 1 as a share of the run.
             values["warmup_steps"] = settings.warmup_ratio
-        config_class = self.trl_config_class()
-        known = set(config_class.__dataclass_fields__)  # type: ignore[attr-defined]
+        config_class: Any = self.trl_config_class()
+        known = set(config_class.__dataclass_fields__)
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(

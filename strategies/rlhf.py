@@ -113,7 +113,7 @@ class RLHF(PPO):
             for key in sorted(set(LORA_KEYS) & set(settings.sft_stage)):
                 own, whole = settings.sft_stage[key], getattr(settings, key)
                 if config.given(key) and own != whole:
-                    what = f"is {whole!r}, and the policy goes on with the adapter of sft_stage"
+                    what = f"is {whole!r}, and the policy trains the adapter of sft_stage further"
                     fix = f"keep one of the two: sft_stage.{key} is {own!r}"
                     yield Problem(f"{config.name}: {key}", what, fix)
 

@@ -238,7 +238,7 @@ def test_the_adapters_dropout_that_was_asked_for_stays_on(place, strategy):
     assert resolved(place, strategy, **kwargs).get("gradient_checkpointing") is True
 
 
-# --- an adapter that goes on training -------------------------------------------------------------
+# --- an adapter that is trained further ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

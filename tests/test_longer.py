@@ -135,7 +135,7 @@ def test_what_a_checkpoint_decides_is_refused_or_said(first):
     checkpoint = str(first / "checkpoints" / "checkpoint-3")
     for key, value in {"learning_rate": 5e-5, "weight_decay": 0.1, "lora_r": 8}.items():
         config = asked(first, resume=checkpoint, run_name="new", max_steps=6, **{key: value})
-        with pytest.raises(UserError, match=rf"{key}: is .* goes on with"):
+        with pytest.raises(UserError, match=rf"{key}: is .* was written with"):
             prepare(config)
     with pytest.raises(UserError, match=r"max_steps: is 2, and .* is of step 3"):
         prepare(asked(first, resume=checkpoint, run_name="new", max_steps=2))

@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -107,14 +106,14 @@ def test_ppo_shows_reward_kl_and_tokens_per_second_at_every_step(said, tmp_path)
 
 def test_long_work_is_told_in_lines_further_and_further_apart(said):
     said.lines.clear()
-    task = Task("reading a.jsonl", 400, wait=0.01)
-    for _ in range(40):
-        time.sleep(0.001)
-        task.advance(10)
+    task = Task("reading a.jsonl", 400)
+    for seconds, rows in ((0, 10), (200, 10), (100, 10), (0, 10), (1000, 10)):
+        task.begin -= seconds  # so much time has passed
+        task.advance(rows)
     task.close()
-    first, *more = said.lines
-    assert first.startswith("reading a.jsonl: ") and " of 400 rows, 0:00 left" in first
-    assert not more  # the next one would come a second later
+    told = [line.partition(", ")[0] for line in said.lines]
+    assert told == [f"reading a.jsonl: {rows} of 400 rows" for rows in (20, 30, 50)]
+    assert ", 1:03:" in said.lines[0] and said.lines[0].endswith("left")  # 200 s for 20 of 400
 
 
 def test_short_work_says_nothing(said):

@@ -24,8 +24,8 @@ def save_as_loaded(model: Any, *, use_cache: bool | None) -> None:
     """
     save = model.save_pretrained
     if isinstance(model, PeftModel):
-        policy = partial(save, selected_adapters=["default"])
-        model.save_pretrained = policy  # type: ignore[method-assign]
+        adapted: Any = model
+        adapted.save_pretrained = partial(save, selected_adapters=["default"])
         return
 
     def save_with_cache(*args: Any, **kwargs: Any) -> Any:

@@ -115,7 +115,7 @@ class Task:
             return f"{self.title}: {self.done:,} {self.unit}"
         line = f"{self.title}: {self.done:,} of {self.total:,} {self.unit}"
         made = self.done - self.first
-        if not made:
+        if made * 100 < self.total:  # the first ones tell little: they come after a warm-up
             return line
         return f"{line}, {clock(seconds / made * (self.total - self.done))} left"
 

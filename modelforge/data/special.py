@@ -41,7 +41,7 @@ def keep_prompts_open(tokenizer: PreTrainedTokenizerBase) -> bool:
         return True
     if tokenizer.chat_template:
         return False  # a chat template writes all special tokens itself
-    what = "the tokenizer puts EOS behind every text, so a prompt would already be ended"
+    what = "the tokenizer appends EOS to every text, so a prompt would end before its answer"
     fix = "set add_eos_token to false in the model's tokenizer_config.json, or set chat_template"
     raise ModelError(Problem("tokenizer", what, fix))
 

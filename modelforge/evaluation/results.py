@@ -29,7 +29,7 @@ def measured(
     head: Literal["causal-lm", "reward"],
     limit: int,
 ) -> dict[str, Any]:
-    """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where they cannot be had.
+    """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.

@@ -63,7 +63,7 @@ class ByRow(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """As ever, with the figures of the rows; training goes on as if there had been none."""
+        """Evaluate, and keep the figures of each row. Training is not disturbed."""
         self._batches = []
         with random_state_kept():
             output = super().evaluation_loop(

@@ -54,7 +54,7 @@ def head_problems(
 def adapter_config(folder: Path, *, head: Head) -> Any:
     """PEFT's config of an adapter to train on, under the head that is asked for.
 
-    The adapter of a language model goes on under a score head, which is trained and saved with it.
+    A language model's adapter is trained further under a score head, which is saved with it.
 
     Args:
         folder: The adapter's.
@@ -98,7 +98,7 @@ def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
 
 
 def changes_head(folder: Path, head: Head) -> bool:
-    """Whether a language model's adapter is to go on under a score head."""
+    """Whether a language model's adapter is to be trained further under a score head."""
     from peft import PeftConfig, TaskType
 
     config = PeftConfig.from_pretrained(str(folder))

@@ -92,7 +92,7 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
 def adapter_choices(
     config: Config, adapter: Path, *, head: str, linear: Callable[[], set[str]]
 ) -> dict[str, Choice]:
-    """The shape of the adapter that goes on training, which no key can change.
+    """The shape of the adapter that is trained further, which no key can change.
 
     Args:
         config: As loaded.
@@ -120,7 +120,7 @@ def adapter_choices(
             own = sorted(set(own) - left_out)
         said = config.said.get(key, own)
         if not _alike(said, own, linear):
-            what = f"is {said!r}, and the adapter that goes on training has {own!r}"
+            what = f"is {said!r}, and the adapter that is trained further has {own!r}"
             fix = "remove it, or set model_name to the base (or to the merged model)"
             problems.append(Problem(f"{config.name}: {key}", what, fix))
         if not config.given(key):

@@ -113,7 +113,7 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     return tracker, trainer
 
 
-def on_meta(trainer_class: type[Any]) -> type[Any]:
+def on_meta(trainer_class: Any) -> Any:
     """The trainer class with its device replaced, and with nothing that reads weights."""
 
     class OnMeta(trainer_class):

@@ -49,8 +49,8 @@ def build_rewards(
     """
     functions: list[RewardFunction] = []
     names: set[str] = set()
-    opened = opened_tag(tokenizer, template_arguments or {})
     function: Any
+    opened = opened_tag(tokenizer, template_arguments or {})
     for entry in entries:
         kind = kind_of(entry.name)
         if kind == "builtin":

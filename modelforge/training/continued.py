@@ -45,9 +45,9 @@ def refuse_what_it_keeps(config: Config, checkpoint: Path, strategy: Strategy) -
     for key in _KEPT:
         now, then = config.get(key), before.get(key)
         if config.given(key) and key in before and _plain(now) != _plain(then):
-            what = f"is {now!r}, and {checkpoint} goes on with {then!r}"
+            what = f"is {now!r}, and {checkpoint} was written with {then!r}"
             fix = (
-                f"set it to {then!r}; or begin anew from that model, with model_name "
+                f"set it to {then!r}; or start a new run from that model, with model_name "
                 f"{checkpoint.parent.parent} and resume never"
             )
             problems.append(Problem(f"{config.name}: {key}", what, fix))

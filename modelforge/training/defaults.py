@@ -40,7 +40,7 @@ class Facts:
         hardware: The machine that the run is for.
         provider: Who loads the model, and why.
         context: The model's context in tokens; None where the model does not tell.
-        adapter: What the adapter that training goes on from is; None without one.
+        adapter: What the adapter that is trained further is; None without one.
     """
 
     strategy: Strategy

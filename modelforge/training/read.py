@@ -56,7 +56,7 @@ def read(resolved: Resolved) -> Read:
     )
     refuse_idle_task(config, template)
     if keep_prompts_open(tokenizer):
-        warn("the tokenizer puts EOS behind every text: this is switched off, as prompts go on")
+        warn("the tokenizer appends EOS to every text; this is off, since answers follow prompts")
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,

@@ -102,7 +102,7 @@ def _schedule(trainer: Any, *, rows: int) -> None:
 
 
 def _here(config: Config, processes: int) -> Config:
-    """The config without what cannot be had in a rehearsal.
+    """The config without what a rehearsal cannot use.
 
     Args:
         config: The run's.
@@ -161,7 +161,7 @@ def _refused(config: Config) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # they raise whatever they like
-        message = " ".join(str(error).split()) or "without a word"
+        message = " ".join(str(error).split()) or "without a message"
         if "meta" in message:
             return  # it needs weights: the run itself will see
         what = f"refused before training ({type(error).__name__}): {message[:600]}"

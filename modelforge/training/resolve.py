@@ -126,7 +126,7 @@ def resolve(
 def _shape_of_adapter(
     config: Config, strategy: Strategy, source: ModelSource, architecture: Any
 ) -> dict[str, Choice] | None:
-    """What the adapter is that training goes on from; None without one.
+    """What the adapter that is trained further is; None without one.
 
     Raises:
         ConfigError: If the user says otherwise.
@@ -153,7 +153,7 @@ def _say_machine(config: Config, hardware: Hardware) -> None:
 def _shape(
     config: Config, strategy: Strategy, provider: Provider, source: ModelSource, *, planning: bool
 ) -> PretrainedConfig:
-    """The model's config; for a plan, where it is not to be had, that of a shipped shape.
+    """The model's config. A plan takes a shipped shape where the config cannot be loaded.
 
     Raises:
         ModelError: If there is none, or it is of a model that this strategy cannot train.

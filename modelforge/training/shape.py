@@ -109,9 +109,10 @@ def _with_adapter(model: Any, folder: Path, head: Head, where: str) -> Any:
     try:
         adapted = attach_adapter(model, folder, head=head)
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            held = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            keys = file.keys()
+            held = {key: list(file.get_slice(key).get_shape()) for key in keys}
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
-        what = f"the adapter {folder} does not go on {model.name_or_path}: {_words(error)}"
+        what = f"the adapter {folder} does not fit {model.name_or_path}: {_words(error)}"
         raise ModelError(Problem(where, what, "train it again, or give another")) from error
     except SafetensorError as error:
         what = f"{folder}/adapter_model.safetensors cannot be read: {_words(error)}"

@@ -133,7 +133,7 @@ class RLHFTrainer:
         prepare(self.config, strategy)
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
-            self._write_stages()  # with what was asked for: the folder alone is enough to go on
+            self._write_stages()  # with the config: the folder alone is enough to resume
             return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
 
     @contextmanager
@@ -155,7 +155,7 @@ class RLHFTrainer:
         values = stage_values(self.config, name, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
         if name != "reward" and "sft" in self.done:
-            # The adapter of the stage before goes on, as it is; a whole model has no revision.
+            # The adapter of the stage before is trained further; a whole model has no revision.
             decided = LORA_KEYS if _is_adapter(self.done["sft"]) else ("model_revision",)
             values = {key: value for key, value in values.items() if key not in decided}
         functions = self.functions if rewarded else []
