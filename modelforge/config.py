@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelforge.common.paths import HereText, LocalText, absolute
+from modelforge.common.sources import Dataset
 
 
 class Section(BaseModel):
@@ -34,24 +35,6 @@ Tracker = Literal[
     "trackio",
     "wandb",
 ]
-
-
-class DatasetSource(Section):
-    """One of several data sets mixed into one."""
-
-    path: Annotated[LocalText, Field(description="File, folder or hub id.", min_length=1)]
-    split: Annotated[str | None, Field(description="The split of a hub data set to train on.")] = (
-        None
-    )
-    name: Annotated[str | None, Field(description="Configuration of a hub data set.")] = None
-    weight: Annotated[
-        Annotated[float, Field(gt=0)] | None, Field(description="Share of the mix; all or none.")
-    ] = None
-
-
-Dataset = (
-    Annotated[LocalText, Field(min_length=1)] | Annotated[list[DatasetSource], Field(min_length=1)]
-)
 
 
 class Generation(Section):
@@ -168,7 +151,11 @@ class Settings(Section):
         ),
     ] = "auto"
     dataset_split: Annotated[
-        str | None, Field(description="The split of a hub data set to train on.")
+        str | None, Field(description="The split of a hub data set or a folder to train on.")
+    ] = None
+    max_samples: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="The most rows to read of each data set, drawn at random by the seed."),
     ] = None
     eval_dataset: Annotated[
         Dataset | None, Field(description="The held-out data that the model is evaluated on.")
@@ -236,6 +223,14 @@ class Settings(Section):
             min_length=1,
         ),
     ] = "auto"
+    prompt_layout: Annotated[
+        Literal["alpaca", "chatml", "llama3", "plain", "vicuna", "zephyr"] | None,
+        Field(description="A fixed prompt layout for a base model, in place of chat_template."),
+    ] = None
+    system_prompt: Annotated[
+        str | None,
+        Field(description="The system message of rows that have none of their own.", min_length=1),
+    ] = None
     output_dir: Annotated[
         HereText, Field(description="The folder that holds the runs.", min_length=1)
     ] = "runs"

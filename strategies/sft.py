@@ -53,8 +53,7 @@ class SFT(Strategy):
 
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.
-        packs = config.get("packing") or config.get("eval_packing")
-        whole = config.get("padding_free") and not packs
+        whole = config.get("padding_free") and not config.get("packing")
         return {"max_length": None if whole else config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:

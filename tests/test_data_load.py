@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelforge.config import DatasetSource
+from modelforge.common.sources import DatasetSource
 from modelforge.data import load_data, load_tokenizer_template, write_normal_form
 from modelforge.data.divide import eval_count
 from modelforge.data.ledger import quantiles

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelforge.config import DatasetSource
+from modelforge.common.sources import DatasetSource
 from modelforge.data.files import SUFFIXES, read_file
-from modelforge.data.load import read_source
+from modelforge.data.sources import read_source
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]

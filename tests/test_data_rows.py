@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelforge.config import DatasetSource
+from modelforge.common.sources import DatasetSource
 from modelforge.data import load_data, load_tokenizer_template, read_rows
 from modelforge.errors import DataError
 

@@ -164,6 +164,13 @@ def test_built_in_layouts_read_as_designed(tokenizer):
         "<|im_start|>assistant\nShort.<|im_end|></s>\n",
         "llama3": "<s><|start_header_id|>user<|end_header_id|>\n\nLong text.<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nShort.<|eot_id|></s>",
+        "alpaca": "<s>Below is an instruction that describes a task. Write a response that "
+        "appropriately completes the request.\n\n### Instruction:\nLong text.\n\n"
+        "### Response:\nShort.</s>\n\n",
+        "vicuna": "<s>A chat between a curious user and an artificial intelligence assistant. The "
+        "assistant gives helpful, detailed, and polite answers to the user's questions. "
+        "USER: Long text. ASSISTANT: Short.</s>",
+        "zephyr": "<s><|user|>\nLong text.</s>\n<|assistant|>\nShort.</s>\n",
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelforge.config import DatasetSource
+from modelforge.common.sources import DatasetSource
 from modelforge.data import load_data, load_tokenizer_template
 from modelforge.data.folder import label, split_of
 from modelforge.errors import DataError

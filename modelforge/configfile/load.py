@@ -269,6 +269,7 @@ _EITHER = (
     ("max_steps", "num_train_epochs"),
     ("eval_dataset", "eval_split"),
     ("use_4bit", "use_8bit"),
+    ("chat_template", "prompt_layout"),
 )
 
 

@@ -21,6 +21,8 @@ def divide(
     seed: int,
     min_rows: int,
     ledger: Ledger,
+    *,
+    where: str = "eval_split",
 ) -> tuple[list[list[Checked]], list[Checked]]:
     """The training rows of each part, and the evaluation rows drawn from all of them.
 
@@ -28,17 +30,19 @@ def divide(
         DataError: If too few rows would be left.
     """
     rows = [item for part in kept for item in part]
-    count, ledger.eval_reason = eval_count(len(rows), eval_split)
+    count, ledger.eval_reason = eval_count(len(rows), eval_split, where)
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
-        raise DataError(Problem("eval_split", what, "use a share such as 0.1, or 0 for none"))
+        raise DataError(Problem(where, what, "use a share such as 0.1, or 0 for none"))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     numbers = itertools.count()
     train = [[item for item in part if next(numbers) not in chosen] for part in kept]
     return train, [rows[i] for i in sorted(chosen)]
 
 
-def eval_count(rows: int, eval_split: float | int | None) -> tuple[int, str]:
+def eval_count(
+    rows: int, eval_split: float | int | None, where: str = "eval_split"
+) -> tuple[int, str]:
     """How many of ``rows`` are held out, and why."""
     if eval_split is None:
         if rows < EVAL_FROM:
@@ -46,10 +50,10 @@ def eval_count(rows: int, eval_split: float | int | None) -> tuple[int, str]:
         count = min(EVAL_MOST, max(EVAL_LEAST, round(EVAL_SHARE * rows)))
         return count, f"automatic: {EVAL_SHARE:.0%}, {EVAL_LEAST} to {EVAL_MOST} rows"
     if eval_split == 0:
-        return 0, "eval_split is 0"
+        return 0, f"{where} is 0"
     if 0 < eval_split < 1:
-        return max(1, round(eval_split * rows)), f"eval_split {eval_split:g}"
-    return int(eval_split), f"eval_split {eval_split:g} rows"
+        return max(1, round(eval_split * rows)), f"{where} {eval_split:g}"
+    return int(eval_split), f"{where} {eval_split:g} rows"
 
 
 def mixture(

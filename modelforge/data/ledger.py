@@ -102,6 +102,7 @@ class Ledger:
         closed_prompts: Prompts that end with a token that ends a reply.
         duplicates: Rows that repeat an earlier one as it is trained on; they are kept.
         silent: Kept rows with an empty answer, which is masked.
+        placeholders: Rows that hold a ``{{name}}`` nobody filled in.
         blanks_alone: Kept pairs whose sides differ in white space alone.
         prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
         train_rows: Training rows of one epoch, after the split and the mixing.
@@ -130,6 +131,7 @@ class Ledger:
     duplicates: Tally = field(default_factory=Tally)
     silent: Tally = field(default_factory=Tally)
     blanks_alone: Tally = field(default_factory=Tally)
+    placeholders: Tally = field(default_factory=Tally)
     prompts_shared_with_eval: int = 0
     train_rows: int = 0
     eval_rows: int = 0
@@ -166,9 +168,9 @@ class Ledger:
         for name in ("dropped", "unused", "passed_on"):
             if name in known:
                 known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
-        for name in ("truncated", "split", "duplicates", "silent", "blanks_alone"):
-            if name in known:
-                known[name] = Tally(**known[name])
+        for name, value in known.items():
+            if isinstance(value, dict) and set(value) == {"count", "first"}:
+                known[name] = Tally(**value)
         return cls(**known)
 
     def warn(self) -> None:
@@ -193,6 +195,12 @@ class Ledger:
             self.warnings.append(
                 f"{self.closed_prompts} prompts end with a token that ends a reply, so the model "
                 "is asked for nothing: set `chat_template` to one with a generation prompt"
+            )
+        if self.placeholders.count:
+            first = ", ".join(self.placeholders.first[:3])
+            self.warnings.append(
+                f"{self.placeholders.count} rows hold a placeholder such as {{{{name}}}} "
+                f"({first}): it is trained on as it stands"
             )
         if self.blanks_alone.count:
             first = ", ".join(self.blanks_alone.first[:3])

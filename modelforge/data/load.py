@@ -14,29 +14,21 @@ while loading); there is no streaming.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import track
-from modelforge.config import DatasetSource
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Skip
 from modelforge.data.exports import plain
-from modelforge.data.files import (
-    find,
-    looks_like_hub_id,
-    missing,
-    read_file,
-    read_files,
-)
-from modelforge.data.folder import choose
 from modelforge.data.ledger import Ledger
 from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
+from modelforge.data.sources import Asked, Parts, read_parts
 from modelforge.data.special import without_bos
 from modelforge.data.template import TemplateChoice
 from modelforge.data.unused import count, refuse
@@ -44,9 +36,6 @@ from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-DatasetSpec = str | Path | Sequence[DatasetSource]
 
 
 def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: Any) -> Data:
@@ -63,64 +52,86 @@ def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: 
     return read_rows(**source).within(max_length, long_rows=long_rows)
 
 
+PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w .-]*\}\}")
+
+
 def read_rows(
     *,
-    dataset: DatasetSpec,
-    eval_dataset: DatasetSpec | None = None,
-    eval_split: float | int | None = None,
-    dataset_split: str | None = None,
-    columns: Mapping[str, str] | None = None,
     kind: DataKind,
     tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    base_dir: Path | None = None,
+    system_prompt: str | None = None,
     min_rows: int = 1,
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
+    **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
     Args:
-        dataset: File, folder, hub id, or a list (see the module).
-        eval_dataset: Held-out data in the same forms; weights are not used.
-        eval_split: Evaluation rows taken from ``dataset`` where that is not given: a share below 1,
-            a number, 0 for none; None: 5 %, at least 8, at most 256, none of fewer than 40.
-        dataset_split: Split of a hub data set.
-        columns: Our name → the file's column, where the format is not recognised.
         kind: ``demonstration``, ``preference`` or ``prompt``.
         tokenizer: With the chat template set; without one only raw text can be trained on.
-        seed: Of the split and the mixture.
-        base_dir: Relative paths are looked up here first, then in the working folder.
+        system_prompt: The system message of rows that have none.
         min_rows: Fewer training rows than this are refused.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
+        source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
         DataError: With all problems of the files.
     """
+    asked = Asked(**{key: value for key, value in source.items() if value is not None})
     ledger = Ledger(kind, chat_template=described(chat_template))
-    sources = sources_of(dataset, dataset_split)
-    eval_sources = [] if eval_dataset is None else sources_of(eval_dataset, None)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
-    found = read_all(sources, eval_sources, base_dir or Path())
-    tables, held_out, reason = arrange(found, len(sources), eval_split, ledger)
-    del found
-    made = convert_all([*tables, *held_out], mode, columns or {}, ledger, eval_from=len(sources))
-    del tables, held_out  # from here on the examples are enough
+    parts = read_parts(asked, ledger)
+    made = convert_all(parts, mode, ledger)
+    weights = [part.weight for part in parts.train]
+    own = [part.held_out for part in parts.train]
+    reason = parts.reason
+    del parts  # from here on the examples are enough
+    add_system(made, system_prompt)
+    look_for_placeholders(made, ledger)
     take_bos_off(made, tokenizer, ledger)
     ends = end_ids(tokenizer, eos_token_ids)
     return Rows(
         parts=[tokenise(rows, kind, tokenizer=tokenizer, end_ids=ends) for rows in made],
-        weights=[source.weight for source in sources],
-        eval_split=eval_split,
+        weights=weights,
+        own=own,
+        eval_split=asked.eval_split,
         held_out=reason,
         decode=lambda ids: str(tokenizer.decode(list(ids))),
-        seed=seed,
+        seed=asked.seed,
         min_rows=min_rows,
         end_ids=ends,
-        name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
+        name=str(asked.dataset) if isinstance(asked.dataset, str | Path) else "dataset",
         reading=ledger,
     )
+
+
+def add_system(made: Sequence[Made], system: str | None) -> None:
+    """Begin each conversation that has no system message with this one, in place.
+
+    Raises:
+        DataError: If a row is plain text, which has no place for it.
+    """
+    if system is None:
+        return
+    first = {"role": "system", "content": system}
+    for row, example in (pair for rows in made for pair in rows):
+        name = "messages" if "messages" in example else "prompt"
+        messages = example.get(name)
+        if not isinstance(messages, list):
+            what = f"has no place in plain text ({row.where})"
+            raise DataError(Problem("system_prompt", what, "set chat_template, or leave it out"))
+        if messages[0]["role"] != "system":
+            example[name] = [first, *messages]
+
+
+def look_for_placeholders(made: Sequence[Made], ledger: Ledger) -> None:
+    """Count the rows in which a ``{{name}}`` was never filled in."""
+    for row, example in (pair for rows in made for pair in rows):
+        texts = (value for value in example.values() if isinstance(value, str | list))
+        if any(PLACEHOLDER.search(str(text)) for text in texts if "{{" in str(text)):
+            ledger.placeholders.add(row.where)
 
 
 def take_bos_off(made: Sequence[Made], tokenizer: PreTrainedTokenizerBase, ledger: Ledger) -> None:
@@ -150,116 +161,10 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, extra: Collection[int]) -> froze
     return frozenset(extra)
 
 
-def sources_of(dataset: DatasetSpec, split: str | None) -> list[DatasetSource]:
-    """The entries of a mixture; ``split`` where an entry names none."""
-    if isinstance(dataset, str | Path):
-        return [DatasetSource(path=str(dataset), split=split)]
-    return [
-        source if source.split else source.model_copy(update={"split": split}) for source in dataset
-    ]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the files of one source hold.
-
-    Attributes:
-        tables: The rows that were asked for.
-        held_out: The rows that a folder itself holds out.
-        notes: What was decided about a folder's files.
-    """
-
-    tables: list[Table]
-    held_out: list[Table] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def read_all(
-    sources: Sequence[DatasetSource], eval_sources: Sequence[DatasetSource], base_dir: Path
-) -> list[Found]:
-    """The tables of each source.
-
-    Raises:
-        DataError: With the problems of all of them.
-    """
-    found: list[Found] = []
-    problems: list[Problem] = []
-    for number, source in enumerate([*sources, *eval_sources]):
-        try:
-            found.append(read_source(source, base_dir, held_out=number >= len(sources)))
-        except DataError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise DataError(*problems)
-    return found
-
-
-def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False) -> Found:
-    """A file, the files of a folder, or the split of a hub data set.
-
-    Args:
-        source: Where; a relative path is looked up in ``base_dir``, then in the working folder.
-        base_dir: The config file's folder.
-        held_out: Whether held-out rows are wanted, not rows to train on.
-
-    Raises:
-        DataError: With every problem found (the first ten in full).
-    """
-    path = find(source.path, base_dir)
-    if path is None and looks_like_hub_id(source.path):
-        from modelforge.data.hub import read_hub
-
-        wanted = source.split or (None if held_out else "train")
-        return Found([read_hub(source.path, split=wanted, name=source.name)])
-    if path is None:
-        raise DataError(missing(source.path, base_dir))
-    if source.name or (source.split and not path.is_dir()):
-        fix = "remove it, or name the file or folder that holds it"
-        what = "name chooses within a hub data set, split also within a folder"
-        raise DataError(Problem(source.path, what, fix))
-    if not path.is_dir():
-        return Found([read_file(path, shown=source.path)])
-    chosen = choose(source.path, path, split=source.split, held_out=held_out)
-    return Found(
-        read_files(source.path, path, chosen.files),
-        read_files(source.path, path, chosen.held_out),
-        chosen.notes,
-    )
-
-
-def arrange(
-    found: Sequence[Found], train_parts: int, eval_split: float | int | None, ledger: Ledger
-) -> tuple[list[list[Table]], list[list[Table]], str]:
-    """The tables to train on, those held out, and why these; the reason is empty for none.
-
-    A folder's own held-out files give way to ``eval_dataset`` and to ``eval_split``.
-    """
-    train, evaluation = found[:train_parts], found[train_parts:]
-    for each in found:
-        for note in each.notes:
-            ledger.note(note)
-    tables = [each.tables for each in train]
-    if evaluation:
-        return tables, [each.tables for each in evaluation], "eval_dataset"
-    kept = [table for each in train for table in each.held_out]
-    names = ", ".join(table.path for table in kept)
-    if kept and eval_split is not None:
-        ledger.note(f"not read: {names}, since eval_split is set")
-        kept = []
-    return tables, [kept] if kept else [], f"named so: {names}" if kept else ""
-
-
 Made = list[tuple[Row, Example]]
 
 
-def convert_all(
-    tables: Sequence[Sequence[Table]],
-    mode: Mode,
-    columns: Mapping[str, str],
-    ledger: Ledger,
-    *,
-    eval_from: int,
-) -> list[Made]:
+def convert_all(parts: Parts, mode: Mode, ledger: Ledger) -> list[Made]:
     """The examples of each part, all in one schema.
 
     Raises:
@@ -267,12 +172,12 @@ def convert_all(
     """
     made: list[Made] = []
     problems: list[Problem] = []
-    for number, part in enumerate(tables):
+    for number, part in enumerate([*parts.train, *parts.evaluation]):
         rows: Made = []
-        for table in part:
+        for table in part.tables:
             try:
-                role = "train" if number < eval_from else "eval"
-                found = convert(table, mode, columns, ledger, role)
+                role = "train" if number < len(parts.train) else "eval"
+                found = convert(table, mode, part.columns, ledger, role)
                 rows.extend(track(found, f"converting {table.path}", len(table.rows)))
             except DataError as error:
                 problems.extend(error.problems)

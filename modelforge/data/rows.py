@@ -77,6 +77,7 @@ class Rows:
     Attributes:
         parts: The rows of each source, training sources first.
         weights: Of each training source, its share of the mix.
+        own: Of each training source, how many of its rows it holds out itself; None: not said.
         eval_split: How many rows are held out, where no source is.
         held_out: Why the sources behind the training sources are held out; empty without one.
         decode: Gives the text of tokens.
@@ -89,6 +90,7 @@ class Rows:
 
     parts: Sequence[Sequence[Tokenised]]
     weights: Sequence[float | None]
+    own: Sequence[float | int | None]
     eval_split: float | int | None
     held_out: str
     decode: Callable[[Sequence[int]], str]
@@ -145,13 +147,30 @@ class Rows:
     def _divide(
         self, kept: list[list[Checked]], ledger: Ledger
     ) -> tuple[list[list[Checked]], list[Checked]]:
-        """The training rows of each source, and the held-out rows."""
+        """The training rows of each source, and the held-out rows.
+
+        What a source says itself comes first. The other sources give rows where nothing else is
+        held out, or where ``eval_split`` asks for some.
+        """
         count = len(self.weights)
-        if not self.held_out:
-            return divide(kept, self.eval_split, self.seed, self.min_rows, ledger)
-        evaluation = [item for rows in kept[count:] for item in rows]
-        if not evaluation:
+        train, evaluation = list(kept[:count]), [item for rows in kept[count:] for item in rows]
+        if self.held_out and not evaluation:
             what = f"no held-out row can be used ({self.held_out})"
             raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
-        ledger.eval_reason = self.held_out
-        return kept[:count], evaluation
+        reasons = [self.held_out] if self.held_out else []
+        for at, own in enumerate(self.own):
+            if own is not None:
+                (train[at],), drawn = divide([train[at]], own, self.seed, 0, ledger, where="eval")
+                evaluation.extend(drawn)
+                reasons.append(f"dataset[{at}]: {ledger.eval_reason}")
+        rest = [at for at, own in enumerate(self.own) if own is None]
+        if (rest and not evaluation) or (rest and any(self.own) and self.eval_split is not None):
+            parts, drawn = divide(
+                [train[at] for at in rest], self.eval_split, self.seed, self.min_rows, ledger
+            )
+            for at, rows in zip(rest, parts, strict=True):
+                train[at] = rows
+            evaluation.extend(drawn)
+            reasons.append(ledger.eval_reason)
+        ledger.eval_reason = "; ".join(reasons)
+        return train, evaluation

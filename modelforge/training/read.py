@@ -50,7 +50,7 @@ def read(resolved: Resolved) -> Read:
     tokenizer = resolved.provider.load_tokenizer(resolved.source)
     template = load_tokenizer_template(
         tokenizer,
-        chat_template=settings.chat_template,
+        chat_template=settings.prompt_layout or settings.chat_template,
         task=settings.task,
         base_dir=config.base_dir,
     )
@@ -63,6 +63,8 @@ def read(resolved: Resolved) -> Read:
         eval_split=settings.eval_split,
         dataset_split=settings.dataset_split,
         columns=settings.columns,
+        max_samples=settings.max_samples,
+        system_prompt=settings.system_prompt,
         kind=strategy.data_kind,
         tokenizer=tokenizer,
         chat_template=template,

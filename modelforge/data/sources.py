@@ -1,0 +1,220 @@
+"""What a config names → the tables to train on and those to hold out: `read_parts`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelforge.common.sources import DatasetSource
+from modelforge.data.files import find, looks_like_hub_id, missing, read_file, read_files
+from modelforge.data.folder import choose
+from modelforge.data.ledger import Ledger
+from modelforge.data.read import Table
+from modelforge.errors import DataError, Problem
+
+DatasetSpec = str | Path | Sequence[str | DatasetSource]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run says of its data.
+
+    Attributes:
+        dataset: File, folder, hub id, or a list (see `modelforge.data.load`).
+        eval_dataset: Held-out data in the same forms; weights are not used.
+        eval_split: Evaluation rows taken from ``dataset`` where that is not given: a share below 1,
+            a number, 0 for none; None: 5 %, at least 8, at most 256, none of fewer than 40.
+        dataset_split: Split of a hub data set or of a folder, to train on.
+        columns: Our name → the file's column, where the format is not recognised.
+        max_samples: The most rows to read of each data set, drawn at random.
+        seed: Of the draw, the split and the mixture.
+        base_dir: Relative paths are looked up here first, then in the working folder.
+    """
+
+    dataset: DatasetSpec
+    eval_dataset: DatasetSpec | None = None
+    eval_split: float | int | None = None
+    dataset_split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_samples: int | None = None
+    seed: int = 0
+    base_dir: Path = Path()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one data set.
+
+    Attributes:
+        tables: Its files.
+        columns: Our name → the file's column, where the user named them.
+        weight: Its share of the mix; None for none.
+        held_out: How many of its rows are held out, as the set itself says; None where it does not.
+    """
+
+    tables: list[Table]
+    columns: Mapping[str, str]
+    weight: float | None = None
+    held_out: float | int | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that is read.
+
+    Attributes:
+        train: To train on.
+        evaluation: Held out.
+        reason: Why these are held out; empty for none.
+    """
+
+    train: list[Part]
+    evaluation: list[Part]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the files of one source hold.
+
+    Attributes:
+        tables: The rows that were asked for.
+        held_out: The rows that a folder itself holds out.
+        notes: What was decided about a folder's files.
+    """
+
+    tables: list[Table]
+    held_out: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_parts(asked: Asked, ledger: Ledger) -> Parts:
+    """Read all files that are asked for.
+
+    A folder's own held-out files give way to what the user says of held-out rows.
+
+    Raises:
+        DataError: With the problems of all of them.
+    """
+    train = sources_of(asked.dataset, asked.dataset_split)
+    own = [source for source in train if source.eval is not None]
+    beside = [s.model_copy(update={"path": s.eval}) for s in own if isinstance(s.eval, str)]
+    held_out = [] if asked.eval_dataset is None else sources_of(asked.eval_dataset, None)
+    if held_out and own:
+        where = f"dataset: eval of {own[0].path}"
+        raise DataError(Problem(where, "eval_dataset is given too", "keep one of the two"))
+    # Its split and its limit are those of the set beside it, not of what it holds out.
+    held_out += [source.model_copy(update={"split": None}) for source in beside]
+    found = read_all(train, held_out, asked, ledger)
+    trained, evaluated = found[: len(train)], found[len(train) :]
+    parts = [
+        Part(
+            each.tables,
+            asked.columns if source.columns is None else source.columns,
+            source.weight,
+            None if isinstance(source.eval, str) else source.eval,
+        )
+        for source, each in zip(train, trained, strict=True)
+    ]
+    evaluation = [
+        Part(each.tables, asked.columns if source.columns is None else source.columns)
+        for source, each in zip(held_out, evaluated, strict=True)
+    ]
+    if evaluation:
+        paths = ", ".join(table.path for part in evaluation for table in part.tables)
+        return Parts(parts, evaluation, "eval_dataset" if not beside else f"eval: {paths}")
+    kept = [replace(part, tables=f.held_out) for part, f in zip(parts, trained, strict=True)]
+    kept = [part for part in kept if part.tables]
+    names = ", ".join(table.path for part in kept for table in part.tables)
+    if kept and (asked.eval_split is not None or own):
+        ledger.note(f"not read: {names}, since {'eval' if own else 'eval_split'} is set")
+        kept = []
+    return Parts(parts, kept, f"named so: {names}" if kept else "")
+
+
+def sources_of(dataset: DatasetSpec, split: str | None) -> list[DatasetSource]:
+    """The entries of a mixture; ``split`` where an entry names none."""
+    entries = [dataset] if isinstance(dataset, str | Path) else dataset
+    sources = [e if isinstance(e, DatasetSource) else DatasetSource(path=str(e)) for e in entries]
+    return [s if s.split else s.model_copy(update={"split": split}) for s in sources]
+
+
+def read_all(
+    train: Sequence[DatasetSource], held_out: Sequence[DatasetSource], asked: Asked, ledger: Ledger
+) -> list[Found]:
+    """The tables of each source, with no more rows than are asked for.
+
+    Raises:
+        DataError: With the problems of all of them.
+    """
+    found: list[Found] = []
+    problems: list[Problem] = []
+    for number, source in enumerate([*train, *held_out]):
+        try:
+            each = read_source(source, asked.base_dir, held_out=number >= len(train))
+        except DataError as error:
+            problems.extend(error.problems)
+            continue
+        for note in each.notes:
+            ledger.note(note)
+        most = source.max_samples or asked.max_samples
+        tables, others = (
+            sample(tables, most, asked.seed, ledger) for tables in (each.tables, each.held_out)
+        )
+        found.append(replace(each, tables=tables, held_out=others))
+    if problems:
+        raise DataError(*problems)
+    return found
+
+
+def sample(tables: list[Table], most: int | None, seed: int, ledger: Ledger) -> list[Table]:
+    """No more than ``most`` rows, drawn at random and in their order; None takes all."""
+    count = sum(len(table.rows) for table in tables)
+    if most is None or count <= most:
+        return tables
+    drawn = set(random.Random(seed).sample(range(count), most))
+    ledger.note(
+        f"{', '.join(table.path for table in tables)}: {most} of {count} rows, drawn at random "
+        f"(max_samples, seed {seed})"
+    )
+    kept, first = [], 0
+    for table in tables:
+        rows = [row for number, row in enumerate(table.rows, first) if number in drawn]
+        first += len(table.rows)
+        kept.append(replace(table, rows=rows))
+    return [table for table in kept if table.rows]
+
+
+def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False) -> Found:
+    """A file, the files of a folder, or the split of a hub data set.
+
+    Args:
+        source: Where; a relative path is looked up in ``base_dir``, then in the working folder.
+        base_dir: The config file's folder.
+        held_out: Whether held-out rows are wanted, not rows to train on.
+
+    Raises:
+        DataError: With every problem found (the first ten in full).
+    """
+    path = find(source.path, base_dir)
+    if path is None and looks_like_hub_id(source.path):
+        from modelforge.data.hub import read_hub
+
+        wanted = source.split or (None if held_out else "train")
+        return Found([read_hub(source.path, split=wanted, name=source.name)])
+    if path is None:
+        raise DataError(missing(source.path, base_dir))
+    if source.name or (source.split and not path.is_dir()):
+        fix = "remove it, or name the file or folder that holds it"
+        what = "name chooses within a hub data set, split also within a folder"
+        raise DataError(Problem(source.path, what, fix))
+    if not path.is_dir():
+        return Found([read_file(path, shown=source.path)])
+    chosen = choose(source.path, path, split=source.split, held_out=held_out)
+    return Found(
+        read_files(source.path, path, chosen.files),
+        read_files(source.path, path, chosen.held_out),
+        chosen.notes,
+    )
