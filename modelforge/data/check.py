@@ -12,7 +12,8 @@ from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
 from modelforge.data.read import Row
-from modelforge.data.tokens import Encoded, RenderError, encode, pairwise
+from modelforge.data.render import RenderError
+from modelforge.data.tokens import Encoded, How, encode, pairwise
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def tokenise(
     kind: DataKind,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    end_ids: Collection[int],
+    how: How,
 ) -> list[Tokenised]:
     """Encode all rows; nothing encodes them again.
 
@@ -93,17 +94,17 @@ def tokenise(
         made: Rows and their examples.
         kind: The data kind.
         tokenizer: With its chat template.
-        end_ids: Token ids that end a reply.
+        how: What of them is trained on.
     """
     bos = tokenizer.bos_token_id
     blank: dict[int, bool] = {}
     rows: list[Tokenised] = []
-    encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer)
+    encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
     for (row, example), found in zip(made, encoded, strict=True):
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
             if kind != "prompt":
-                tokenised.ends = ends_reply(backwards(found), end_ids, tokenizer, blank)
+                tokenised.ends = ends_reply(backwards(found), how.end_ids, tokenizer, blank)
             first = found.ids[0][:2].tolist()
             tokenised.double_bos = bos is not None and first == [bos, bos]
         rows.append(tokenised)
@@ -113,7 +114,6 @@ def tokenise(
 def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Checked]:
     """Keep the rows that can be trained on, account for the others."""
     kept: list[Checked] = []
-    last_turn_only = 0
     for item in rows:
         found = item.encoded
         reason = why_not(found, limits)
@@ -121,20 +121,16 @@ def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Che
             ledger.drop(str(reason), item.row.where)
             continue
         kept.append(measured(item, found, limits))
-        last_turn_only += found.last_turn_only
+        for finding in found.findings:
+            ledger.find(finding, item.row.where)
         ledger.double_bos += item.double_bos
-    if last_turn_only:
-        ledger.note(
-            f"{last_turn_only} conversations are supervised in their last assistant turn only: "
-            "the chat template renders earlier turns differently once later ones follow"
-        )
     return kept
 
 
 def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     """The reason to leave a row out, or None."""
     if isinstance(found, RenderError):
-        return f"template fails: {str(found)[:REASON_LENGTH]}"
+        return found.reason[:REASON_LENGTH]
     limit = limits.max_length
     if limits.kind == "demonstration":
         if not found.supervised():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 ROLES = {
     "system": "system",

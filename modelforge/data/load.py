@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from modelforge.config import DatasetSource
 from modelforge.data.check import tokenise
 from modelforge.data.convert import DataKind, Example, Mode
-from modelforge.data.dialogue import Skip
+from modelforge.data.dialogue import Message, Skip
 from modelforge.data.ledger import Ledger
 from modelforge.data.read import Row, Table, find, looks_like_hub_id, read_path
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.template import TemplateChoice
+from modelforge.data.tokens import How, TrainOn
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def read_rows(
     min_rows: int = 1,
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    train_on: TrainOn = "all",
+    scores: bool = False,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
@@ -81,6 +85,9 @@ def read_rows(
         min_rows: Fewer training rows than this are refused.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
+        template_kwargs: What every conversation gives the chat template.
+        train_on: What of a demonstration: ``all`` assistant turns, the ``last``, or ``everything``.
+        scores: Whether pairs train a reward model.
 
     Raises:
         DataError: With all problems of the files.
@@ -93,8 +100,9 @@ def read_rows(
     made = convert_all(tables, mode, columns or {}, ledger, eval_from=len(sources))
     del tables  # from here on the examples are enough
     ends = end_ids(tokenizer, eos_token_ids)
+    how = How(train_on, template_kwargs or {}, ends, scores)
     return Rows(
-        parts=[tokenise(rows, kind, tokenizer=tokenizer, end_ids=ends) for rows in made],
+        parts=[tokenise(rows, kind, tokenizer=tokenizer, how=how) for rows in made],
         weights=[source.weight for source in sources],
         eval_split=eval_split,
         seed=seed,
@@ -256,7 +264,14 @@ def unify(made: Sequence[Made]) -> None:
     if "messages" in forms:
         for example in examples:
             if "completion" in example:
-                example["messages"] = example.pop("prompt") + example.pop("completion")
+                # Of a prompt nothing is trained on, in whatever form its row is.
+                before = [unspoken(message) for message in example.pop("prompt")]
+                example["messages"] = before + example.pop("completion")
     if not all("margin" in example for example in examples):
         for example in examples:
             example.pop("margin", None)
+
+
+def unspoken(message: Message) -> Message:
+    """A message of a prompt: nothing of it is trained on."""
+    return {**message, "train": False} if message["role"] == "assistant" else message

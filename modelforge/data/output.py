@@ -91,7 +91,12 @@ def deeper(value: Any, levels: int) -> bool:
 
 
 def token_columns(
-    tokens: Sequence[Encoded], rows: Dataset, *, kind: DataKind, max_length: int | None
+    tokens: Sequence[Encoded],
+    rows: Dataset,
+    *,
+    kind: DataKind,
+    max_length: int | None,
+    prompt_apart: bool = False,
 ) -> Dataset:
     """Rows in tokens → the columns TRL's trainers take as already prepared.
 
@@ -101,21 +106,28 @@ def token_columns(
         kind: ``demonstration`` (for SFTTrainer) or ``preference`` (for RewardTrainer).
         max_length: Demonstrations are cut at this many tokens, and rows without a supervised
             token left are dropped; longer pairs are dropped. None: no limit.
+        prompt_apart: Whether pairs give their prompt in a column of its own, for DPOTrainer.
 
     Returns:
-        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there.
+        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there,
+        with ``prompt_ids`` where it is apart.
     """
     import pyarrow
     from datasets import Dataset
 
-    names = ("chosen_ids", "rejected_ids") if kind == "preference" else ("input_ids", "labels")
+    names = ["chosen_ids", "rejected_ids"] if kind == "preference" else ["input_ids", "labels"]
+    names += ["prompt_ids"] * prompt_apart
     ids = pyarrow.list_(pyarrow.int64())
     schema = pyarrow.schema([(name, ids) for name in names])
     kept = [i for i, row in enumerate(tokens) if not is_left_out(row, kind, max_length)]
     tables = [schema.empty_table()]
     # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
     for begin in range(0, len(kept), BATCH):
-        cells = [token_cells(tokens[i], kind, max_length) for i in kept[begin : begin + BATCH]]
+        batch = [tokens[i] for i in kept[begin : begin + BATCH]]
+        cells = [
+            sides_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
+            for row in batch
+        ]
         columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
         tables.append(pyarrow.table(columns, schema=schema))
     table = pyarrow.concat_tables(tables)
@@ -141,6 +153,13 @@ def token_cells(
         return row.ids[0][:max_length].tolist(), row.labels(max_length)
     chosen, rejected = row.ids
     return chosen.tolist(), rejected.tolist()
+
+
+def sides_and_prompt(row: Encoded) -> tuple[list[int], list[int], list[int]]:
+    """Both replies of a pair, and the prompt before them."""
+    chosen, rejected = row.ids
+    prompt = chosen[: row.start]
+    return chosen[row.start :].tolist(), rejected[row.start :].tolist(), prompt.tolist()
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:

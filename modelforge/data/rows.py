@@ -36,20 +36,25 @@ class Data:
     eval_tokens: Sequence[Encoded]
 
     def tokenised(
-        self, *, train_length: int | None, eval_length: int | None
+        self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
     ) -> tuple[Dataset, Dataset | None]:
         """Demonstrations or pairs in the columns TRL's trainers take as already prepared.
 
         Args:
             train_length: Where training rows are cut (pairs: left out), in tokens; None nowhere.
             eval_length: The same of evaluation rows.
+            prompt_apart: Whether pairs give their prompt in a column of its own, for DPOTrainer.
 
         Returns:
             ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and, where the rows
-            have it, ``margin``. Nothing is encoded for it.
+            have it, ``margin``; with ``prompt_ids`` where it is apart. Nothing is encoded for it.
         """
         train, evaluation = (
-            token_columns(tokens, rows, kind=self.ledger.kind, max_length=length) if rows else None
+            token_columns(
+                tokens, rows, kind=self.ledger.kind, max_length=length, prompt_apart=prompt_apart
+            )
+            if rows
+            else None
             for tokens, rows, length in (
                 (self.train_tokens, self.train, train_length),
                 (self.eval_tokens, self.eval, eval_length),

@@ -57,6 +57,7 @@ def read(resolved: Resolved) -> Read:
         seed=settings.seed,
         base_dir=config.base_dir,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
+        scores=strategy.head == "reward",
     )
     return Read(tokenizer, rows, cut(rows, config, strategy))
 
