@@ -170,7 +170,7 @@ def fuzz_data(
                 "max_length": random.choice([None, 8, 64]),
                 "eval_split": random.choice([None, None, 0.3, 2]),
                 "columns": case.columns,
-                "drop_long": random.random() < 0.3,
+                "long_rows": random.choice(["cut", "cut", "drop", "split"]),
             }
             run_case(
                 tally,

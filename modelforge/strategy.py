@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-    from modelforge.data import Data, DataKind
+    from modelforge.data import Data, DataKind, LongRows
 
 
 @dataclass
@@ -158,7 +158,11 @@ class Strategy:
 
     def check(self, config: Config) -> Iterable[Problem]:
         """Problems of the config that only this strategy knows; imports no ML library."""
-        return ()
+        if config.get("truncation_mode") == "keep_end":
+            # Deprecated in TRL 1.14 and gone in 2.0. It cuts BOS, system message and question off.
+            what = "is keep_end, and rows are judged and shown as they are cut at their end"
+            fix = "leave it out; raise max_seq_length for long rows"
+            yield Problem(f"{config.name}: truncation_mode", what, fix)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
@@ -182,6 +186,15 @@ class Strategy:
     def max_row_tokens(self, config: Config) -> int:
         """The longest row that can be trained on, in tokens."""
         return config.settings.max_seq_length
+
+    def long_rows(self, config: Config, *, held_out: bool = False) -> LongRows:
+        """What becomes of rows longer than `max_row_tokens`: ``cut``, ``drop`` or ``split``.
+
+        Args:
+            config: With every value filled in.
+            held_out: Whether this is about the held-out rows.
+        """
+        return "drop" if self.head == "reward" else "cut"
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
         """The strategy whose trainer and arguments are planned, and its config.
@@ -208,15 +221,14 @@ class Strategy:
         """The train and evaluation sets in the form the TRL trainer takes."""
         return parts.data.train, parts.data.eval
 
-    def tokenised(self, parts: Parts, *, train_length: int | None) -> Any:
-        """The sets in the tokens that were checked and shown; nothing encodes them again.
-
-        Args:
-            parts: The run's.
-            train_length: Where training rows are cut, in tokens; None leaves them whole.
-        """
-        eval_length = parts.config.settings.max_seq_length
-        return parts.data.tokenised(train_length=train_length, eval_length=eval_length)
+    def tokenised(self, parts: Parts) -> Any:
+        """The sets in the tokens that were checked and shown; nothing encodes them again."""
+        longest = parts.config.settings.max_seq_length
+        train, evaluation = (
+            None if self.long_rows(parts.config, held_out=held_out) == "split" else longest
+            for held_out in (False, True)
+        )
+        return parts.data.tokenised(train_length=train, eval_length=evaluation)
 
     def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
         """Keyword arguments for the trainer beyond those that all of TRL's share."""

@@ -40,7 +40,7 @@ class Reward(Strategy):
         return {"max_length": config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:
-        return self.tokenised(parts, train_length=parts.config.settings.max_seq_length)
+        return self.tokenised(parts)
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Pairs of the full length."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from modelforge.config import Config
+from modelforge.config import Choice, Config
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
+
+if TYPE_CHECKING:
+    from modelforge.data import LongRows
 
 
 class SFT(Strategy):
@@ -38,13 +42,26 @@ class SFT(Strategy):
 
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.
-        whole = config.get("padding_free") and not config.get("packing")
+        packs = config.get("packing") or config.get("eval_packing")
+        whole = config.get("padding_free") and not packs
         return {"max_length": None if whole else config.settings.max_seq_length}
 
     def datasets(self, parts: Parts) -> Any:
-        # Packing cuts sequences itself.
-        length = None if parts.args.packing else parts.config.settings.max_seq_length
-        return self.tokenised(parts, train_length=length)
+        return self.tokenised(parts)
+
+    def long_rows(self, config: Config, *, held_out: bool = False) -> LongRows:
+        packed = config.get("packing")
+        if held_out and config.get("eval_packing") is not None:
+            packed = config.get("eval_packing")
+        return "split" if packed and config.get("packing_strategy") != "bfd" else "cut"
+
+    def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
+        choices = dict(super().derived_defaults(config))
+        packs = config.get("packing") or config.get("eval_packing")
+        if packs and not config.given("packing_strategy"):
+            why = "longer rows are split over blocks; TRL's bfd throws away what is beyond one"
+            choices["packing_strategy"] = Choice("bfd_split", "default", why)
+        return choices
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Rows of the full length, all of it supervised; packed rows hold many documents."""

@@ -1,5 +1,7 @@
 """Recognising formats without being told, and what comes of their rows."""
 
+import datetime
+import decimal
 import json
 
 import pytest
@@ -277,7 +279,8 @@ def test_without_a_template_text_stays_raw_and_messages_wait_for_one():
         ({"prompt": "Q", "completion": "  \n"}, "empty cell: completion"),
         ({"prompt": "Q", "completion": None}, "empty cell: completion"),
         ({"prompt": "Q"}, "empty cell: completion"),
-        ({"prompt": "Q", "completion": True}, "not text: completion"),
+        ({"prompt": "Q", "completion": {"a": 1}}, "not text: completion"),
+        ({"prompt": "Q", "completion": float("nan")}, "empty cell: completion"),
         ({"prompt": {"a": 1}, "completion": "A"}, "not text: prompt"),
         (
             {"prompt": "Q", "completion": [{"role": "wizard", "content": "A"}]},
@@ -292,6 +295,45 @@ def test_bad_rows_are_dropped_with_reason_and_line(row, reason):
     assert examples == [DEMO, DEMO]
     assert {r: t.first for r, t in ledger.dropped.items()} == {reason: ["rows.jsonl:2"]}
     assert reason.split(":")[0] in ADVICE
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (7, "7"),
+        (7.0, "7"),
+        (-0.5, "-0.5"),
+        (True, "true"),
+        (0, "0"),
+        (datetime.date(2024, 5, 1), "2024-05-01"),
+        (datetime.datetime(2024, 5, 1, 9, 30), "2024-05-01T09:30:00"),
+        (decimal.Decimal("1.10"), "1.10"),
+        ([3, 5.5, {"when": datetime.date(2024, 5, 1)}], '[3, 5.5, {"when": "2024-05-01"}]'),
+        ({"é": [1, None]}, '{"é": [1, null]}'),
+    ],
+)
+def test_a_cell_that_is_no_text_stands_written_out_in_the_prompt(value, words):
+    row = {"instruction": "Q", "input": value, "output": "A", "system": value}
+    asked = [system(words), user(f"Q\n\n{words}")]
+    assert made([row], "demonstration")[0] == [{"prompt": asked, "completion": TELL}]
+    pair = {"instruction": "Q", "input": value, "chosen": "A", "rejected": "B"}
+    assert made([pair], "preference")[0] == [{**PAIR, "prompt": asked[1:][:1]}]
+    context = {"context": value, "question": "Q", "answer": "A"}
+    assert made([context], "prompt")[0] == [{"prompt": [user(f"{words}\n\nQ")], "answer": "A"}]
+    if not isinstance(value, list | dict):
+        talk = [{"role": "user", "content": value}, {"role": "assistant", "content": [value]}]
+        read = [user(words), assistant(words)]
+        assert made([{"messages": talk}], "demonstration")[0] == [{"messages": read}]
+        plain = {"prompt": value, "completion": value}
+        assert made([plain], "demonstration")[0] == [{"prompt": read[:1], "completion": read[1:]}]
+        rated = {"prompt": "Q", "responses": ["no", value], "scores": [1, 2]}
+        assert made([rated], "demonstration")[0] == [{"prompt": ASK, "completion": read[1:]}]
+
+
+def test_a_cell_without_any_text_costs_its_row_and_says_so():
+    row = {"instruction": "Q", "input": b"\x00\x01", "output": "A"}
+    examples, ledger = made([row], "demonstration")
+    assert examples == [] and list(ledger.dropped) == ["not text: input"]
 
 
 def test_columns_named_by_hand():

@@ -117,7 +117,7 @@ def test_pairs_are_cut_for_dpo_and_dropped_for_reward(load):
         "chosen equals rejected": 1,
     }
     assert dpo.ledger.truncated.first == ["rows.jsonl:2"]
-    reward = load(rows, "preference", drop_long=True)
+    reward = load(rows, "preference", long_rows="drop")
     assert reward.ledger.dropped["longer than max_length"].count == 2
     assert len(reward.train) == 1 and not reward.ledger.truncated.count
 

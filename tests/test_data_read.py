@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelforge.config import DatasetSource
 from modelforge.data.load import read_source
-from modelforge.data.read import SUFFIXES, read_file, read_path
+from modelforge.data.read import SUFFIXES, read_file
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
@@ -132,9 +132,9 @@ def test_bad_files_give_one_clear_problem(tmp_path, name, content, told):
 def test_a_missing_file_offers_the_nearest_name(tmp_path):
     write(tmp_path, "train.jsonl", "{}")
     with pytest.raises(DataError, match=r"did you mean 'train.jsonl'"):
-        read_path("trian.jsonl", base_dir=tmp_path)
+        read_source(DatasetSource(path="trian.jsonl"), tmp_path)
     with pytest.raises(DataError, match="no folder"):
-        read_path("nowhere/train.jsonl", base_dir=tmp_path)
+        read_source(DatasetSource(path="nowhere/train.jsonl"), tmp_path)
 
 
 def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
@@ -149,14 +149,14 @@ def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
     write(tmp_path / "data", "b.jsonl", '{"a": 1}')
     write(tmp_path / "data", "a.csv", "a\n2\n")
     write(tmp_path / "data", "readme.md", "no data")
-    tables = read_path("data", base_dir=tmp_path)
+    tables = read_source(DatasetSource(path="data"), tmp_path).tables
     assert [Path(table.path).name for table in tables] == ["a.csv", "b.jsonl"]
     write(tmp_path / "data", "c.jsonl", "{")
     with pytest.raises(DataError, match=r"c.jsonl:1"):
-        read_path("data", base_dir=tmp_path)
+        read_source(DatasetSource(path="data"), tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no data file"):
-        read_path("empty", base_dir=tmp_path)
+        read_source(DatasetSource(path="empty"), tmp_path)
 
 
 @settings(max_examples=300, deadline=None)

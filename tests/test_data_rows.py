@@ -47,6 +47,7 @@ def outcome(act):
 
 sizes = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=12)
 lengths = st.one_of(st.none(), st.integers(8, 120))
+rules = st.sampled_from(["cut", "drop", "split"])
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,7 +55,9 @@ lengths = st.one_of(st.none(), st.integers(8, 120))
     parts=st.lists(sizes, min_size=1, max_size=2),
     kind=st.sampled_from(["demonstration", "preference", "prompt"]),
     template=st.sampled_from(["plain", "none", "chatml"]),
-    asked=st.lists(st.tuples(lengths, st.booleans()), min_size=1, max_size=3),
+    asked=st.lists(
+        st.tuples(lengths, st.sampled_from(["cut", "drop", "split"])), min_size=1, max_size=3
+    ),
     weight=st.sampled_from([None, 2.0]),
     eval_split=st.sampled_from([0, 2, 0.3]),
 )
@@ -78,12 +81,12 @@ def test_rows_held_against_a_length_are_those_loaded_at_that_length(
     rows = read_rows(**ask)
     for path in folder.glob("*.jsonl"):
         path.rename(path.with_suffix(".kept"))  # no file is read again
-    held = [outcome(lambda: rows.within(length, drop_long=drop)) for length, drop in asked]  # noqa: B023
+    held = [outcome(lambda: rows.within(length, long_rows=rule)) for length, rule in asked]  # noqa: B023
     for path in folder.glob("*.kept"):
         path.rename(path.with_suffix(".jsonl"))
     fresh = [
-        outcome(lambda: load_data(max_length=length, drop_long=drop, **ask))  # noqa: B023
-        for length, drop in asked
+        outcome(lambda: load_data(max_length=length, long_rows=rule, **ask))  # noqa: B023
+        for length, rule in asked
     ]
     assert held == fresh
 

@@ -103,8 +103,7 @@ def test_a_turn_that_the_next_one_ends_is_closed_at_the_end_too():
 def test_an_empty_turn_is_not_trained(tmp_path):
     row = {"messages": [FIRST[1], message("assistant", ""), FIRST[3], FIRST[4]]}
     tokenizer = with_text(built_in_templates()["plain"])
-    assert trained(one(tokenizer, row), tokenizer) == [" Red.</s>"]
-    assert "1 row with empty assistant turns" in ledger(tmp_path, [row], tokenizer).warnings[0]
+    assert ledger(tmp_path, [row], tokenizer).silent.count == 1
 
 
 def test_a_prompt_is_not_trained_on_whatever_it_is_mixed_with(tmp_path):
@@ -142,7 +141,7 @@ def test_a_thought_that_the_template_drops_is_not_dropped_unsaid(tmp_path, form)
     with pytest.raises(DataError, match="template drops text: thought of the assistant"):
         ledger(tmp_path, [row] * 3, with_text(STRIPS), kind)
     if kind == "preference":
-        told = ledger(tmp_path, [row] * 3, with_text(STRIPS), kind, scores=True)
+        told = ledger(tmp_path, [row] * 3, with_text(STRIPS), kind, how=How(scores=True))
         assert "3 rows with replies of which the chat template takes away the thought" in (
             "".join(told.warnings)
         )

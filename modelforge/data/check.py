@@ -6,19 +6,23 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
+from modelforge.data.rendered import Rendered, differs_in_blanks_alone
 from modelforge.data.tokens import Encoded, How, encode, pairwise
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What becomes of rows over the limit: DPO's collator and SFT cut them, RewardTrainer drops them,
+# packing may split them into several blocks.
+LongRows = Literal["cut", "drop", "split"]
 REASON_LENGTH = 120  # characters of a template's own message in a reason
 
 
@@ -32,6 +36,10 @@ class Tokenised:
         encoded: In tokens, or why the chat template refuses it.
         ends: Whether its last supervised token ends a reply; None for a prompt.
         double_bos: Whether it begins with two BOS tokens.
+        closed: Whether it is a prompt that ends like a reply.
+        flaw: Why it teaches nothing at any length, or None.
+        silent: How many empty answers of it are masked.
+        blanks_alone: Whether the sides of the pair differ in white space alone.
     """
 
     row: Row
@@ -39,6 +47,10 @@ class Tokenised:
     encoded: Encoded | RenderError
     ends: bool | None = None
     double_bos: bool = False
+    closed: bool = False
+    flaw: str | None = None
+    silent: int = 0
+    blanks_alone: bool = False
 
 
 @dataclass(slots=True)
@@ -51,7 +63,7 @@ class Checked:
         encoded: In tokens, uncut.
         lengths: Tokens of each of its sequences as trained on.
         supervised: Tokens of these that the loss is taken on.
-        cut: Whether it is longer than the limit.
+        beyond: Its tokens beyond the limit.
         ends: Whether its last supervised token ends a reply; None where it is cut.
     """
 
@@ -60,7 +72,7 @@ class Checked:
     encoded: Encoded
     lengths: list[int]
     supervised: int
-    cut: bool
+    beyond: int
     ends: bool | None
 
 
@@ -71,14 +83,19 @@ class Limits:
     Attributes:
         kind: The data kind.
         max_length: Tokens a sequence may have; None: any number.
-        drop_long: Drop pairs over the limit, as RewardTrainer does; else DPO's collator cuts them.
+        long_rows: What becomes of longer rows.
         end_ids: Token ids that end a reply.
     """
 
     kind: DataKind
     max_length: int | None
-    drop_long: bool
+    long_rows: LongRows
     end_ids: frozenset[int]
+
+    @property
+    def keeps(self) -> int | None:
+        """How many tokens of a sequence are trained on; None: all of them."""
+        return None if self.long_rows == "split" else self.max_length
 
 
 def tokenise(
@@ -98,12 +115,19 @@ def tokenise(
     """
     bos = tokenizer.bos_token_id
     blank: dict[int, bool] = {}
+    rendered = Rendered(tokenizer, kind)
     rows: list[Tokenised] = []
     encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
     for (row, example), found in zip(made, encoded, strict=True):
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
-            if kind != "prompt":
+            tokenised.silent = rendered.mask_silence(found)
+            tokenised.flaw = rendered.flaw(found, example)
+            if kind == "preference":
+                tokenised.blanks_alone = differs_in_blanks_alone(example)
+            if kind == "prompt":
+                tokenised.closed = ends_reply(reversed(found.ids[0]), how.end_ids, tokenizer, blank)
+            else:
                 tokenised.ends = ends_reply(backwards(found), how.end_ids, tokenizer, blank)
             first = found.ids[0][:2].tolist()
             tokenised.double_bos = bos is not None and first == [bos, bos]
@@ -116,7 +140,7 @@ def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Che
     kept: list[Checked] = []
     for item in rows:
         found = item.encoded
-        reason = why_not(found, limits)
+        reason = item.flaw or why_not(found, limits)
         if reason is not None or isinstance(found, RenderError):
             ledger.drop(str(reason), item.row.where)
             continue
@@ -124,6 +148,11 @@ def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Che
         for finding in found.findings:
             ledger.find(finding, item.row.where)
         ledger.double_bos += item.double_bos
+        ledger.closed_prompts += item.closed
+        if item.silent:
+            ledger.silent.add(item.row.where)
+        if item.blanks_alone:
+            ledger.blanks_alone.add(item.row.where)
     return kept
 
 
@@ -131,7 +160,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     """The reason to leave a row out, or None."""
     if isinstance(found, RenderError):
         return found.reason[:REASON_LENGTH]
-    limit = limits.max_length
+    limit = limits.keeps
     if limits.kind == "demonstration":
         if not found.supervised():
             return "no supervised token"
@@ -140,21 +169,26 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         return "no supervised token"
     if limit is None:
         return None
-    if limits.drop_long and any(len(ids) > limit for ids in found.ids):
+    if limits.kind == "prompt":
+        return "prompt is too long" if found.start > limit else None
+    if limits.long_rows == "drop" and any(len(ids) > limit for ids in found.ids):
         return "longer than max_length"
-    return "prompt fills max_length" if found.start >= limit else None
+    if found.start >= limit:
+        return "prompt fills max_length"
+    chosen, rejected = (ids[:limit] for ids in found.ids)
+    return "equal once cut" if chosen == rejected else None
 
 
 def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
     """The figures of one good row."""
-    limit = limits.max_length
-    cut = limit is not None and any(len(ids) > limit for ids in found.ids)
+    limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
     supervised = found.supervised(limit)
     if limits.kind == "preference":
         supervised = sum(lengths) - len(lengths) * found.start
-    ends = None if cut else item.ends
-    return Checked(item.row, item.example, found, lengths, supervised, cut, ends)
+    beyond = sum(max(0, len(ids) - (limits.max_length or whole)) for ids in found.ids)
+    ends = None if beyond and limit is not None else item.ends
+    return Checked(item.row, item.example, found, lengths, supervised, beyond, ends)
 
 
 def backwards(found: Encoded) -> Iterator[int]:
@@ -201,9 +235,8 @@ def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
     seen: set[bytes] = set()
     for item in kept:
         by_path[item.row.path]["kept"] += 1
-        if item.cut:
-            ledger.truncated.add(item.row.where)
-        key = digest(item.example)
+        count_long(item, limits, ledger)
+        key = content_key(item, limits.keeps)
         if key in seen:
             ledger.duplicates.add(item.row.where)
         seen.add(key)
@@ -223,6 +256,34 @@ def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
         raise DataError(Problem("chat_template", what, fix))
 
 
+def count_long(item: Checked, limits: Limits, ledger: Ledger) -> None:
+    """Count a row that is cut or split, with the tokens that are lost."""
+    if item.beyond and limits.long_rows == "split":
+        ledger.split.add(item.row.where)
+    elif item.beyond:
+        ledger.truncated.add(item.row.where)
+        ledger.truncated_tokens += item.beyond
+
+
+def hold_out(
+    evaluation: Sequence[Checked], limits: Limits, trained: Limits, ledger: Ledger
+) -> list[Checked]:
+    """The held-out rows at limits of their own, where those differ from the training rows'."""
+    if limits == trained:
+        return list(evaluation)
+    kept: list[Checked] = []
+    for item in evaluation:
+        reason = why_not(item.encoded, limits)
+        if reason is None:
+            same = Tokenised(item.row, item.example, item.encoded, item.ends)
+            kept.append(measured(same, item.encoded, limits))
+            count_long(kept[-1], limits, ledger)
+        else:
+            ledger.kept -= 1
+            ledger.drop(reason, item.row.where)
+    return kept
+
+
 def account_training(
     train: Sequence[Checked], order: Sequence[int], evaluation: Sequence[Checked], ledger: Ledger
 ) -> None:
@@ -235,6 +296,16 @@ def account_training(
         ledger.supervised_share = sum(train[i].supervised for i in order) / sum(lengths)
     ledger.prompts_shared_with_eval = shared_prompts(train, evaluation)
     ledger.warn()
+
+
+def content_key(item: Checked, limit: int | None) -> bytes:
+    """A fingerprint of a row as it is trained on: its tokens, cut, and what goes with them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for ids in item.encoded.ids:
+        digest.update(ids[:limit].tobytes() + b"|")
+    rest = [item.example.get(name) for name in ("answer", "margin")]
+    digest.update(json.dumps(rest).encode())
+    return digest.digest()
 
 
 def digest(example: object) -> bytes:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelforge.data.cells import written
 from modelforge.data.convert import (
     Cells,
     Drop,
@@ -178,9 +179,10 @@ def replies_of(cells: Cells) -> list[tuple[str, float]]:
         replies = [first_of(reply, ANSWER_KEYS) for reply in replies]
     if not isinstance(scores, list) or len(scores) != len(replies):
         raise Skip("score not understood")
-    if not all(isinstance(reply, str) and reply.strip() for reply in replies):
+    words = [written(reply) for reply in replies]
+    if any(word is None or not word.strip() for word in words):
         raise Skip("empty cell", "replies")
-    return [(reply, number(score)) for reply, score in zip(replies, scores, strict=True)]
+    return [(str(word), number(score)) for word, score in zip(words, scores, strict=True)]
 
 
 def first_of(mapping: Mapping[str, Any], keys: Iterable[str]) -> Any:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from modelforge.data.cells import is_empty, written, written_out
 from modelforge.data.dialogue import (
     Message,
     Skip,
@@ -84,19 +85,18 @@ def _row_by_row(
 
 
 def text(cells: Cells, role: str) -> str:
-    """A cell's text; numbers are written out (10.0 as 10).
+    """A cell's text; a number, truth value or date is written out.
 
     Raises:
         Skip: If it is empty, missing or no text.
     """
     value = cells.get(role)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if is_empty(value):
         raise Skip("empty cell", role)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    words = written(value)
+    if words is None:
         raise Skip("not text", role)
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    return words
 
 
 def number(value: Any, reason: str = "score not understood") -> float:
@@ -143,9 +143,18 @@ def prompt_of(cells: Cells, mode: Mode) -> Text:
 
 
 def part(cells: Cells, role: str) -> str:
-    """The text of a cell that may be empty; an empty string then."""
+    """The text of a cell that may be empty (an empty string then); lists and objects as JSON.
+
+    Raises:
+        Skip: If it holds something that has no text.
+    """
     value = cells.get(role)
-    return value if isinstance(value, str) and value.strip() else ""
+    if is_empty(value):
+        return ""
+    words = written_out(value)
+    if words is None:
+        raise Skip("not text", role)
+    return words
 
 
 def reply_of(cells: Cells, role: str) -> Text:
@@ -155,7 +164,7 @@ def reply_of(cells: Cells, role: str) -> Text:
         return to_messages(value)
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = value["text"]  # SQuAD's {"text": [...], "answer_start": [...]}
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and all(written(item) is not None for item in value):
         value = value[0] if value else ""
     return text({role: value}, role)
 

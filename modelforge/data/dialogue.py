@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from modelforge.data.cells import written
+
 Message = dict[str, Any]
 
 ROLES = {
@@ -102,13 +104,12 @@ def to_message(item: Any) -> Message:
         raise Skip("broken messages: tool calls are not trained on")
     content = next(item[key] for key in TEXT_KEYS if key in item)
     if isinstance(content, list):
-        parts: list[Any] = [p.get("text") if isinstance(p, dict) else p for p in content]
-        if not all(isinstance(part, str) for part in parts):
-            raise Skip("broken messages: content that is not text")
-        content = "".join(parts)
-    if not isinstance(content, str):
+        parts = [written(p.get("text") if isinstance(p, dict) else p) for p in content]
+        content = None if None in parts else "".join(map(str, parts))
+    words = written(content)
+    if words is None:
         raise Skip("broken messages: content that is not text")
-    return {"role": role, "content": content}
+    return {"role": role, "content": words}
 
 
 def is_marked(text: Any) -> bool:

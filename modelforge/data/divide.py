@@ -17,33 +17,24 @@ EVAL_MOST, EVAL_LEAST, EVAL_FROM = 256, 8, 40
 
 def divide(
     kept: Sequence[Sequence[Checked]],
-    train_parts: int,
     eval_split: float | int | None,
     seed: int,
     min_rows: int,
     ledger: Ledger,
 ) -> tuple[list[list[Checked]], list[Checked]]:
-    """The training rows of each part, and the evaluation rows.
+    """The training rows of each part, and the evaluation rows drawn from all of them.
 
     Raises:
-        DataError: If too few rows would be left, or an evaluation file has no usable row.
+        DataError: If too few rows would be left.
     """
-    train = [list(rows) for rows in kept[:train_parts]]
-    if len(kept) > train_parts:
-        evaluation = [item for rows in kept[train_parts:] for item in rows]
-        if not evaluation:
-            what = "no row of it can be used"
-            raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
-        ledger.eval_reason = "eval_dataset"
-        return train, evaluation
-    rows = [item for part in train for item in part]
+    rows = [item for part in kept for item in part]
     count, ledger.eval_reason = eval_count(len(rows), eval_split)
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
         raise DataError(Problem("eval_split", what, "use a share such as 0.1, or 0 for none"))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     numbers = itertools.count()
-    train = [[item for item in part if next(numbers) not in chosen] for part in train]
+    train = [[item for item in part if next(numbers) not in chosen] for part in kept]
     return train, [rows[i] for i in sorted(chosen)]
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelforge.data.folder import HELD_OUT, one_of
 from modelforge.data.read import Row, Table, first_line
 from modelforge.errors import DataError, Problem
 
 COMMIT = re.compile(r"/([0-9a-f]{40})/")
 
 
-def read_hub(source: str, *, split: str, name: str | None) -> Table:
+def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
     """Download (or take from the cache) one split of a hub data set.
+
+    Args:
+        source: Its id.
+        split: The split; None takes the one that is held out, or the only one.
+        name: The configuration.
 
     Raises:
         DataError: If it cannot be had: unknown, private, no such split, no network.
@@ -24,6 +31,11 @@ def read_hub(source: str, *, split: str, name: str | None) -> Table:
 
     try:
         rows = load_dataset(source, name, split=split)
+        if split is None:
+            found = next(filter(None, map(partial(one_of, source, rows), HELD_OUT)), None)
+            rows = rows[found or next(iter(rows))]
+    except DataError:
+        raise
     except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
         fix = "check the id, the split and the network; or give a path that exists"
         what = f"no such file or folder, and the hub does not give it: {first_line(error)}"

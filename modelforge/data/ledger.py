@@ -21,6 +21,11 @@ ADVICE = {
     "no assistant reply": "a conversation to train on needs at least one assistant message",
     "no common prompt": "chosen and rejected share no beginning: give the prompt in its own column",
     "chosen equals rejected": "a pair must differ in something",
+    "equal as rendered": "the chat template makes chosen and rejected the same: set another "
+    "`chat_template`, or mend the pair",
+    "equal once cut": "the pair differs only beyond the length: raise `max_seq_length`",
+    "empty as rendered": "the chat template leaves nothing of the answer: set another "
+    "`chat_template`, or mend the row",
     "tie": "a tie prefers neither answer",
     "preference not understood": "use a/b, 1/2, 0/1 or 1/-1 in the preference column",
     "label not understood": "use true/false or 1/0 in the label column",
@@ -34,6 +39,7 @@ ADVICE = {
     "template drops text": "set a `chat_template` that renders it, or take it out of the rows",
     "template fails": "set another `chat_template`, or mend the order of roles",
     "prompt fills max_length": "raise `max_seq_length`",
+    "prompt is too long": "raise `max_seq_length`, or lower `generation.max_new_tokens`",
     "longer than max_length": "raise `max_seq_length`",
     "no supervised token": "the reply is empty under this chat template; set `chat_template`",
 }
@@ -51,7 +57,6 @@ FINDINGS = {
         "cannot be told",
         True,
     ),
-    "empty turn": ("empty assistant turns, which are not trained on", True),
     "not opened": (
         "answers that do not begin with {!r}, as every answer does that is generated under this "
         "chat template: train on answers that begin so, or use another template",
@@ -97,12 +102,17 @@ class Ledger:
         findings: What the chat template did to kept rows (see `FINDINGS`) → how many, where first.
         truncated: Kept rows cut at ``max_length``.
         truncated_share: Their share of the kept rows.
+        truncated_tokens: The tokens that they lose by it.
+        split: Kept rows that packing splits over several blocks; none of their tokens is lost.
         tokens: ``total, mean, p50, p95, max`` over the training rows as one epoch sees them
             (after truncation; for pairs chosen and rejected count as two sequences).
         supervised_share: Supervised tokens over all tokens of the training rows.
         eos_supervised_share: Share of uncut rows whose last supervised token ends a reply.
         double_bos: Rows that begin with two BOS tokens.
-        duplicates: Rows that repeat an earlier one exactly; they are kept.
+        closed_prompts: Prompts that end with a token that ends a reply.
+        duplicates: Rows that repeat an earlier one as it is trained on; they are kept.
+        silent: Kept rows with an empty answer, which is masked.
+        blanks_alone: Kept pairs whose sides differ in white space alone.
         prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
@@ -119,11 +129,16 @@ class Ledger:
     findings: dict[str, Tally] = field(default_factory=dict)
     truncated: Tally = field(default_factory=Tally)
     truncated_share: float = 0.0
+    truncated_tokens: int = 0
+    split: Tally = field(default_factory=Tally)
     tokens: dict[str, float] = field(default_factory=dict)
     supervised_share: float | None = None
     eos_supervised_share: float | None = None
     double_bos: int = 0
+    closed_prompts: int = 0
     duplicates: Tally = field(default_factory=Tally)
+    silent: Tally = field(default_factory=Tally)
+    blanks_alone: Tally = field(default_factory=Tally)
     prompts_shared_with_eval: int = 0
     train_rows: int = 0
     eval_rows: int = 0
@@ -157,11 +172,13 @@ class Ledger:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
-        known = {f.name: values[f.name] for f in fields(cls)}
-        for name in ("dropped", "findings"):
+        # A run of an earlier version did not count everything that is counted by now.
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name in {"dropped", "findings"} & known.keys():
             known[name] = {reason: Tally(**tally) for reason, tally in known[name].items()}
-        for name in ("truncated", "duplicates"):
-            known[name] = Tally(**known[name])
+        for name in ("truncated", "split", "duplicates", "silent", "blanks_alone"):
+            if name in known:
+                known[name] = Tally(**known[name])
         return cls(**known)
 
     def warn(self) -> None:
@@ -187,6 +204,17 @@ class Ledger:
             self.warnings.append(
                 f"{self.double_bos} rows begin with two BOS tokens; set `chat_template` to one "
                 "that does not add its own"
+            )
+        if self.closed_prompts:
+            self.warnings.append(
+                f"{self.closed_prompts} prompts end with a token that ends a reply, so the model "
+                "is asked for nothing: set `chat_template` to one with a generation prompt"
+            )
+        if self.blanks_alone.count:
+            first = ", ".join(self.blanks_alone.first[:3])
+            self.warnings.append(
+                f"{self.blanks_alone.count} pairs differ in white space alone ({first}): the model "
+                "learns blanks from them"
             )
         if self.prompts_shared_with_eval:
             self.warnings.append(
@@ -221,10 +249,24 @@ class Ledger:
         if self.supervised_share is not None:
             lines.append(f"supervised: {self.supervised_share:.1%} of the tokens")
         if self.truncated.count:
-            lines.append(f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%})")
+            lines.append(
+                f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%}), which "
+                f"loses {self.truncated_tokens} tokens"
+            )
+        if self.split.count:
+            lines.append(
+                f"split by packing: {self.split.count} rows longer than a block; nothing is lost, "
+                "but their later parts are read without what stands before"
+            )
         if self.duplicates.count:
             first = ", ".join(self.duplicates.first[:3])
             lines.append(f"exact duplicates, kept: {self.duplicates.count} ({first})")
+        if self.silent.count:
+            first = ", ".join(self.silent.first[:3])
+            lines.append(
+                f"rows with an empty answer: {self.silent.count} ({first}); it is masked, since "
+                "the model would learn to say nothing"
+            )
         if self.chat_template:
             choice = self.chat_template
             lines.append(f"chat template: {choice['name']} ({choice['reason']})")

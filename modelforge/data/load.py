@@ -15,19 +15,31 @@ while loading); there is no streaming.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import DatasetSource
-from modelforge.data.check import tokenise
+from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Message, Skip
+from modelforge.data.folder import choose
 from modelforge.data.ledger import Ledger
-from modelforge.data.read import Row, Table, find, looks_like_hub_id, read_path
+from modelforge.data.read import (
+    Row,
+    Table,
+    ending,
+    find,
+    looks_like_hub_id,
+    missing,
+    read_file,
+    read_files,
+)
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
+from modelforge.data.special import without_bos
 from modelforge.data.template import TemplateChoice
-from modelforge.data.tokens import How, TrainOn
+from modelforge.data.tokens import How
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -37,18 +49,18 @@ if TYPE_CHECKING:
 DatasetSpec = str | Path | Sequence[DatasetSource]
 
 
-def load_data(*, max_length: int | None, drop_long: bool = False, **source: Any) -> Data:
+def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: Any) -> Data:
     """Read data and hold it against one length: `read_rows` and `Rows.within` in one.
 
     Args:
         max_length: Tokens a row may have; None: any number.
-        drop_long: Drop longer pairs, as RewardTrainer does; else DPOTrainer cuts them.
+        long_rows: What becomes of longer rows.
         source: What `read_rows` takes.
 
     Raises:
         DataError: With all problems of the files; or if too few rows can be used.
     """
-    return read_rows(**source).within(max_length, drop_long=drop_long)
+    return read_rows(**source).within(max_length, long_rows=long_rows)
 
 
 def read_rows(
@@ -65,9 +77,7 @@ def read_rows(
     min_rows: int = 1,
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-    train_on: TrainOn = "all",
-    scores: bool = False,
+    how: How | None = None,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
@@ -85,32 +95,42 @@ def read_rows(
         min_rows: Fewer training rows than this are refused.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
-        template_kwargs: What every conversation gives the chat template.
-        train_on: What of a demonstration: ``all`` assistant turns, the ``last``, or ``everything``.
-        scores: Whether pairs train a reward model.
+        how: How rows are rendered, and what of them is trained on.
 
     Raises:
         DataError: With all problems of the files.
     """
     ledger = Ledger(kind, chat_template=described(chat_template))
     sources = sources_of(dataset, dataset_split)
-    eval_sources = [] if eval_dataset is None else sources_of(eval_dataset, dataset_split)
+    eval_sources = [] if eval_dataset is None else sources_of(eval_dataset, None)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
-    tables = read_all([*sources, *eval_sources], base_dir or Path())
-    made = convert_all(tables, mode, columns or {}, ledger, eval_from=len(sources))
-    del tables  # from here on the examples are enough
+    found = read_all(sources, eval_sources, base_dir or Path())
+    tables, held_out, reason = arrange(found, len(sources), eval_split, ledger)
+    del found
+    made = convert_all([*tables, *held_out], mode, columns or {}, ledger, eval_from=len(sources))
+    del tables, held_out  # from here on the examples are enough
+    take_bos_off(made, tokenizer, ledger)
     ends = end_ids(tokenizer, eos_token_ids)
-    how = How(train_on, template_kwargs or {}, ends, scores)
+    how = replace(how or How(), end_ids=ends)
     return Rows(
         parts=[tokenise(rows, kind, tokenizer=tokenizer, how=how) for rows in made],
         weights=[source.weight for source in sources],
         eval_split=eval_split,
+        held_out=reason,
         seed=seed,
         min_rows=min_rows,
         end_ids=ends,
         name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
         reading=ledger,
     )
+
+
+def take_bos_off(made: Sequence[Made], tokenizer: PreTrainedTokenizerBase, ledger: Ledger) -> None:
+    """Take the BOS off that is written in plain text, in place, where the tokenizer adds one."""
+    doubled = without_bos((example for rows in made for _, example in rows), tokenizer)
+    if doubled:
+        what = f"{doubled} rows begin with the text {tokenizer.bos_token}"
+        ledger.note(f"{what}, which the tokenizer adds: it is taken off")
 
 
 def described(choice: TemplateChoice | None) -> dict[str, str]:
@@ -141,39 +161,94 @@ def sources_of(dataset: DatasetSpec, split: str | None) -> list[DatasetSource]:
     ]
 
 
-def read_all(sources: Sequence[DatasetSource], base_dir: Path) -> list[list[Table]]:
+@dataclass(frozen=True)
+class Found:
+    """What the files of one source hold.
+
+    Attributes:
+        tables: The rows that were asked for.
+        held_out: The rows that a folder itself holds out.
+        notes: What was decided about a folder's files.
+    """
+
+    tables: list[Table]
+    held_out: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_all(
+    sources: Sequence[DatasetSource], eval_sources: Sequence[DatasetSource], base_dir: Path
+) -> list[Found]:
     """The tables of each source.
 
     Raises:
         DataError: With the problems of all of them.
     """
-    tables: list[list[Table]] = []
+    found: list[Found] = []
     problems: list[Problem] = []
-    for source in sources:
+    for number, source in enumerate([*sources, *eval_sources]):
         try:
-            tables.append(read_source(source, base_dir))
+            found.append(read_source(source, base_dir, held_out=number >= len(sources)))
         except DataError as error:
             problems.extend(error.problems)
     if problems:
         raise DataError(*problems)
-    return tables
+    return found
 
 
-def read_source(source: DatasetSource, base_dir: Path) -> list[Table]:
-    """The files of a path, or the split of a hub data set.
+def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False) -> Found:
+    """A file, the files of a folder, or the split of a hub data set.
+
+    Args:
+        source: Where; a relative path is looked up in ``base_dir``, then in the working folder.
+        base_dir: The config file's folder.
+        held_out: Whether held-out rows are wanted, not rows to train on.
 
     Raises:
         DataError: With every problem found (the first ten in full).
     """
-    if find(source.path, base_dir) is None and looks_like_hub_id(source.path):
+    path = find(source.path, base_dir)
+    if path is None and looks_like_hub_id(source.path):
         from modelforge.data.hub import read_hub
 
-        return [read_hub(source.path, split=source.split or "train", name=source.name)]
-    tables = read_path(source.path, base_dir=base_dir)
-    if source.split or source.name:
-        fix = "remove it, or name the file that holds the split"
-        raise DataError(Problem(source.path, "split and name choose within a hub data set", fix))
-    return tables
+        wanted = source.split or (None if held_out else "train")
+        return Found([read_hub(source.path, split=wanted, name=source.name)])
+    if path is None:
+        raise DataError(missing(source.path, base_dir))
+    if source.name or (source.split and not path.is_dir()):
+        fix = "remove it, or name the file or folder that holds it"
+        what = "name chooses within a hub data set, split also within a folder"
+        raise DataError(Problem(source.path, what, fix))
+    if not path.is_dir():
+        return Found([read_file(path, shown=source.path)])
+    chosen = choose(source.path, path, split=source.split, held_out=held_out, ending=ending)
+    return Found(
+        read_files(source.path, path, chosen.files),
+        read_files(source.path, path, chosen.held_out),
+        chosen.notes,
+    )
+
+
+def arrange(
+    found: Sequence[Found], train_parts: int, eval_split: float | int | None, ledger: Ledger
+) -> tuple[list[list[Table]], list[list[Table]], str]:
+    """The tables to train on, those held out, and why these; the reason is empty for none.
+
+    A folder's own held-out files give way to ``eval_dataset`` and to ``eval_split``.
+    """
+    train, evaluation = found[:train_parts], found[train_parts:]
+    for each in found:
+        for note in each.notes:
+            ledger.note(note)
+    tables = [each.tables for each in train]
+    if evaluation:
+        return tables, [each.tables for each in evaluation], "eval_dataset"
+    kept = [table for each in train for table in each.held_out]
+    names = ", ".join(table.path for table in kept)
+    if kept and eval_split is not None:
+        ledger.note(f"not read: {names}, since eval_split is set")
+        kept = []
+    return tables, [kept] if kept else [], f"named so: {names}" if kept else ""
 
 
 Made = list[tuple[Row, Example]]

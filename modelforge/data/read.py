@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,30 +70,22 @@ class _Bad(ValueError):
         self.line, self.what, self.fix = line, what, fix
 
 
-def read_path(source: str, *, base_dir: Path) -> list[Table]:
-    """Read a file, or each file of a folder.
+def read_files(source: str, folder: Path, files: Iterable[Path]) -> list[Table]:
+    """Read files of a folder.
 
     Args:
-        source: A path; a relative one is looked up in ``base_dir``, then in the working folder.
-        base_dir: The config file's folder.
+        source: The folder as the user wrote it.
+        folder: The folder.
+        files: Relative to it.
 
     Raises:
-        DataError: With every problem found (the first ten in full).
+        DataError: With every problem found (of each file the first ten in full).
     """
-    path = find(source, base_dir)
-    if path is None:
-        raise DataError(missing(source, base_dir))
-    if not path.is_dir():
-        return [read_file(path, shown=source)]
-    files = sorted(file for file in path.iterdir() if file.is_file() and ending(file))
-    if not files:
-        fix = "it needs at least one of " + ", ".join(SUFFIXES)
-        raise DataError(Problem(source, "no data file in this folder", fix))
     tables: list[Table] = []
     problems: list[Problem] = []
     for file in files:
         try:
-            tables.append(read_file(file, shown=str(Path(source) / file.name)))
+            tables.append(read_file(folder / file, shown=str(Path(source) / file)))
         except DataError as error:
             problems.extend(error.problems)
     if problems:

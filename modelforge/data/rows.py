@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from modelforge.data.check import Limits, Tokenised, account, account_training, check
+from modelforge.data.check import (
+    Checked,
+    Limits,
+    LongRows,
+    Tokenised,
+    account,
+    account_training,
+    check,
+    hold_out,
+)
 from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
 from modelforge.data.tokens import Encoded
+from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,6 +82,7 @@ class Rows:
         parts: The rows of each source, training sources first.
         weights: Of each training source, its share of the mix.
         eval_split: How many rows are held out, where no source is.
+        held_out: Why the sources behind the training sources are held out; empty without one.
         seed: Of the split and the mixture.
         min_rows: Fewer training rows than this are refused.
         end_ids: Token ids that end a reply.
@@ -82,31 +93,41 @@ class Rows:
     parts: Sequence[Sequence[Tokenised]]
     weights: Sequence[float | None]
     eval_split: float | int | None
+    held_out: str
     seed: int
     min_rows: int
     end_ids: frozenset[int]
     name: str
     reading: Ledger
 
-    def within(self, max_length: int | None, *, drop_long: bool = False) -> Data:
+    def within(
+        self,
+        max_length: int | None,
+        *,
+        long_rows: LongRows = "cut",
+        long_eval_rows: LongRows | None = None,
+    ) -> Data:
         """The rows that can be trained on at this length, accounted for, split and mixed.
 
         Reads no file and encodes nothing. Another call knows nothing of this one.
 
         Args:
             max_length: Tokens a row may have; None: any number.
-            drop_long: Drop longer pairs, as RewardTrainer does; else DPOTrainer cuts them.
+            long_rows: What becomes of longer rows.
+            long_eval_rows: The same of the held-out rows; None: as of the others.
 
         Raises:
             DataError: If too few rows can be used.
         """
         ledger = copy.deepcopy(self.reading)
-        limits = Limits(ledger.kind, max_length, drop_long, self.end_ids)
+        limits = Limits(ledger.kind, max_length, long_rows, self.end_ids)
+        eval_limits = replace(limits, long_rows=long_eval_rows or long_rows)
         kept = [check(rows, limits, ledger) for rows in self.parts]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
         account([item for rows in kept for item in rows], ledger, limits)
-        train, evaluation = divide(kept, count, self.eval_split, self.seed, self.min_rows, ledger)
+        train, evaluation = self._divide(kept, ledger)
+        evaluation = hold_out(evaluation, eval_limits, limits, ledger)
         order = mixture(train, self.weights, self.seed, ledger)
         flat = [item for rows in train for item in rows]
         account_training(flat, order, evaluation, ledger)
@@ -119,3 +140,17 @@ class Rows:
             [item.encoded for item in epoch],
             [item.encoded for item in evaluation],
         )
+
+    def _divide(
+        self, kept: list[list[Checked]], ledger: Ledger
+    ) -> tuple[list[list[Checked]], list[Checked]]:
+        """The training rows of each source, and the held-out rows."""
+        count = len(self.weights)
+        if not self.held_out:
+            return divide(kept, self.eval_split, self.seed, self.min_rows, ledger)
+        evaluation = [item for rows in kept[count:] for item in rows]
+        if not evaluation:
+            what = f"no held-out row can be used ({self.held_out})"
+            raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
+        ledger.eval_reason = self.held_out
+        return kept[:count], evaluation

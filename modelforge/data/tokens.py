@@ -34,7 +34,7 @@ class Encoded:
 
     Attributes:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
-        start: The index of the first completion token, of a pair in both; for a conversation 0.
+        start: The index of the first token to train on; of a pair the same in both.
         spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
         findings: What the template did to it (see `modelforge.data.ledger.FINDINGS`).
     """
@@ -112,7 +112,7 @@ class Chosen:
 def labelled(row: Chosen, ids: list[int], offsets: Sequence[Span]) -> Encoded:
     """Spans of characters → spans of tokens."""
     spans = token_spans(offsets, row.spans)
-    return compact(ids, start=0, spans=spans, findings=row.findings)
+    return compact(ids, start=spans[0] if spans else 0, spans=spans, findings=row.findings)
 
 
 def encode(
@@ -220,7 +220,6 @@ class Encoder:
         said = (
             *(f"turn cut: {found.cut[i]}" for i in cut[:1]),
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
-            *(("empty turn",) if any(not speaks_up(messages[i]) for i in speaks) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
         )
         return Chosen(found.text, spans, said)
@@ -310,18 +309,9 @@ def conversation_of(example: Example, messages: Sequence[Message]) -> Conversati
     return Conversation(messages, example.get("tools"), example.get("chat_template_kwargs") or {})
 
 
-def speaks_up(message: Message) -> bool:
-    """Whether an assistant's turn says or does anything."""
-    return bool(
-        message["content"].strip()
-        or message.get("tool_calls")
-        or (message.get("reasoning_content") or "").strip()
-    )
-
-
 def is_trained(message: Message) -> bool:
-    """Whether a turn is to be trained on: it says something, and nothing forbids it."""
-    return message.get("train") is not False and speaks_up(message)
+    """Whether a turn may be trained on: nothing in its row forbids it."""
+    return message.get("train") is not False
 
 
 def kept_parts(found: Found, message: Message, i: int) -> list[Span]:

@@ -62,11 +62,15 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
             resumed=resolved.checkpoint is not None,
         )
     config = config.with_choices(strategy.derived_defaults(config))
-    if read is not None and data is not None and _is_cut(data, config, strategy):
+    if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
         data = cut(read.rows, config, strategy)
     return Fitted(config, data, planned)
 
 
-def _is_cut(data: Data, config: Config, strategy: Strategy) -> bool:
-    """Whether a row is longer than the config's length by now."""
-    return not config.get("packing") and strategy.max_row_tokens(config) < data.ledger.tokens["max"]
+def _is_cut(data: Data, before: Config, after: Config, strategy: Strategy) -> bool:
+    """Whether the length is another by now, and a row is longer."""
+    length = strategy.max_row_tokens(after)
+    if length == strategy.max_row_tokens(before):
+        return False
+    held_out = max((len(ids) for row in data.eval_tokens for ids in row.ids), default=0)
+    return length < max(data.ledger.tokens["max"], held_out)

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import headline, say, warn
-from modelforge.data import Data, Rows, load_tokenizer_template, read_rows
+from modelforge.data import (
+    Data,
+    How,
+    Rows,
+    keep_prompts_open,
+    load_tokenizer_template,
+    read_rows,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +52,8 @@ def read(resolved: Resolved) -> Read:
         task=settings.task,
         base_dir=config.base_dir,
     )
+    if keep_prompts_open(tokenizer):
+        warn("the tokenizer puts EOS behind every text: this is switched off, as prompts go on")
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,
@@ -57,7 +66,7 @@ def read(resolved: Resolved) -> Read:
         seed=settings.seed,
         base_dir=config.base_dir,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
-        scores=strategy.head == "reward",
+        how=How(scores=strategy.head == "reward"),
     )
     return Read(tokenizer, rows, cut(rows, config, strategy))
 
@@ -68,9 +77,11 @@ def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:
     Raises:
         DataError: If too few can be trained on.
     """
-    # Packing cuts sequences itself, and loses nothing at the cuts.
-    length = None if config.get("packing") else strategy.max_row_tokens(config)
-    data = rows.within(length, drop_long=strategy.head == "reward")
+    data = rows.within(
+        strategy.max_row_tokens(config),
+        long_rows=strategy.long_rows(config),
+        long_eval_rows=strategy.long_rows(config, held_out=True),
+    )
     headline("Data")
     for line in data.ledger.fact_lines():
         say(line)
