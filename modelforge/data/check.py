@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
+from modelforge.data.left_out import LeftOut, refusal
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -112,6 +113,9 @@ def tokenise(
         kind: The data kind.
         tokenizer: With its chat template.
         how: What of them is trained on.
+
+    Raises:
+        DataError: If the chat template has no place for what a row holds.
     """
     bos = tokenizer.bos_token_id
     blank: dict[int, bool] = {}
@@ -119,6 +123,8 @@ def tokenise(
     rows: list[Tokenised] = []
     encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
     for (row, example), found in zip(made, encoded, strict=True):
+        if isinstance(found, LeftOut):
+            raise refusal(found, row.where)
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
             tokenised.silent = rendered.mask_silence(found)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import DatasetSource
+from modelforge.data.beside import beside, same_weights
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Message, Skip
@@ -281,6 +282,7 @@ def convert_all(
     if problems:
         raise DataError(*problems)
     unify(made)
+    same_weights([example for rows in made for _, example in rows], ledger)
     return made
 
 
@@ -314,6 +316,11 @@ def convert(
         ledger.drop(f"{skip.reason}: {column}" if skip.role else skip.reason, row.where)
 
     for row, example in form.convert(match.items(rows), mode, drop):
+        try:
+            example |= beside(row.cells, match.columns, example)
+        except Skip as skip:
+            drop(skip, row)
+            continue
         # Only prompt rows hand their other cells on.
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
 
@@ -345,6 +352,10 @@ def unify(made: Sequence[Made]) -> None:
     if not all("margin" in example for example in examples):
         for example in examples:
             example.pop("margin", None)
+    for name in ("tools", "chat_template_kwargs"):
+        if any(name in example for example in examples):
+            for example in examples:
+                example.setdefault(name, None)
 
 
 def unspoken(message: Message) -> Message:

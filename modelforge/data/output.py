@@ -57,7 +57,22 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
             del columns["answer"]
         for name in extra:
             columns[name] = uniform([item.row.cells.get(name) for item in rows], name, ledger)
-    return Dataset.from_dict(columns)
+    # Arrow would give every call the arguments of all others, empty.
+    mixed = any(map(is_nested, columns.values()))
+    return Dataset.from_dict(columns, on_mixed_types="use_json" if mixed else None)
+
+
+def is_nested(column: Sequence[Any]) -> bool:
+    """Whether cells hold objects of their own keys: functions, their calls, keyword arguments."""
+    for cell in column:
+        if isinstance(cell, Mapping):
+            return True
+        if isinstance(cell, list) and any(
+            isinstance(each, Mapping) and ("tool_calls" in each or "function" in each)
+            for each in cell
+        ):
+            return True
+    return False
 
 
 # Levels of lists and objects in a cell. datasets takes twice as long for each one more.

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.dialogue import Message
+from modelforge.data.calls import returned, split_calls
+from modelforge.data.message import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,8 +20,9 @@ Tools = list[dict[str, Any]]
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What a message says of its training; no template reads it.
-OURS = frozenset({"train"})
-PLAIN = frozenset({"role", "content"})
+OURS = frozenset({"train", "weight"})
+# What a template without a tokenizer writes.
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 THOUGHT = re.compile(r"(</?think>)")
 INLINE = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
@@ -78,20 +80,21 @@ class Renderer:
     """One chat template of one tokenizer, with the arguments that every row gives it.
 
     Args:
-        tokenizer: Its special tokens, and its template.
+        tokenizer: Its special tokens, and its template; None for a template alone.
         template: Another template to render with.
         kwargs: For every conversation; a row's own come over them.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         *,
         template: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
-        self.kwargs = {**tokenizer.special_tokens_map, **(kwargs or {})}
+        special = SPECIAL if tokenizer is None else tokenizer.special_tokens_map
+        self.kwargs = {**special, **(kwargs or {})}
         self._templates: dict[bool, str] = {}
 
     def template_for(self, tools: Tools | None) -> str:
@@ -100,6 +103,7 @@ class Renderer:
             return self.template
         key = bool(tools)
         if key not in self._templates:
+            assert self.tokenizer is not None, "a template alone is given"
             self._templates[key] = self.tokenizer.get_chat_template(tools=tools or None)
         return self._templates[key]
 
@@ -155,26 +159,35 @@ class Renderer:
 
     def shaped(self, message: Message) -> dict[str, Any]:
         """A message as this template reads it."""
-        shown: dict[str, Any] = message
-        if not message.keys() <= PLAIN or (
-            self.thoughts_apart and "</think>" in message["content"]
-        ):
-            shown = self._shaped({k: v for k, v in message.items() if k not in OURS})
-        if self.takes_parts and shown["content"] is not None:
-            shown = {**shown, "content": [{"type": "text", "text": shown["content"]}]}
-        return shown
-
-    def _shaped(self, shown: dict[str, Any]) -> dict[str, Any]:
+        shown = dict(self.untagged(message))
+        for key in OURS & shown.keys():
+            del shown[key]
         thought = shown.pop("reasoning_content", None)
-        if thought is None and self.thoughts_apart and shown["role"] == "assistant":
-            thought, shown["content"] = split_thought(shown["content"])
         if thought and self.thought_form == "inline":
             shown["content"] = f"<think>\n{thought}\n</think>\n\n{shown['content']}"
         elif thought:
             shown |= {"reasoning_content": thought, "thinking": thought}
         if "tool_calls" in shown:
-            return shaped_calls(shown, self.call_form or CALL_FORMS[0])
+            shown = shaped_calls(shown, self.call_form or CALL_FORMS[0])
+        if self.takes_parts and shown["content"] is not None:
+            shown["content"] = [{"type": "text", "text": shown["content"]}]
         return shown
+
+    def untagged(self, message: Message) -> Message:
+        """A message whose tags for thoughts and calls are taken out, where they are not its own."""
+        role, words = message["role"], message["content"]
+        changed: dict[str, Any] = {}
+        if role == "tool" and "<tool_response>" in words and self.call_form is not None:
+            changed["content"] = returned(words)
+        if role == "assistant" and "</think>" in words and self.thoughts_apart:
+            thought, words = split_thought(words)
+            if thought and not message.get("reasoning_content"):
+                changed |= {"reasoning_content": thought, "content": words}
+        if role == "assistant" and "<tool_call>" in words and self.calls_apart:
+            words, calls = split_calls(words)
+            if calls and "tool_calls" not in message:
+                changed |= {"tool_calls": calls, "content": words}
+        return {**message, **changed} if changed else message
 
     @cached_property
     def takes_parts(self) -> bool:
@@ -200,6 +213,20 @@ class Renderer:
     def call_form(self) -> CallForm | None:
         """How it takes calls of functions and what they return; None: it drops them."""
         return next((form for form in CALL_FORMS if self._shows_calls(form)), None)
+
+    @cached_property
+    def calls_apart(self) -> bool:
+        """Whether it writes calls otherwise than between Hermes' tags."""
+        if self.call_form is None:
+            return False
+        call = {"name": PROBES[0], "arguments": {PROBES[1]: PROBES[2]}}
+        asked, said = {"role": "user", "content": "?"}, {"role": "assistant", "content": ""}
+        tagged = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
+        right = shaped_calls(
+            {**said, "tool_calls": [{"type": "function", "function": call}]}, self.call_form
+        )
+        texts = (self._probe([asked, each]) for each in ({**said, "content": tagged}, right))
+        return len({"".join(text.split()) for text in texts}) > 1
 
     def _shows_calls(self, form: CallForm) -> bool:
         name, key, value, result, *_ = PROBES

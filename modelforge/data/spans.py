@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from modelforge.data.dialogue import Message
+from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span, holds, words_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SpanFinder:
         else:
             text = self.renderer.text(conversation)
             turns, text = self._of_marks(conversation, text, speaks)
-        cut = lost_in(messages, text, turns)
+        cut = lost_in([self.renderer.untagged(m) for m in messages], text, turns)
         return Found(text, turns, cut, self._unopened(text, turns))
 
     # --- templates that mark the turns ---------------------------------------------------------
@@ -279,7 +279,7 @@ def shape_of(renderer: Renderer, end_ids: frozenset[int]) -> Shape:
 
 
 def closing(
-    behind: str, tail: str, tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int]
+    behind: str, tail: str, tokenizer: PreTrainedTokenizerBase | None, end_ids: frozenset[int]
 ) -> str:
     """What closes the assistant's turn.
 
@@ -289,6 +289,7 @@ def closing(
         tokenizer: Knows the tokens that stand for themselves.
         end_ids: Token ids that end a reply.
     """
+    assert tokenizer is not None, "only a template that is trained with is looked at"
     special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     piece = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
     first, last = ((piece.split(text) if piece else [text]) for text in (behind, tail))

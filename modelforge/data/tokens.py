@@ -9,15 +9,16 @@ template's turns are found by `modelforge.data.spans`.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.dialogue import Message
+from modelforge.data.left_out import look_for_left_out
+from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
+from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
-from modelforge.data.spans import Found, SpanFinder, lost_in, training_template
+from modelforge.data.spans import SpanFinder, lost_in, training_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -200,6 +201,7 @@ class Encoder:
         before = example.get("prompt", ())
         messages = [*before, *example.get("completion", ()), *example.get("messages", ())]
         try:
+            look_for_left_out(example, messages, self.trained)
             found = self.finder.find(conversation_of(example, messages))
         except RenderError as error:
             return error
@@ -270,12 +272,16 @@ class Encoder:
         generate: bool = False,
     ) -> list[tuple[Any, tuple[str, ...]]]:
         """Token ids of each prompt, with its reply if one is named, and what was found."""
+        # A prompt reads so when the model answers it, too; and so a reward model is asked.
+        learned = bool(reply) and not self.how.scores
         rows: list[tuple[str | RenderError, tuple[str, ...]]] = []
         for example in examples:
             messages = [*example["prompt"], *(example[reply] if reply else ())]
             try:
+                look_for_left_out(example, messages, renderer, thoughts=learned)
                 text = renderer.text(conversation_of(example, messages), generate=generate)
-                rows.append((text, self._told(messages, text, len(example["prompt"]))))
+                shown = [renderer.untagged(message) for message in messages]
+                rows.append((text, self._told(shown, text, len(example["prompt"]))))
             except RenderError as error:
                 rows.append((error, ()))
         good = [text for text, _ in rows if isinstance(text, str)]
@@ -307,55 +313,6 @@ SIDES = ("chosen", "rejected")
 def conversation_of(example: Example, messages: Sequence[Message]) -> Conversation:
     """Messages with what their row gives the template beside them."""
     return Conversation(messages, example.get("tools"), example.get("chat_template_kwargs") or {})
-
-
-def is_trained(message: Message) -> bool:
-    """Whether a turn may be trained on: nothing in its row forbids it."""
-    return message.get("train") is not False
-
-
-def kept_parts(found: Found, message: Message, i: int) -> list[Span]:
-    """A turn's spans without the parts of its content that are not to be trained on."""
-    spans = found.turns[i]
-    for begin, end in message.get("train") or ():
-        words = message["content"][begin:end].strip()
-        at = found.text.find(words, spans[0][0], spans[-1][1]) if words else -1
-        if at >= 0:
-            spans = without(spans, (at, at + len(words)))
-    return spans
-
-
-def without(spans: Sequence[Span], hole: Span) -> list[Span]:
-    """Spans less one stretch."""
-    pieces = [
-        piece
-        for begin, end in spans
-        for piece in ((begin, min(end, hole[0])), (max(begin, hole[1]), end))
-    ]
-    return [(begin, end) for begin, end in pieces if begin < end]
-
-
-def dropped(messages: Sequence[Message], i: int, cut: Mapping[int, str]) -> tuple[str, str]:
-    """The detail and the reason of a row whose message the template cuts."""
-    return f"{cut[i]} of the {messages[i]['role']}", "template drops text"
-
-
-def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
-    """Spans of characters → where the tokens that hold them begin and end, flat.
-
-    A token across a border belongs to the span, as where TRL's sequences part.
-    """
-    flat: list[int] = []
-    for begin, end in spans:
-        first = bisect_right(offsets, begin, key=lambda offset: max(offset[1], offset[0] + 1))
-        behind = bisect_left(offsets, end, key=lambda offset: offset[0])
-        if first >= behind:
-            continue
-        if flat and first <= flat[-1]:
-            flat[-1] = behind
-        else:
-            flat += (first, behind)
-    return flat
 
 
 def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
