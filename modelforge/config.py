@@ -234,6 +234,13 @@ class Settings(Section):
             min_length=1,
         ),
     ] = "auto"
+    chat_template_kwargs: Annotated[
+        dict[str, Any],
+        Field(
+            description="What the chat template is given with every row, such as enable_thinking; "
+            "a row's own come over it."
+        ),
+    ] = Field(default_factory=dict)
     output_dir: Annotated[
         HereText, Field(description="The folder that holds the runs.", min_length=1)
     ] = "runs"

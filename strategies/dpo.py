@@ -40,10 +40,10 @@ class DPO(Strategy):
 
     @classmethod
     def trl_trainer_class(cls) -> type:
-        from trl import DPOTrainer
+        import trl
 
-        class Tokenised(DPOTrainer):
-            """DPOTrainer, which takes rows that are tokenised already as they are.
+        class DPOTrainer(trl.DPOTrainer):
+            """TRL's, which takes rows that are tokenised already as they are.
 
             TRL's own (1.14 to 1.16) maps every row from its text, by the model's own template.
             """
@@ -53,7 +53,7 @@ class DPO(Strategy):
                     return dataset
                 return super()._prepare_dataset(dataset, *args, **kwargs)
 
-        return Tokenised
+        return DPOTrainer
 
     def arguments(self, config: Config) -> dict[str, Any]:
         return {"max_length": config.settings.max_seq_length}

@@ -161,6 +161,7 @@ class Rewarded(Strategy):
             "temperature": settings.generation.temperature,
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,
+            "chat_template_kwargs": settings.chat_template_kwargs or None,
         }
 
     def reward_models(self, config: Config) -> list[str]:

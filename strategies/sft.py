@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from modelforge.config import Choice, Config
+from pydantic import Field
+
+from modelforge.config import Choice, Config, Settings
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 if TYPE_CHECKING:
     from modelforge.data import LongRows
+
+
+class SFTSettings(Settings):
+    """What supervised fine-tuning adds to ModelForge's keys."""
+
+    train_on: Annotated[
+        Literal["all", "last", "everything"],
+        Field(
+            description="What of a row is trained on: all assistant turns, the last one alone, or "
+            "everything, prompts too."
+        ),
+    ] = "all"
 
 
 class SFT(Strategy):
@@ -18,6 +32,7 @@ class SFT(Strategy):
     name = "sft"
     summary = "supervised fine-tuning on demonstrations (LoRA)"
     data_kind = "demonstration"
+    settings = SFTSettings
     defaults = {
         "learning_rate": (2e-4, "usual for LoRA fine-tuning"),
         "num_train_epochs": (3, "usual for a few thousand demonstrations"),

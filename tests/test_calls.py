@@ -330,3 +330,73 @@ def test_what_is_trained_on_can_be_chosen(tmp_path):
     data = load(tmp_path, rows, tokenizer, train_on="everything")
     read, trained = shown(data, tokenizer)
     assert trained == [read]
+
+
+# --- trained -----------------------------------------------------------------------------------
+
+
+# Short, for the tiny model's context.
+SHORT = (
+    "{%- for t in tools or [] %}{{ t.function.name + ':' + t.function.description }}{% endfor %}"
+    "{%- for m in messages %}{{ '<' + m.role + '>' + m.content }}"
+    "{%- for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    "{{- eos_token if m.role == 'assistant' }}{% endfor %}"
+    "{%- if add_generation_prompt %}{{ '<assistant>' }}"
+    "{{- '<think></think>' if enable_thinking is false }}{% endif %}"
+)
+TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
+
+
+def built(tmp_path, strategy, rows, **keys):
+    """A run prepared, and its trainer on the tiny model under a real chat template."""
+    from modelforge.configfile.load import load_config
+    from modelforge.training.prepare import prepare
+    from modelforge.training.run import build_trainer
+    from modelforge.training.run import load as load_model
+
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "short.jinja").write_text(SHORT)
+    said = {
+        "strategy": strategy,
+        "model_name": str(TINY),
+        "dataset": str(tmp_path / "rows.jsonl"),
+        "output_dir": str(tmp_path),
+        "max_seq_length": 2048,
+        "eval_split": 0,
+        "chat_template": str(tmp_path / "short.jinja"),
+        "report_to": "none",
+        **keys,
+    }
+    prepared = prepare(load_config(said))
+    return prepared, build_trainer(prepared, load_model(prepared))
+
+
+@pytest.mark.parametrize("strategy", ["grpo", "rloo", "ppo"])
+def test_prompts_are_sampled_from_as_they_were_checked(tmp_path, strategy):
+    rows = [
+        {"prompt": NORMAL[:3], "answer": "4", "tools": [TOOL]},
+        {"prompt": [USER], "answer": "4", "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": [USER], "answer": "4"},
+    ] * 3
+    keys = {"num_generations": 4} if strategy != "ppo" else {}
+    keys |= {"chat_template_kwargs": {"enable_thinking": True}}
+    prepared, trainer = built(
+        tmp_path, strategy, rows, rewards=["numeric_answer"], **keys,
+        per_device_train_batch_size=8, generation={"max_new_tokens": 16},
+    )  # fmt: skip
+    prompts = [row["prompt"] for row in trainer.train_dataset]
+    checked = [row.ids[0].tolist() for row in prepared.data.train_tokens]
+    assert trainer._tokenize_prompts(prompts)[0] == checked
+    assert trainer._tokenize_prompts(prompts[2:3])[0] == checked[2:3]
+    assert len(set(map(len, checked))) == 3
+
+
+def test_pairs_are_trained_as_they_were_checked(tmp_path):
+    rows = [
+        {"prompt": [USER], "chosen": NORMAL[1:2], "rejected": [ANSWER], "tools": [TOOL]},
+        {"prompt": NORMAL[:3], "chosen": NORMAL[3:], "rejected": [said("No.")], "tools": None},
+    ] * 4
+    prepared, trainer = built(tmp_path, "dpo", rows)
+    for row, checked in zip(trainer.train_dataset, prepared.data.train_tokens, strict=True):
+        assert row["prompt_ids"] + row["chosen_ids"] == checked.ids[0].tolist()
+        assert row["prompt_ids"] + row["rejected_ids"] == checked.ids[1].tolist()

@@ -29,7 +29,9 @@ _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
 # Fields of TRL's config classes that ModelForge fills itself, with what to say instead.
 OWNED = {
+    "assistant_only_loss": "set train_on",
     "chat_template_path": "set chat_template",
+    "completion_only_loss": "set train_on",
     "dataset_kwargs": "ModelForge prepares the data",
     "dataset_text_field": 'set columns, e.g. {"text": "body"}',
     "disable_tqdm": "ModelForge shows its own progress bar",

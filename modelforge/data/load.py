@@ -123,6 +123,7 @@ def read_rows(
         end_ids=ends,
         name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
         reading=ledger,
+        template_kwargs=how.template_kwargs,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.data.carried import CARRIED, carrying
 from modelforge.data.check import Checked
 from modelforge.data.convert import DataKind
 from modelforge.data.ledger import Ledger
@@ -53,6 +54,10 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
         name: [item.example[name] for item in rows] for name in rows[0].example
     }
     if ledger.kind == "prompt":
+        given = {name: columns.pop(name) for name in CARRIED if name in columns}
+        for i, prompt in enumerate(columns["prompt"] if given else ()):
+            row = {name: values[i] for name, values in given.items()}
+            columns["prompt"][i] = carrying(prompt, row)
         if "answer" in extra or all(answer is None for answer in columns["answer"]):
             del columns["answer"]
         for name in extra:
@@ -62,14 +67,16 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
     return Dataset.from_dict(columns, on_mixed_types="use_json" if mixed else None)
 
 
+NESTED = frozenset({"tool_calls", "function", *CARRIED})
+
+
 def is_nested(column: Sequence[Any]) -> bool:
     """Whether cells hold objects of their own keys: functions, their calls, keyword arguments."""
     for cell in column:
         if isinstance(cell, Mapping):
             return True
         if isinstance(cell, list) and any(
-            isinstance(each, Mapping) and ("tool_calls" in each or "function" in each)
-            for each in cell
+            isinstance(each, Mapping) and not NESTED.isdisjoint(each) for each in cell
         ):
             return True
     return False

@@ -242,12 +242,12 @@ class Renderer:
     @cached_property
     def shows_tools(self) -> bool:
         """Whether it renders the functions that may be called."""
-        name, key, *_ = PROBES
-        parameters = {"type": "object", "properties": {key: {"type": "string"}}}
-        function = {"name": name, "description": name, "parameters": parameters}
+        name, *_ = PROBES
+        parameters = {"type": "object", "properties": {"a": {"type": "string"}}}
+        function = {"name": name, "description": "?", "parameters": parameters}
         tools = [{"type": "function", "function": function}]
         text = self._probe([{"role": "user", "content": "?"}], tools)
-        return name in text and key in text
+        return name in text
 
     @cached_property
     def thought_form(self) -> str:

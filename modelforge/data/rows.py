@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from modelforge.data.check import (
     Checked,
@@ -37,6 +37,7 @@ class Data:
         ledger: What happened to every row.
         train_tokens: The training rows in tokens, uncut, in the order of ``train``.
         eval_tokens: The same of the evaluation rows; empty for none.
+        template_kwargs: What every conversation gives the chat template.
     """
 
     train: Dataset
@@ -44,6 +45,7 @@ class Data:
     ledger: Ledger
     train_tokens: Sequence[Encoded]
     eval_tokens: Sequence[Encoded]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def tokenised(
         self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
@@ -88,6 +90,7 @@ class Rows:
         end_ids: Token ids that end a reply.
         name: How messages call the data.
         reading: What happened while the files were read.
+        template_kwargs: What every conversation gives the chat template.
     """
 
     parts: Sequence[Sequence[Tokenised]]
@@ -99,6 +102,7 @@ class Rows:
     end_ids: frozenset[int]
     name: str
     reading: Ledger
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def within(
         self,
@@ -139,6 +143,7 @@ class Rows:
             ledger,
             [item.encoded for item in epoch],
             [item.encoded for item in evaluation],
+            self.template_kwargs,
         )
 
     def _divide(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from modelforge.data.carried import carrying, chat_ids
+from modelforge.data.dialogue import answer_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,12 +43,12 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
     if "messages" in row:
         turns = row["messages"]
         last = max((i for i, m in enumerate(turns) if m["role"] == "assistant"), default=len(turns))
-        return turns[:last], turns[last]["content"] if last < len(turns) else ""
+        return turns[:last], answer_of(turns[last]) if last < len(turns) else ""
     if "text" in row:
         words = row["text"].split(" ")
         return " ".join(words[:12]), " ".join(words[12:])
     answer = row.get("completion") or row.get("chosen") or row.get("answer") or ""
-    return row["prompt"], answer[-1]["content"] if isinstance(answer, list) else str(answer)
+    return row["prompt"], answer_of(answer[-1]) if isinstance(answer, list) else str(answer)
 
 
 def answer(
@@ -55,6 +58,7 @@ def answer(
     *,
     limit: int,
     new_tokens: int = _MAX_NEW_TOKENS,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
 
@@ -64,14 +68,17 @@ def answer(
         rows: Rows in normal form.
         limit: Longest prompt and answer together, in tokens; the prompt's end is kept.
         new_tokens: Longest answer, in tokens.
+        template_kwargs: What every prompt gives the chat template.
     """
+    import torch
+
     samples = []
     new_tokens = min(new_tokens, limit // 2)
     for row in rows.select(range(min(COUNT, len(rows)))):
         prompt, reference = prompt_and_reference(row)
         if isinstance(prompt, list):
-            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            messages = carrying(prompt, row)
+            ids = torch.tensor([chat_ids(tokenizer, messages, template_kwargs, generate=True)])
         else:
             ids = tokenizer(prompt, return_tensors="pt").input_ids
         ids = ids[:, -(limit - new_tokens) :].to(model.device)

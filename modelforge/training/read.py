@@ -66,7 +66,11 @@ def read(resolved: Resolved) -> Read:
         seed=settings.seed,
         base_dir=config.base_dir,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
-        how=How(scores=strategy.head == "reward"),
+        how=How(
+            train_on=config.get("train_on", "all"),
+            template_kwargs=settings.chat_template_kwargs,
+            scores=strategy.head == "reward",
+        ),
     )
     return Read(tokenizer, rows, cut(rows, config, strategy))
 
