@@ -1,6 +1,6 @@
 """CPU seconds a step of `modelforge train` against the same job written by hand, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 60] [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py [--steps 60] [--repeats 5] [--strategies dpo]
 
 The two train alternately on the same rows with the same settings; only the training loop is
 timed (its callbacks, metrics file and progress included), in CPU seconds, so that other work on
@@ -127,12 +127,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--strategies", nargs="+", default=["sft", "dpo", "grpo"])
     options = parser.parse_args()
     import torch
     import trl
 
     lines = []
-    for strategy in ("sft", "dpo", "grpo"):
+    for strategy in options.strategies:
         seconds: dict[str, list[float]] = {"by hand": [], "ours": []}
         for repeat in range(options.repeats):
             makers = [("by hand", by_hand), ("ours", ours)]

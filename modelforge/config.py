@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -269,6 +269,9 @@ class Settings(Section):
     ] = "auto"
 
 
+#: The keys of an adapter's shape; an adapter that goes on training has its own.
+LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"
 
@@ -279,8 +282,8 @@ class Choice:
 
     Attributes:
         value: The value.
-        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``model``, ``data``,
-            ``plan`` or ``default``.
+        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``model``,
+            ``adapter``, ``data``, ``plan``, ``memory`` or ``default``.
         reason: Why this value, in half a sentence; empty where the user said it.
     """
 
@@ -345,6 +348,19 @@ class Config:
     def with_defaults(self, choices: Mapping[str, Choice]) -> Config:
         """The same config with these values set where the user left them open."""
         return self.with_choices({k: c for k, c in choices.items() if not self.given(k)})
+
+    def without(self, keys: Collection[str]) -> Config:
+        """The same config with these values left open."""
+        if not keys:
+            return self
+        own = {k: getattr(self.settings, k) for k in self.settings.model_fields_set - set(keys)}
+        return replace(
+            self,
+            settings=type(self.settings).model_validate(own),
+            trl={k: v for k, v in self.trl.items() if k not in keys},
+            said={k: v for k, v in self.said.items() if k not in keys},
+            choices={k: c for k, c in self.choices.items() if k not in keys},
+        )
 
     def portable(self) -> dict[str, Any]:
         """All values, with local paths made absolute: the same run from any folder."""

@@ -53,11 +53,13 @@ class Measure:
         key: Name in the metrics of ``Trainer.evaluate``.
         label: Name for a reader.
         higher_is_better: Which way is up.
+        chance: What guessing gets, where the figure is a share of rows that are right; else None.
     """
 
     key: str
     label: str
     higher_is_better: bool
+    chance: float | None = None
 
 
 #: The one word, and its id, that the plan's tokenizer knows: what rows of a `LongestBatch` hold.
@@ -129,6 +131,8 @@ class Strategy:
             whole rollout as they are, and not a micro-batch from the collator.
         padding_free: Whether TRL's config has ``padding_free``, with the same loss.
         unsloth: Whether its trainer can run on Unsloth, and how or why not.
+        may_drop_out: Whether dropout may stay on in training where its TRL config turns it off.
+        ignored: Keys of its TRL config that change nothing here → what to do instead; refused.
     """
 
     name: ClassVar[str]
@@ -141,6 +145,8 @@ class Strategy:
     generates: ClassVar[bool] = False
     padding_free: ClassVar[bool] = False
     unsloth: ClassVar[tuple[bool, str]] = (False, "its class does not say that it can")
+    may_drop_out: ClassVar[bool] = True
+    ignored: ClassVar[Mapping[str, str]] = {}
 
     def stages(self, config: Config) -> Sequence[str]:
         """The strategies that run one after the other in place of this one; usually none."""
@@ -166,18 +172,25 @@ class Strategy:
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
-        if config.given("per_device_eval_batch_size"):
-            return {}
-        batch = config.micro_batch
-        return {"per_device_eval_batch_size": Choice(batch, "default", "as for training")}
+        key = "per_device_eval_batch_size"
+        why = "held-out rows are measured one by one: no figure depends on their batch"
+        said = config.get(key) if config.given(key) else 1
+        return {key: Choice(1, "default", why if said == 1 else f"{why} ({said} was set)")}
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
-        """Defaults that depend on the data's columns.
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
+        """Defaults that depend on the training rows, which are in normal form.
 
         Raises:
             ConfigError: If this strategy cannot train on data with these columns.
         """
         return {}
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Try on the first training rows what needs no model, when all values are filled in.
+
+        Raises:
+            ConfigError: If it fails on them.
+        """
 
     def arguments(self, config: Config) -> dict[str, Any]:
         """ModelForge's keys in the words of the TRL config class, over what `build_args` sets."""
@@ -234,6 +247,10 @@ class Strategy:
         """Keyword arguments for the trainer beyond those that all of TRL's share."""
         return {}
 
+    def stand_ins(self, parts: Parts) -> dict[str, Any]:
+        """As `trainer_arguments`: what stands in for what `build_trainer` loads and adds."""
+        return {}
+
     def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
         """The TRL config object; needs no model.
 
@@ -272,7 +289,8 @@ class Strategy:
             return config_class(**values)
         except (ValueError, TypeError, ImportError, OSError) as error:
             message = " ".join(str(error).split())
-            raise ConfigError(Problem(config.name, f"TRL refuses it: {message}")) from None
+            fix = _not_the_users(message, config)
+            raise ConfigError(Problem(config.name, f"TRL refuses it: {message}", fix)) from None
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Trainer:
         """TRL's trainer, ready to train.
@@ -281,9 +299,10 @@ class Strategy:
             arguments: For the trainer, besides those of `trainer_arguments`.
         """
         from modelforge.checkpointing.resumable import resumable
+        from modelforge.measuring.by_row import by_row
 
         train, evaluation = self.datasets(parts)
-        trainer_class = resumable(self.trl_trainer_class())
+        trainer_class = by_row(resumable(self.trl_trainer_class()))
         return trainer_class(
             model=parts.model,
             args=parts.args,
@@ -295,3 +314,13 @@ class Strategy:
             **self.trainer_arguments(parts),
             **arguments,
         )
+
+
+def _not_the_users(message: str, config: Config) -> str:
+    """Where the values come from that a message of TRL's names and the user never wrote."""
+    named = {word.strip("`'\"().,:-") for word in message.replace("=", " ").split()}
+    return "; ".join(
+        f"{key} {choice.value} is not yours but chosen ({choice.reason}): set it too"
+        for key, choice in config.choices.items()
+        if key in named and not config.given(key)
+    )

@@ -28,9 +28,13 @@ class DPO(Strategy):
         "beta": (0.1, "the paper's trade between preference and closeness to the start"),
     }
     measure = Measure(
-        "eval_rewards/accuracies", "held-out pairs preferred over the start", higher_is_better=True
+        "eval_rewards/accuracies",
+        "held-out pairs preferred over the start",
+        higher_is_better=True,
+        chance=0.5,
     )
     unsloth = (True, "its DPOTrainer")
+    ignored = {"label_smoothing_factor": "set label_smoothing"}
 
     @classmethod
     def trl_config_class(cls) -> type:

@@ -33,6 +33,9 @@ class PPO(Rewarded):
         "learning_rate": (1.41e-5, "usual for PPO on language models"),
         "num_train_epochs": (1, "each rollout is learned from several times"),
     }
+    # Dropout would make the policy that sampled another than the one that is updated.
+    may_drop_out = False
+    ignored = {**Rewarded.ignored, "scale_rewards": "set ppo.reward_normalization"}
     unsloth = (
         False,
         "its GRPO trainer computes the loss itself and never calls the one that PPO overrides",
@@ -72,6 +75,10 @@ class PPO(Rewarded):
                 "PPO switches adapters within a step, which sharded weights do not allow",
                 "set ddp or zero2",
             )
+        if config.settings.ppo.kl_target is not None and config.settings.ppo.kl_coef == 0:
+            what = "steers ppo.kl_coef, and 0 stays 0 however it is steered"
+            fix = "set ppo.kl_coef above 0, or remove it"
+            yield Problem(f"{config.name}: ppo.kl_target", what, fix)
         if config.settings.lora_r == 0:
             yield Problem(
                 f"{config.name}: lora_r",

@@ -21,7 +21,8 @@ class Reward(Strategy):
         "warmup_ratio": (0.03, "a short warm-up steadies the fresh score head"),
         "center_rewards_coefficient": (0.01, "keeps scores near zero, comparable between runs"),
     }
-    measure = Measure("eval_accuracy", "held-out pair accuracy", higher_is_better=True)
+    measure = Measure("eval_accuracy", "held-out pair accuracy", higher_is_better=True, chance=0.5)
+    ignored = {"label_smoothing_factor": "remove it: there are no labels to smooth"}
     unsloth = (True, "a sequence classifier; that it has a score head is checked")
 
     @classmethod

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from modelforge.common.console import say
 from modelforge.common.paths import LocalText
-from modelforge.config import Choice, Config, Generation, RewardEntry, Rewards, Settings
+from modelforge.config import (
+    REWARD_MODEL,
+    Choice,
+    Config,
+    Generation,
+    RewardEntry,
+    Rewards,
+    Settings,
+)
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine import vllm
 from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 RewardModel = Annotated[LocalText, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
@@ -65,6 +77,12 @@ class Rewarded(Strategy):
     settings = RewardedSettings
     measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
     generates = True
+    ignored = {
+        "data_seed": "set seed",
+        "label_smoothing_factor": "remove it: there are no labels to smooth",
+        "length_column_name": "remove it: prompts come in groups, in a random order",
+        "train_sampling_strategy": "remove it, or set shuffle_dataset",
+    }
     unsloth = (
         False,
         "its trainer evaluates as if it trained: the held-out reward goes missing",
@@ -92,25 +110,14 @@ class Rewarded(Strategy):
         except ConfigError as error:
             yield from error.problems
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
         from modelforge.rewards.of_a_run import parse
 
-        names = sorted(columns)
+        names = sorted(rows.column_names)
         found = parse(config)
         if not (self.functions or found["rewards"] or found["reward_model"]):
-            if "answer" not in names:
-                raise ConfigError(
-                    Problem(
-                        f"{config.name}: rewards",
-                        "is missing, and the data has no column 'answer' to compare with "
-                        f"(columns: {', '.join(names)})",
-                        'set e.g. "rewards": ["exact_match"] or "rewards.py:my_function", or a '
-                        "reward_model",
-                    )
-                )
-            reason = "the data has a column 'answer'"
-            return {"rewards": Choice([{"name": "numeric_answer"}], "data", reason)}
+            return {"rewards": _reward_of(config, rows)}
         needed = reward_columns(found["rewards"], base_dir=config.base_dir)
         missing = sorted(needed - set(names))
         if missing:
@@ -125,6 +132,11 @@ class Rewarded(Strategy):
                 )
             )
         return {}
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        from modelforge.rewards.tried import try_rewards
+
+        try_rewards(config, rows, tokenizer)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         settings = config.settings
@@ -199,6 +211,16 @@ class Rewarded(Strategy):
         """Tell TRL's config object what each of the rewards counts."""
         args.reward_weights = [weight for _, weight in rewards]
 
+    def stand_ins(self, parts: Parts) -> dict[str, Any]:
+        """Functions by the names that the rewards will have; none of them is loaded."""
+        from modelforge.rewards.of_a_run import names
+
+        # Without any, a stage before this one trains the reward model.
+        named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
+        rewards = [(_named(name), weight) for name, weight in named]
+        self.weigh(parts.args, rewards)
+        return {"reward_funcs": [function for function, _ in rewards]}
+
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
@@ -226,3 +248,36 @@ class Rewarded(Strategy):
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer
+
+
+def _reward_of(config: Config, rows: Dataset) -> Choice:
+    """The reward that suits the data, where the config names none.
+
+    Raises:
+        ConfigError: If there are no reference answers, or they are not numbers.
+    """
+    from modelforge.rewards.tried import number_answers
+
+    columns = ", ".join(rows.column_names)
+    what = f"is missing, and the data has no column 'answer' to compare with (columns: {columns})"
+    if "answer" in rows.column_names:
+        reason = number_answers(rows)
+        if reason:
+            return Choice([{"name": "numeric_answer"}], "data", reason)
+        first = str(next((cell for cell in rows[:8]["answer"] if cell), ""))[:40]
+        what = f"is missing, and the reference answers are not numbers (such as {first!r})"
+    fix = (
+        'set "rewards": ["exact_match"] where an answer is to be met word for word, a function '
+        '"rewards.py:my_function", or a reward_model'
+    )
+    raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
+
+
+def _named(name: str) -> Callable[..., list[float]]:
+    """A reward function of this name that says nothing."""
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    reward.__name__ = name
+    return reward

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from modelforge.common.paths import KeysOf
-from modelforge.config import Choice, Config, Settings
+from modelforge.config import LORA_KEYS, Choice, Config, Settings
 from modelforge.errors import Problem
 from modelforge.ppo.settings import Share
 from modelforge.strategies.ppo import PPO, PPOSettings
 from modelforge.strategies.sft import SFTSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
     from modelforge.strategy import Strategy
 
 StageName = Literal["sft", "reward", "ppo"]
@@ -79,6 +82,7 @@ class RLHF(PPO):
         if stages is not None and stages != [name for name in ORDER if name in stages]:
             fix = "leave out what is done, keep the order sft, reward, ppo"
             yield Problem(f"{config.name}: stages", f"cannot run as {', '.join(stages)}", fix)
+        yield from self._unused_sections(config)
         given = settings.reward_model or settings.rewards or self.functions
         if stages is not None and "reward" not in stages and "ppo" in stages and not given:
             what = "leaves the policy without a reward"
@@ -92,8 +96,33 @@ class RLHF(PPO):
             fix = "set auto (each stage resumes from its last checkpoint) or never"
             yield Problem(f"{config.name}: resume", "names the checkpoint of one stage", fix)
 
-    def check_data(self, config: Config, columns: Iterable[str]) -> Mapping[str, Choice]:
+    def _unused_sections(self, config: Config) -> Iterable[Problem]:
+        """What is said of a stage that does not run, or that a later stage cannot keep."""
+        settings = config.settings
+        assert isinstance(settings, RLHFSettings)
+        stages = self.stages(config)
+        for key, stage in (
+            ("sft_stage", "sft"),
+            ("reward_stage", "reward"),
+            ("min_reward_accuracy", "reward"),
+        ):
+            if config.said.get(key) and stage not in stages:
+                what = f"has no effect: stage {stage} does not run"
+                fix = f'remove it, or add "{stage}" to stages'
+                yield Problem(f"{config.name}: {key}", what, fix)
+        if "sft" in stages:
+            for key in sorted(set(LORA_KEYS) & set(settings.sft_stage)):
+                own, whole = settings.sft_stage[key], getattr(settings, key)
+                if config.given(key) and own != whole:
+                    what = f"is {whole!r}, and the policy goes on with the adapter of sft_stage"
+                    fix = f"keep one of the two: sft_stage.{key} is {own!r}"
+                    yield Problem(f"{config.name}: {key}", what, fix)
+
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks
+
+    def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+        pass  # as the columns
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length

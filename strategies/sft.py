@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from modelforge.config import Choice, Config, Settings
+from modelforge.errors import Problem
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 if TYPE_CHECKING:
@@ -54,6 +55,19 @@ class SFT(Strategy):
         from trl import SFTTrainer
 
         return SFTTrainer
+
+    def check(self, config: Config) -> Iterable[Problem]:
+        """What of TRL's keys the rows, which are tokenised and cut here, leave without effect."""
+        said = config.said
+        if said.get("completion_only_loss") is False or said.get("assistant_only_loss") is not None:
+            what = "has no effect: train_on says what of a row is trained on"
+            fix = "remove it, and set train_on to all, last or everything"
+            key = next(k for k in ("completion_only_loss", "assistant_only_loss") if k in said)
+            yield Problem(f"{config.name}: {key}", what, fix)
+        if said.get("truncation_mode", "keep_start") != "keep_start":
+            what = "has no effect: rows are cut at their end"
+            fix = "remove it, and raise max_seq_length where the ledger counts rows that were cut"
+            yield Problem(f"{config.name}: truncation_mode", what, fix)
 
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.

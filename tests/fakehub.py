@@ -17,6 +17,7 @@ class FakeHub(ThreadingHTTPServer):
         repos: ``models/org/name`` or ``datasets/org/name`` → folder.
         busy: A request's beginning (``GET``, ``HEAD``) and end → how many of its kind are answered
             "busy, try again".
+        gated: Repositories that want an account.
         asked: Every request.
     """
 
@@ -26,6 +27,7 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos, self.asked = repos, []
         self.busy: dict[tuple[str, str], int] = {}
+        self.gated: set[str] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -62,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = "datasets" if parts[0] == "datasets" else "models"
         parts = parts[1:] if kind == "datasets" else parts
         folder = self.server.repos.get("/".join([kind, *parts[:2]]))
+        if "/".join([kind, *parts[:2]]) in self.server.gated:
+            return self.send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
         if folder is None:
             return self.missing("RepoNotFound", body)
         file = folder / "/".join(parts[4:])
@@ -72,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT}, body)
 
     def api(self, parts, sent, body):
+        if "/".join(parts[:3]) in self.server.gated:
+            return self.send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
         folder = self.server.repos.get("/".join(parts[:3]))
         if folder is None:
             return self.missing("RepoNotFound", body)

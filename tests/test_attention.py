@@ -200,7 +200,7 @@ def test_nothing_is_computed_twice_where_all_fits_without(tmp_path):
         hidden_size=2048,
         intermediate_size=8192,
         vocab_size=32000,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=32,
         num_key_value_heads=8,
     ).save_pretrained(tmp_path)

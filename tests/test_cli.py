@@ -2,14 +2,16 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from modelforge import list_strategies, load_config
+from modelforge import get_strategy, list_strategies, load_config, registry
 from modelforge.cli import main as cli
+from modelforge.cli.options import print_json
 from modelforge.config import Settings
 from modelforge.registry import STRATEGIES
 from modelforge.rewards import BUILTIN, FROM_TRL
@@ -147,26 +149,97 @@ def test_the_readmes_config_and_links_hold(tmp_path):
         assert name in {command.callback.__name__ for command in cli.app.registered_commands}
 
 
+LOUD = """
+import atexit, os, subprocess, sys
+import modelforge
+from modelforge.cli.main import main
+
+@modelforge.register_strategy
+class Loud(modelforge.get_strategy("sft")):
+    name = "loud"
+    def check_data(self, config, columns):
+        print("a library says hello")
+        os.write(1, b"compiled code says hello\\n")
+        subprocess.run(["echo", "a child says hello"])
+        atexit.register(print, "a library says goodbye")
+        return super().check_data(config, columns)
+
+sys.argv = ["modelforge", "check", "c.json", "--json"]
+main()
+"""
+
+
+def loud_config(folder):
+    config = json.loads((TINY / "sft.json").read_text()) | {"strategy": "loud", "report_to": "none"}
+    config.pop("$schema")
+    for key in ("model_name", "dataset", "eval_dataset"):
+        config[key] = str((TINY / config[key]).resolve())
+    path = folder / "c.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward", "04_orpo"])
-def test_every_example_runs(name, tmp_path):
+def test_json_is_pure_whatever_a_library_prints_and_how(tmp_path):
+    loud_config(tmp_path)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", LOUD], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["config"] == "ok"
+    for words in ("a library says hello", "compiled code", "a child", "a library says goodbye"):
+        assert words in done.stderr
+
+
+class Loud(get_strategy("sft")):
+    """Prints whenever it is asked something."""
+
+    name = "loud"
+    summary = "prints"
+
+    def check_data(self, config, columns):
+        print("a library says hello")
+        return super().check_data(config, columns)
+
+    @classmethod
+    def trl_trainer_class(cls):
+        print("a library says hello")
+        return super().trl_trainer_class()
+
+
+@pytest.mark.parametrize("line", ["check C", "data C", "plan C --vram 8", "doctor", "strategies"])
+def test_every_json_is_pure(line, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._registered, "loud", Loud)
+    path = loud_config(tmp_path)
+    words = [str(path) if word == "C" else word for word in line.split()]
+    code, out, err = command(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)
+    assert ("a library says hello" in err) == (words[0] in ("check", "plan", "doctor"))
+
+
+def test_a_figure_that_is_no_number_is_null_in_json(capsys):
+    print_json({"loss": float("nan"), "rows": [float("inf"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "rows": [None, 1.5]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward", "04_orpo"])
+def test_every_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     assert (tmp_path / "runs").is_dir()
 
 
 @pytest.mark.slow
 def test_the_demo_raises_both_figures(command, tmp_path):
-    code, out, err = command("demo", "--output", tmp_path, "--json")
+    shorter = ("--set", "max_steps=90", "--set", "learning_rate=0.006")
+    code, out, err = command("demo", "--output", tmp_path, "--json", *shorter)
     assert code == 0, err
     report = json.loads(out)
     task, pairs = list(report["before"])
-    assert report["after sft"][task] > report["before"][task] + 0.2
+    assert report["after sft"][task] > report["before"][task] + 0.05
     assert report["after dpo"][pairs] > report["after sft"][pairs] + 0.1
 
 

@@ -130,8 +130,21 @@ def test_broken_files_say_what_is_wrong(tmp_path, text, says):
     [
         ({"use_4bit": True, "use_8bit": True}, "keep one"),
         ({"lora_r": 0, "use_4bit": True}, "cannot be trained"),
-        ({"max_seq_length": 512, "max_length": 512}, "says the same"),
-        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "says the same"),
+        ({"max_length": 512}, "set max_seq_length"),
+        ({"warmup_ratio": 0.1, "warmup_steps": 5}, "only one of the two"),
+        ({"max_steps": 5, "num_train_epochs": 2}, "only one of the two"),
+        ({"max_steps": 0}, "trains nothing"),
+        ({"activation_checkpointing": True}, "set gradient_checkpointing"),
+        ({"bf16_full_eval": True}, "as training computes"),
+        ({"auto_find_batch_size": True}, "by itself"),
+        ({"strategy": "dpo", "label_smoothing_factor": 0.1}, "set label_smoothing"),
+        ({"strategy": "grpo", "train_sampling_strategy": "group_by_length"}, "does not look at"),
+        ({"strategy": "ppo", "scale_rewards": "group"}, "set ppo.reward_normalization"),
+        ({"strategy": "ppo", "ppo": {"kl_coef": 0, "kl_target": 6}}, "0 stays 0"),
+        ({"completion_only_loss": False}, "trained on"),
+        ({"assistant_only_loss": True}, "trained on"),
+        ({"truncation_mode": "keep_end"}, "rows are cut at their end"),
+        ({"strategy": "rlhf", "stages": ["ppo"], "min_reward_accuracy": 0.6}, "does not run"),
         ({"bf16": True, "fp16": True}, "keep one"),
         ({"eval_dataset": "e.jsonl", "eval_split": 0.1}, "keep one"),
         ({"provider": "unsloth", "lora_r": 0}, "trains all weights"),
@@ -141,6 +154,23 @@ def test_broken_files_say_what_is_wrong(tmp_path, text, says):
 )
 def test_what_cannot_stand_together_is_refused(values, says):
     assert any(says in line for line in problems(MINIMAL | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "over", "left"),
+    [
+        ({"num_train_epochs": 3}, "max_steps=6", {"max_steps": 6}),
+        ({"max_steps": 6}, "num_train_epochs=2", {"num_train_epochs": 2}),
+        ({"max_steps": 6}, "max_steps=-1", {"max_steps": -1}),
+        ({"num_train_epochs": 3}, "max_steps=-1", {"num_train_epochs": 3, "max_steps": -1}),
+        ({"warmup_ratio": 0.1}, "warmup_steps=7", {"warmup_steps": 7}),
+        ({"warmup_steps": 7}, "warmup_ratio=0", {"warmup_steps": 7, "warmup_ratio": 0}),
+        ({"eval_dataset": "e.jsonl"}, "eval_split=0.2", {"eval_split": 0.2}),
+        ({"use_8bit": True}, "use_4bit=true", {"use_4bit": True}),
+    ],
+)
+def test_set_takes_the_place_of_a_key_that_says_the_same_in_another_way(values, over, left):
+    assert dict(load_config(MINIMAL | values, overrides=[over]).said) == MINIMAL | left
 
 
 def test_strategy_missing_misspelt_and_of_the_wrong_type():
@@ -208,6 +238,7 @@ def test_a_run_gone_on_with_elsewhere_finds_every_file_beside_its_config(tmp_pat
         "reward_model": [{"name": "scorer"}],
         "judge_model": "judge",
         "distributed": {"backend": "zero2", "config": "zero.json"},
+        "stages": ["reward", "ppo"],
         "reward_stage": {"chat_template": "own.jinja"},
         "output_dir": "runs",
     }

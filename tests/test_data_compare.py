@@ -90,7 +90,7 @@ def test_scores_give_the_best_and_pair_best_with_worst():
     rows = [{"prompt": "Q", "response": r, "score": s} for r, s in (("B", 1), ("M", "2"), ("A", 5))]
     assert made(rows, "demonstration")[0] == [DEMO]
     examples, ledger = made([*rows, {"prompt": "alone", "response": "x", "score": 1}], "preference")
-    assert examples == [{**PAIR, "margin": 4.0}]
+    assert examples == [PAIR]
     assert {r: t.count for r, t in ledger.dropped.items()} == {
         "neither best nor worst": 1,
         "no partner": 1,

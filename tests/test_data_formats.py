@@ -151,7 +151,7 @@ CASES = [
             "score_rejected": 1,
         },
         "preference",
-        {**PAIR, "margin": 3.0},
+        PAIR,
     ),
     (
         "instruction/input, chosen/rejected",
@@ -220,13 +220,13 @@ CASES = [
             ],
         },
         "preference",
-        {**PAIR, "margin": 2.5},
+        PAIR,
     ),
     (
         "lists of answers and of scores",
         {"prompt": "Q", "responses": ["B", "A"], "scores": [1, 2]},
         "preference",
-        {**PAIR, "margin": 1.0},
+        PAIR,
     ),
 ]
 

@@ -14,6 +14,7 @@ from modelforge.data import load_data, load_tokenizer_template, write_normal_for
 from modelforge.data.divide import eval_count
 from modelforge.data.ledger import quantiles
 from modelforge.errors import DataError
+from modelforge.evaluation.samples import prompt_and_reference
 
 SHARED = Path(os.environ.get("MODELFORGE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -127,6 +128,38 @@ def test_margins_are_kept_only_where_all_rows_have_one(load):
     assert load([{**pair, "margin": 1}] * 2, "preference").train["margin"][:] == [1.0, 1.0]
     mixed = load([{**pair, "margin": 1}, pair], "preference")
     assert "margin" not in mixed.train.column_names
+    assert any("1 of 2 pairs have a margin" in note for note in mixed.ledger.notes)
+
+
+def test_a_margin_is_said_and_a_score_is_none(load):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    said = load([{**pair, "margin": 2}, {**pair, "margin": 8}], "preference").ledger.notes
+    assert any("2 to 8, 5 on average" in note for note in said)
+    rated = load([{**pair, "score_chosen": 9, "score_rejected": 4}] * 2, "preference")
+    assert "margin" not in rated.train.column_names
+    assert any("score_chosen and score_rejected are no margin" in n for n in rated.ledger.notes)
+    several = {"prompt": "q", "responses": ["a", "b"], "ratings": [1, 9]}
+    assert "margin" not in load([several] * 2, "preference").train.column_names
+
+
+def test_several_right_answers_stay_several(load):
+    mixed = [{"prompt": "p", "answer": "4"}, {"prompt": "q", "answer": ["4", "four"]}]
+    data = load(mixed, "prompt")
+    assert data.train["answer"][:] == [["4"], ["4", "four"]]
+    assert any("lists of text" in note for note in data.ledger.notes)
+    several = load([{"prompt": "p", "answer": [4, "four"]}] * 2, "prompt")
+    assert several.train["answer"][0] == ["4", "four"]
+    named = load([{"question": "p", "answers": ["4", "four"]}] * 2, "prompt")
+    assert named.train["answer"][0] == ["4", "four"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [(["4", "four"], "4 or four"), (0, "0"), (False, "False"), (None, ""), ([], ""),
+     ({"x": 1}, '{"x": 1}'), ([{"role": "assistant", "content": "hi"}], "hi")],
+)  # fmt: skip
+def test_a_reference_of_any_kind_is_shown(answer, shown):
+    assert prompt_and_reference({"prompt": "p", "answer": answer}) == ("p", shown)
 
 
 def test_too_few_rows_are_refused_with_counts_and_advice(load):
@@ -327,9 +360,9 @@ REAL = {
     "gsm8k_test": {"demonstration": 200, "prompt": 200},
     "gsm8k_train": {"demonstration": 999, "prompt": 999},
     "hh_harmless_base_test": {"demonstration": 336, "preference": 336, "prompt": 336},
-    "hh_harmless_base_train": {"demonstration": 1011, "preference": 1011, "prompt": 1011},
-    "hh_helpful_base_test": {"demonstration": 316, "preference": 316, "prompt": 316},
-    "hh_helpful_base_train": {"demonstration": 943, "preference": 937, "prompt": 943},
+    "hh_harmless_base_train": {"demonstration": 1011, "preference": 1010, "prompt": 1012},
+    "hh_helpful_base_test": {"demonstration": 316, "preference": 315, "prompt": 317},
+    "hh_helpful_base_train": {"demonstration": 943, "preference": 937, "prompt": 945},
     "lf_dpo_en": {"demonstration": 103, "preference": 103, "prompt": 103},
     "lf_kto_en": {"demonstration": 61, "prompt": 111},
     # Of 150 rows 74 call functions, a role that is not known: they are dropped, and say so. For the

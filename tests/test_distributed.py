@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from machines import CPU, card
 from safetensors.torch import load_file
+from tiny import held_out
 
 from modelforge import ConfigError, RunError, load_config
 from modelforge.errors import Interrupted
@@ -58,7 +59,7 @@ for line in open(sys.argv[1]):
 
 def command(strategy, folder, *options):
     settings = [f"output_dir={folder}", "run_name=run", "lora_dropout=0", "max_steps=4"]
-    settings += ["logging_steps=1", *options]
+    settings += ["logging_steps=1", "report_to=none", *options]
     config = str(TINY / f"{strategy}.json")
     return ["train", config, *(part for option in settings for part in ("--set", option))]
 
@@ -80,7 +81,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
     none = ["eval_split=0", "eval_dataset=null"]
     options = {
         # Evaluated before training: transformers then trained two models that never met.
-        "sft": [],
+        "sft": [f"eval_dataset={held_out('sft')}"],
         "dpo": [*none, 'loss_type=["sigmoid"]', "loss_weights=[1.0]"],
         "grpo": none,
         "ppo": none,

@@ -90,8 +90,15 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
     lines = [line for line in lines if line.startswith("modelforge ")]
-    assert len(lines) >= 4
+    assert len(lines) >= 6
     for line in lines:
+        if "train sft.json" in line:  # what `init` wrote, with the tiny model and fewer steps
+            first = json.loads((tmp_path / "sft.json").read_text())
+            del first["num_train_epochs"]
+            first |= {"model_name": str(TINY / "model"), "report_to": "none", **small}
+            (tmp_path / "sft.json").write_text(json.dumps(first))
+        if "check sft.json" in line:
+            line = f"modelforge check sft.json --set model_name={TINY / 'model'}"
         monkeypatch.setattr("sys.argv", shlex.split(line, comments=True))
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -113,5 +120,5 @@ def test_a_run_writes_the_files_that_the_readme_lists(tmp_path):
     )
     section = README.partition("## The run's folder")[2].partition("\n## ")[0]
     listed = re.findall(r"`([\w.]+/?)`", "".join(re.findall(r"^\| `.*?\|", section, re.MULTILINE)))
-    assert len(listed) == 10
+    assert len(listed) == 11
     assert all((result.run_dir / name).exists() for name in listed), listed

@@ -23,7 +23,8 @@ job = prepare(load_config(json.loads(sys.argv[1])))
 model = load(job).model
 found = origin(job.source, job.data.ledger.sources)
 missing = []
-for change in ({"model_name": "org/other"}, {"dataset": "org/other"}):
+changes = [{key: f"org/{name}"} for name in ("other", "gated") for key in ("model_name", "dataset")]
+for change in changes:
     try:
         prepare(load_config(json.loads(sys.argv[1]) | change))
     except UserError as error:
@@ -59,6 +60,7 @@ def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
     rows = (TINY / "data" / "sft_eval.jsonl").read_text().splitlines()[:20]
     (sums / "train.jsonl").write_text("\n".join(rows))
     hub = FakeHub({"models/org/tiny": TINY / "model", "datasets/org/sums": sums})
+    hub.gated = {"models/org/gated", "datasets/org/gated"}
     hub.busy = {("HEAD", "/config.json"): 2, ("GET", "/model.safetensors"): 2}
     first = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
     assert first["origin"] == {
@@ -68,6 +70,10 @@ def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
         "dataset": [{"path": "org/sums", "revision": COMMIT}],
     }
     assert set(hub.busy.values()) == {0}
+    *unknown, model, data = first["missing"]
+    assert all("org/other" in line and "HF_TOKEN" in line for line in unknown), unknown
+    assert "org/gated" in model and "is gated" in model and "HF_TOKEN" in model
+    assert "is gated" in data and "https://huggingface.co/datasets/org/gated" in data
     # From the commit that the config named, not from the branch.
     for name in ("tokenizer.json", "generation_config.json", "model.safetensors"):
         (last,) = {line for line in hub.asked if line.startswith("GET") and line.endswith(name)}
@@ -77,6 +83,32 @@ def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
     again = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
     assert len(hub.asked) == asked
     assert again["origin"] == first["origin"] and again["parameters"] == first["parameters"]
-    model, data = again["missing"]
+    model, data, *_ = again["missing"]
     assert "org/other" in model and "not in the cache" in model and "HF_HUB_OFFLINE" in model
     assert "org/other" in data and "not in the cache" in data and "HF_HUB_OFFLINE" in data
+
+
+def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, capfd, tmp_path):
+    from huggingface_hub import close_session, constants
+
+    from modelforge import load_config
+    from modelforge.common import hub
+    from modelforge.errors import UserError
+    from modelforge.training.prepare import prepare
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "_unreachable", "")
+    close_session()
+    tiny, rows = str(TINY / "model"), str(TINY / "data" / "sft_eval.jsonl")
+    for model, data in (("org/other", rows), (tiny, "org/other")):
+        config = {"strategy": "sft", "model_name": model, "dataset": data, "report_to": "none"}
+        with pytest.raises(UserError) as refused:
+            prepare(load_config(config | {"output_dir": str(tmp_path)}))
+        problem = str(refused.value)
+        assert "http://127.0.0.1:9 cannot be reached" in problem and "proxy" in problem
+        assert "HF_HUB_OFFLINE" not in problem
+        err = capfd.readouterr().err
+        assert err.count("cannot be reached") == 1 and "Retry" not in err
+    hub._work_offline("")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from machines import CPU, card
 from safetensors.torch import load_file
+from tiny import held_out, quick
 from transformers import Trainer
 
 import modelforge
@@ -19,10 +20,7 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
 
 def train(strategy, folder, *overrides):
-    options = [f"output_dir={folder}", "max_steps=3", "logging_steps=1", "eval_prompts=4"]
-    if strategy not in ("grpo", "ppo"):
-        options.pop()
-    return modelforge.train(TINY / f"{strategy}.json", overrides=[*options, *overrides])
+    return quick(strategy, folder, "max_steps=2", "logging_steps=1", *overrides)
 
 
 @pytest.mark.slow
@@ -81,9 +79,10 @@ def test_train_fits_a_config_to_its_budget_and_keeps_to_that_when_it_goes_on(tmp
     values = json.loads((TINY / "sft.json").read_text())
     for key in ("per_device_train_batch_size", "max_seq_length", "$schema"):
         values.pop(key)
-    for key in ("model_name", "dataset", "eval_dataset"):
+    for key in ("model_name", "dataset"):
         values[key] = str((TINY / values[key]).resolve())
     values |= {"max_steps": 4, "save_steps": 2, "output_dir": str(tmp_path)}
+    values |= {"eval_dataset": str(held_out("sft")), "report_to": "none"}
     result = modelforge.train(values | {"memory_budget_gb": 0.045})
     choices = json.loads((result.run_dir / "choices.json").read_text())["choices"]
     micro, length = (choices[k] for k in ("per_device_train_batch_size", "max_seq_length"))

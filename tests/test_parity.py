@@ -83,12 +83,14 @@ def test_the_losses_are_those_of_a_script_by_hand(strategy, tmp_path):
         data = rows({"dpo": "preference_train", "grpo": "prompts_train"}[strategy], 64)
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in data))
+    held = tmp_path / "held.jsonl"
+    held.write_text("".join(json.dumps(row) + "\n" for row in data[:8]))
     result = modelforge.train(
         {
             "strategy": strategy,
             "model_name": str(TINY / "model"),
             "dataset": str(file),
-            "eval_dataset": str(file),
+            "eval_dataset": str(held),
             "learning_rate": 1e-3,
             "max_steps": STEPS,
             "per_device_train_batch_size": 8,

@@ -94,6 +94,22 @@ def run_out_once(monkeypatch, at_step, where):
     monkeypatch.setattr(Resumable, "begin_step", begin_step)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Each strategy's run that never ran out, and the rows of its steps; made when first asked."""
+    made = {}
+
+    def whole(strategy, *sizes):
+        if strategy not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                rows = rows_of_steps(patch)
+                result = run(strategy, tmp_path_factory.mktemp(strategy), *sizes)
+            made[strategy] = result, dict(rows)
+        return made[strategy]
+
+    return whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "where", "at_step"),
@@ -105,15 +121,12 @@ def run_out_once(monkeypatch, at_step, where):
     ],
 )
 def test_out_of_memory_halves_the_micro_batch_and_loses_no_row(
-    tmp_path, monkeypatch, strategy, where, at_step
+    undisturbed, tmp_path, monkeypatch, strategy, where, at_step
 ):
     sizes = ["per_device_train_batch_size=4", "gradient_accumulation_steps=2", "save_steps=2"]
     if strategy == "dpo":  # a loss that is a mean over rows, whatever the micro-batch
         sizes += ['loss_type=["sigmoid"]', "loss_weights=[1.0]"]
-    with monkeypatch.context() as patch:
-        rows = rows_of_steps(patch)
-        whole = run(strategy, tmp_path / "whole", *sizes)
-    expected = dict(rows)
+    whole, expected = undisturbed(strategy, *sizes)
     with monkeypatch.context() as patch:
         run_out_once(patch, at_step, where)
         rows = rows_of_steps(patch)
@@ -221,7 +234,8 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_there(tmp_path, monkey
 @pytest.mark.slow
 def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path):
     def start():
-        options = [f"output_dir={tmp_path}", "max_steps=5000", "eval_split=0", "save_steps=5000"]
+        options = [f"output_dir={tmp_path}", "max_steps=5000", "save_steps=5000"]
+        options += ["eval_split=0", "eval_dataset=null", "report_to=none"]
         command = [sys.executable, "-m", "modelforge.cli", "train", str(TINY / "sft.json")]
         for option in options:
             command += ["--set", option]

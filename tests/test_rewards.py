@@ -16,7 +16,7 @@ from modelforge import load_config
 from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, ModelError
 from modelforge.rewards import BUILTIN, FROM_TRL, build_rewards, parse_rewards, reward_columns
-from modelforge.rewards.answers import extract_number
+from modelforge.rewards.answers import extract_number, right_answers
 from modelforge.rewards.build import completion_text
 
 
@@ -112,6 +112,31 @@ def test_numeric_answer_compares_with_a_number_or_a_worked_solution():
     assert score("numeric_answer", given_, answer=answers) == [1.0, 0.0, 1.0, None, None]
     loose = {"column": "truth", "tolerance": 0.1}
     assert score("numeric_answer", ["109"], truth=["100"], arguments=loose) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "right", "wrong"),
+    [
+        (["4", "four"], ["4", " four"], ["4 four", "['4', 'four']"]),
+        ([4, None, "four"], ["4", "four"], ["None"]),
+        (4.0, ["4"], ["4.0"]),
+        (True, ["true", "True"], ["1"]),
+        ({"text": ["Paris"], "answer_start": [3]}, ["Paris"], ["3"]),
+        ({"value": "Paris", "aliases": ["Lutetia"]}, ["Lutetia"], ["value"]),
+    ],
+)
+def test_any_of_several_answers_is_right(cell, right, wrong):
+    for texts, wanted in ((right, 1.0), (wrong, 0.0)):
+        given_ = score("exact_match", texts, answer=[cell] * len(texts))
+        assert given_ == [wanted] * len(texts)
+    assert score("numeric_answer", ["2", "3", "5"], answer=[["2", "x", 3]] * 3) == [1, 1, 0]
+
+
+@pytest.mark.parametrize("cell", [None, [], [None], "", " ", {}, {"a": 1}, float("nan")])
+def test_a_row_without_an_answer_cannot_be_scored(cell):
+    assert right_answers(cell) == []
+    for name in ("exact_match", "numeric_answer"):
+        assert score(name, ["4"], answer=[cell]) == [None]
 
 
 def test_exact_match_of_the_whole_or_of_an_extract():

@@ -73,7 +73,7 @@ FLOORS = (
     ("common",),
     ("config",),
     ("data", "checkpointing"),
-    ("machine", "runs"),
+    ("machine", "runs", "measuring"),
     ("callbacks",),
     ("strategy",),
     ("registry",),

@@ -120,7 +120,7 @@ def test_what_it_cannot_do_is_said_when_asked_for_and_avoided_when_not(
 def test_asked_for_where_it_cannot_work_it_says_all_that_is_in_the_way(monkeypatch):
     monkeypatch.setattr(unsloth, "find_spec", lambda name: None)
     found = problems(config(provider="unsloth"), hardware=CPU)
-    assert any("not installed → pip install 'modelforge-trl[unsloth]'" in line for line in found)
+    assert any("not installed → pip install 'unsloth>=" in line for line in found)
     assert any("needs a CUDA GPU" in line for line in found)
 
 

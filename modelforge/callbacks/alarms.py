@@ -23,6 +23,10 @@ WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 FAR_FROM_REFERENCE = 1.0
 
 
+# Steps after which a run whose rewards never differed is told so.
+FIRST_STEPS = 5
+
+
 class Alarms(TrainerCallback):
     """Says once of each thing that goes wrong what it is and what helps; `warnings.jsonl`."""
 
@@ -52,7 +56,9 @@ class Alarms(TrainerCallback):
         self._keep(logs or {})
         if not state.is_world_process_zero:
             return
-        for problem in findings(self.train, self.eval, args):
+        found = findings(self.train, self.eval, args)
+        silent = no_signal(self.train, args) if state.global_step >= FIRST_STEPS else None
+        for problem in [*found, *([silent] if silent else [])]:
             if problem.where not in self.said:
                 self.said.add(problem.where)
                 warn(str(problem), step=state.global_step)
@@ -65,6 +71,47 @@ class Alarms(TrainerCallback):
             self.train.append(dict(logs))
         elif "eval_reward" in logs:
             self.eval.append({key.removeprefix("eval_"): value for key, value in logs.items()})
+
+
+def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
+    """That the rewards of no step told one answer from another; None where some did.
+
+    Args:
+        logs: Of the trainer, all that there are.
+        args: The TRL config.
+    """
+    train = [log for log in logs if "loss" in log and "reward" in log]
+    if not train or any(_differ(log) for log in train):
+        return None
+    if getattr(args, "missing_eos_penalty", None):
+        return None  # it tells answers that end from those that do not
+    scored = [log for log in train if _is_number(log.get("reward"))]
+    what = (
+        "was the same for all answers to a prompt, in every step: nothing can be learned from it"
+        if scored
+        else "could be given for no answer, in any step: nothing can be learned"
+    )
+    fix = (
+        "look at rollouts.jsonl; set rewards that tell these answers apart, or easier prompts, "
+        "more num_generations or a higher generation.temperature"
+    )
+    return Problem("reward", what, fix)
+
+
+def too_short_to_tell(logs: Sequence[Mapping[str, Any]], steps: int) -> bool:
+    """Whether a run without a signal may be one that only began: few steps, all of them without a
+    success, as hard prompts give it."""
+    rewards = [log["reward"] for log in logs if "loss" in log and "reward" in log]
+    return steps < FIRST_STEPS and all(reward == 0 for reward in rewards)
+
+
+def _differ(log: Mapping[str, Any]) -> bool:
+    """Whether the rewards of a log's steps differed: within a prompt, or (PPO) in a rollout."""
+    if not _is_number(log.get("reward")):
+        return False
+    same: Any = log.get("frac_reward_zero_std")
+    spread: Any = log.get("reward_std")
+    return same < 1 if _is_number(same) else _is_number(spread) and spread > 0
 
 
 def findings(

@@ -21,7 +21,11 @@ PARTIAL = ".partial"
 
 def step_of(checkpoint: Path) -> int:
     """The optimiser step that a checkpoint was written after."""
-    return int(checkpoint.name.rpartition("-")[2])
+    named = _NAME.fullmatch(checkpoint.name)
+    if named:
+        return int(named[1])
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
 
 
 def is_checkpoint(folder: Path) -> bool:

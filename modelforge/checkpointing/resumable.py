@@ -12,21 +12,21 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
 from accelerate.utils import send_to_device
-from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback
 
 from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, seal
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
-from modelforge.common.console import warn
+from modelforge.checkpointing.resumed import all_steps, best_of, state_of, take_up_as_asked
+from modelforge.checkpointing.saving import save_as_loaded
+from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
 from modelforge.errors import Problem, RunError
@@ -75,7 +75,7 @@ class Resumable(Trainer):
     _step: int
     _tr_loss: torch.Tensor
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         self._staging: Path | None = None
         #: The checkpoint's folder that training goes on from.
         self.resumed_from: Path | None = None
@@ -86,8 +86,9 @@ class Resumable(Trainer):
         self.phase = "between"
         #: Steps that changed nothing because their gradient was not finite.
         self.skipped_steps: list[int] = []
-        super().__init__(*args, **kwargs)
-        _save_policy_only(self.model)
+        use_cache = getattr(model.config, "use_cache", None)  # the trainer turns it off
+        super().__init__(model, *args, **kwargs)
+        save_as_loaded(self.model, use_cache=use_cache)
         self.add_callback(_Keeper(self))
 
     # --- what decides the next step, beyond weights, optimiser and random state -------------------
@@ -143,21 +144,27 @@ class Resumable(Trainer):
             weakref.finalize(self, os.close, self._root)
         if self.resumed_from:
             self._refuse_other_processes(self.resumed_from)
-            state = TrainerState.load_from_json(str(self.resumed_from / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
-                return self._take_up_end(self.resumed_from, state)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            if state_of(self.resumed_from).global_step >= all_steps(self):
+                return self._take_up_end(self.resumed_from)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            warn("no checkpoint was evaluated, so the last model is kept, and not the best")
+        return result
 
-    def _take_up_end(self, checkpoint: Path, state: TrainerState) -> None:
+    def _take_up_end(self, checkpoint: Path) -> None:
         """All steps are done: transformers would train one more before it saw that."""
-        self.state = state
+        self.state = state_of(checkpoint)
+        say(f"all {self.state.global_step} steps are done: nothing is left to train")
         self._load_from_checkpoint(str(checkpoint))
         self._tr_loss = torch.zeros(())
         self._load_state(checkpoint)
         self._load_rng_state(str(checkpoint))
+        self.state.best_model_checkpoint = best_of(checkpoint)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
         self.model.train()
         # What transformers logs at the end of a run.
-        self.log({"train_runtime": 0.0, "total_flos": state.total_flos})
+        self.log({"train_runtime": 0.0, "total_flos": self.state.total_flos})
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or super()._get_output_dir(trial))
@@ -199,6 +206,9 @@ class Resumable(Trainer):
             self.state.best_model_checkpoint = str(root / Path(best).name)
             path = staging / f"checkpoint-{self.state.global_step}" / "trainer_state.json"
             self.state.save_to_json(str(path))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None in a checkpoint: TRL's would name no base, and the run's card lies by its model."""
 
     def _save_state(self, checkpoint: Path) -> None:
         folder = checkpoint / "modelforge"
@@ -360,8 +370,10 @@ class _Keeper(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """After transformers set its counters to zero: put back those of the checkpoint."""
-        if self.trainer.resumed_from is not None:
-            self.trainer._load_state(self.trainer.resumed_from)
+        trainer, checkpoint = self.trainer, self.trainer.resumed_from
+        if checkpoint is not None:
+            trainer._load_state(checkpoint)
+            take_up_as_asked(trainer, checkpoint)
         self.trainer.see_that_gradients_meet()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -376,15 +388,3 @@ class _Keeper(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """A step is whole."""
         self.trainer.phase = "between"
-
-
-def _save_policy_only(model: Any) -> None:
-    """Save the trained adapter alone, at the root of a checkpoint.
-
-    TRL adds a frozen copy of a starting adapter as the reference. Saved beside the policy, it
-    made transformers restore the copy and not the policy on resume, without an error; and it can
-    be made again from where the run started.
-    """
-    if isinstance(model, PeftModel):
-        policy = partial(model.save_pretrained, selected_adapters=["default"])
-        model.save_pretrained = policy  # type: ignore[method-assign]

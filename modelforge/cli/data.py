@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from modelforge.cli.options import AsJson, ConfigFile, Overrides, TrustRemoteCode, print_json
-from modelforge.common.console import headline, quieten, say, show_line
+from modelforge.cli.options import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    TrustRemoteCode,
+    print_json,
+    working,
+)
+from modelforge.common.console import headline, say, show_line
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
 from modelforge.training.read import read
@@ -30,9 +37,9 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Show what is trained on: statistics, and rows coloured by what is trained and masked."""
-    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
-    quieten()
-    ledger = show_data(loaded, rows=rows, to=to)
+    with working(as_json=as_json):
+        loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+        ledger = show_data(loaded, rows=rows, to=to)
     if as_json:
         print_json(ledger.to_dict())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from modelforge.cli.options import AsJson, print_json
+from modelforge.cli.options import AsJson, print_json, working
 
 if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what this machine has, and what can run here."""
-    report = examine()
+    with working(as_json=as_json):
+        report = examine()
     if as_json:
         print_json(report)
         return

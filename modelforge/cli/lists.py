@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from modelforge import registry
-from modelforge.cli.options import AsJson, print_json
+from modelforge.cli.options import AsJson, print_json, working
 from modelforge.configfile import schema as schemas
-from modelforge.configfile.presets import write_preset
+from modelforge.configfile.presets import EXAMPLE_ROWS, write_preset
 from modelforge.machine.hardware import list_profiles
 
 
@@ -19,14 +19,20 @@ def init(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="Commented YAML instead of JSON.")] = False,
 ) -> None:
-    """Write a config to start from."""
-    path = write_preset(strategy, output, yaml=yaml)
-    typer.echo(f"wrote {path}: set model_name and dataset, then run `modelforge train {path}`")
+    """Write a config that trains as it comes, with a few example rows beside it."""
+    config, data, examples = write_preset(strategy, output, yaml=yaml)
+    if examples:
+        typer.echo(f"wrote {config}, and {EXAMPLE_ROWS} example rows to {data}")
+    else:
+        typer.echo(f"wrote {config}; {data} was there already and stays as it is")
+    typer.echo(f"next: `modelforge check {config}`, then `modelforge train {config}`")
+    typer.echo("For a run of your own, set model_name and dataset. A gated model needs HF_TOKEN.")
 
 
 def strategies(as_json: AsJson = False) -> None:
     """List the strategies."""
-    listed = {name: registry.get_strategy(name) for name in registry.list_strategies()}
+    with working(as_json=as_json):  # a package's own strategies are imported
+        listed = {name: registry.get_strategy(name) for name in registry.list_strategies()}
     if as_json:
         print_json(
             {
@@ -62,5 +68,7 @@ def schema(
     ] = False,
 ) -> None:
     """Print a strategy's JSON Schema."""
-    chosen = registry.get_strategy(strategy)
-    print_json(schemas.build(chosen) if build else schemas.load(chosen))
+    with working(as_json=True):
+        chosen = registry.get_strategy(strategy)
+        document = schemas.build(chosen) if build else schemas.load(chosen)
+    print_json(document)

@@ -52,6 +52,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(2)
         except Interrupted as stopped:
             leave_exit_code(stopped.exit_code)
+            if options.get("as_json") and is_main():
+                print_json({"interrupted": {"run_dir": str(stopped.run_dir), "step": stopped.step}})
             say(str(stopped))
             sys.exit(stopped.exit_code)
 

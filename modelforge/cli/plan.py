@@ -14,8 +14,9 @@ from modelforge.cli.options import (
     TrustRemoteCode,
     print_json,
     with_processes,
+    working,
 )
-from modelforge.common.console import headline, quieten, say
+from modelforge.common.console import headline, say
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
 from modelforge.errors import UserError
@@ -50,9 +51,9 @@ def plan(
     overrides += [] if profile is None else [f"hardware_profile={profile}"]
     # The card that is asked about takes the place of the budget for this machine's.
     overrides += [] if vram is None else ["memory_budget_gb=null"]
-    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
-    quieten()
-    planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+    with working(as_json=as_json):
+        loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
+        planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
     if as_json:
         print_json(planned.to_dict() | {"choices": choices_json(filled)["choices"]})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +16,9 @@ from modelforge.cli.options import (
     TrustRemoteCode,
     print_json,
     with_processes,
+    working,
 )
-from modelforge.common.console import quieten, say
+from modelforge.common.console import say
 from modelforge.common.processes import is_main
 from modelforge.configfile.load import load_config
 from modelforge.machine.launch import launch, launched, leave_exit_code
@@ -36,11 +36,11 @@ def train(
 ) -> None:
     """Train by a config. The same command again resumes a stopped run."""
     overrides = with_processes(set_, num_processes)
-    loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
+    with working(as_json=as_json):
+        loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
     if loaded.settings.distributed.num_processes > 1 and not launched():
         sys.exit(launch(loaded, sys.argv[1:]))
-    quieten()
-    with redirect_stdout(sys.stderr):  # Unsloth prints, and stdout is for --json
+    with working(as_json=as_json):
         result = modelforge.train(loaded)
     leave_exit_code(0)
     if as_json and is_main():
@@ -68,12 +68,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a config, then its data and TRL's own rules, without loading weights."""
-    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     report: dict[str, Any] = {"config": "ok"}
-    if not config_only:
-        quieten()
-        job = prepare(loaded)
-        report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
+    with working(as_json=as_json):
+        loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+        if not config_only:
+            job = prepare(loaded)
+            report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
     if as_json:
         print_json(report)
     say(f"{config}: ok")

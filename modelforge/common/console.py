@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, ConsoleRenderable
@@ -51,18 +52,33 @@ _log = _logger()
 def quieten() -> None:
     """Silence the bars and advice of the libraries below: the command says what matters itself.
 
+    On a terminal the hub's bars stay, since a download can take minutes.
+
     For the command only, before they are imported: they read these variables then. A program
     that uses the library decides for itself what it hears.
     """
     import os
     import warnings
 
-    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+
+
+def are_heard() -> bool:
+    """Whether notes are shown here: by the main process, and not silenced or taken elsewhere."""
+    house = logging.getLogger("modelforge")
+    ours = any(isinstance(handler, PlainLines) for handler in house.handlers)
+    return ours and is_main() and _log.isEnabledFor(logging.INFO)
+
+
+def relay(level: int, text: str) -> None:
+    """A line of another library, at the level it has there."""
+    _log.log(level, "%s", redact(text))
 
 
 def say(text: str) -> None:

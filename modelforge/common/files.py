@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,23 @@ def open_folder(folder: Path) -> int | None:
         return os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return None
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """What ``mkdir(parents=True)`` would make for this folder, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that hold nothing, up to the first that holds something.
+
+    Args:
+        folders: The innermost first, as `missing_folders` gives them.
+    """
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            if folder.exists():
+                folder.rmdir()
 
 
 def refuse_replaced(folder: Path, opened: int | None) -> None:

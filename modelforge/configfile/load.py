@@ -77,9 +77,9 @@ def load_config(
     raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
     where = path.name if path else "config"
     raw.pop("$schema", None)
-    choices = {key: Choice(value, "config") for key, value in raw.items()}
-    for key, value in _overrides(raw, overrides).items():
-        choices[key] = Choice(value, "--set")
+    said = _overrides(raw, overrides)
+    choices = {key: Choice(value, "config") for key, value in under(raw, said).items()}
+    choices |= {key: Choice(value, "--set") for key, value in said.items()}
     values = {key: choice.value for key, choice in choices.items()}
     strategy = registry.strategy_for(values, where=where)
     own = strategy.settings.model_fields
@@ -263,11 +263,47 @@ def _overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, An
     return result
 
 
+#: Keys that say one thing in two ways: only one of them can count.
+_EITHER = (
+    ("warmup_ratio", "warmup_steps"),
+    ("max_steps", "num_train_epochs"),
+    ("eval_dataset", "eval_split"),
+    ("use_4bit", "use_8bit"),
+)
+
+
+def under(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that still count beneath others, which say the same thing in another way.
+
+    Args:
+        values: Of a file, or of a run in stages.
+        over: What wins: ``--set``, or the section of a stage.
+    """
+    pairs = [*_EITHER, *(pair[::-1] for pair in _EITHER)]
+    replaced = {other for key, other in pairs if _counts(over.get(key)) and other not in over}
+    return {key: value for key, value in values.items() if key not in replaced}
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value asks for something: not null, false, 0, nor transformers' -1 for "no"."""
+    return bool(value) and value != -1
+
+
 def _contradictions(config: Config) -> Iterable[Problem]:
     """Keys that are each right and cannot stand together."""
     settings, where = config.settings, config.name
-    if settings.use_4bit and settings.use_8bit:
-        yield Problem(f"{where}: use_8bit", "use_4bit is on too", "keep one of the two")
+    for first, second in _EITHER:
+        values = [config.said.get(key) for key in (first, second)]
+        if all(_counts(value) for value in values):
+            what = f"is {values[1]}, and {first} is {values[0]}: only one of the two can count"
+            yield Problem(f"{where}: {second}", what, "keep one of the two")
+    for key, fix in registry.get_strategy(settings.strategy).ignored.items():
+        if _counts(config.said.get(key)):
+            what = f"has no effect: the trainer of {settings.strategy} does not look at it"
+            yield Problem(f"{where}: {key}", what, fix)
+    if config.said.get("max_steps") == 0:
+        fix = "set it to 1 or more, or use `modelforge check` to stop before training"
+        yield Problem(f"{where}: max_steps", "is 0, which trains nothing", fix)
     if settings.lora_r == 0 and (settings.use_4bit or settings.use_8bit):
         yield Problem(
             f"{where}: lora_r",
@@ -276,10 +312,5 @@ def _contradictions(config: Config) -> Iterable[Problem]:
         )
     if settings.provider != "auto":
         yield from get_provider(settings.provider)().config_problems(config)
-    for ours, theirs in (("max_seq_length", "max_length"), ("warmup_ratio", "warmup_steps")):
-        if config.given(ours) and config.given(theirs):
-            yield Problem(f"{where}: {theirs}", f"says the same as {ours}", "keep one of the two")
     if config.trl.get("bf16") and config.trl.get("fp16"):
         yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")
-    if config.given("eval_dataset") and settings.eval_split:
-        yield Problem(f"{where}: eval_split", "eval_dataset is given too", "keep one of the two")

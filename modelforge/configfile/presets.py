@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yaml import safe_dump as to_yaml
 
@@ -13,13 +13,37 @@ from modelforge import registry
 from modelforge.configfile import schema
 from modelforge.errors import Problem, RunError
 
+MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # not gated, and small enough for any machine
+EXAMPLE_ROWS = 64
+# What the rows of a kind are called beside a config, and where the tiny model's stand.
+_EXAMPLES = {
+    "demonstration": ("data.jsonl", "sft_train"),
+    "preference": ("preferences.jsonl", "preference_train"),
+    "prompt": ("problems.jsonl", "prompts_train"),
+}
+
+
+class Written(NamedTuple):
+    """What `write_preset` wrote.
+
+    Attributes:
+        config: The config.
+        data: The file that it trains on.
+        examples: Whether example rows were written there; no, where the file was there already.
+    """
+
+    config: Path
+    data: Path
+    examples: bool
+
 
 def preset(strategy: str) -> dict[str, Any]:
-    """The shipped config of a strategy; where none is shipped, what must be said."""
+    """The shipped config of a strategy; where none is shipped, one with what must be said."""
     shipped = files("modelforge.configs") / f"{strategy}.json"
     if shipped.is_file():
         return json.loads(shipped.read_text(encoding="utf-8"))
-    return {"strategy": strategy, "model_name": "path-or-hub-id", "dataset": "data.jsonl"}
+    data, _ = _EXAMPLES[registry.get_strategy(strategy).data_kind]
+    return {"strategy": strategy, "model_name": MODEL, "dataset": data}
 
 
 def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
@@ -31,8 +55,10 @@ def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
     return values
 
 
-def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> Path:
-    """Write a config, and beside it the schema that an editor completes it with.
+def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> Written:
+    """Write a config that trains as it comes, and beside it its schema and example rows.
+
+    The schema is what an editor completes the config with. Rows that are there already stay.
 
     Args:
         strategy: A strategy's name.
@@ -48,6 +74,8 @@ def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> P
     if target.exists():
         raise RunError(Problem(str(target), "is there already", "name another with --output"))
     document = schema.load(chosen)
+    name, examples = _EXAMPLES[chosen.data_kind]
+    data = target.with_name(name)
     values = {key: value for key, value in preset(strategy).items() if key != "$schema"}
     if yaml or target.suffix in (".yaml", ".yml"):
         text = _commented(values, document, beside.name)
@@ -57,9 +85,19 @@ def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> P
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        new = not data.exists()
+        if new:
+            data.write_text(_example_rows(examples), encoding="utf-8")
     except OSError as error:
         raise RunError(Problem(str(target), f"cannot be written: {error.strerror}")) from None
-    return target
+    return Written(target, data, new)
+
+
+def _example_rows(name: str) -> str:
+    """The first rows that the tiny model learns from."""
+    shipped = files("modelforge.tiny") / "data" / f"{name}.jsonl"
+    lines = shipped.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(lines[:EXAMPLE_ROWS])
 
 
 def _commented(values: dict[str, Any], document: dict[str, Any], schema_name: str) -> str:

@@ -26,6 +26,9 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
         Skip: If they are not understood, or there is no conversation to give them to.
     """
     given = {role: cells.get(columns[role]) for role in ROLES if role in columns}
+    prompt = cells.get(columns.get("prompt", ""))
+    if isinstance(prompt, Mapping) and "tools" in prompt:
+        given = {"tools": prompt["tools"], **given}  # {"messages": [...], "tools": [...]}
     found: Example = {}
     try:
         tools = tools_of(given.get("tools"))

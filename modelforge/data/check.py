@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
@@ -122,7 +123,8 @@ def tokenise(
     rendered = Rendered(tokenizer, kind)
     rows: list[Tokenised] = []
     encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
-    for (row, example), found in zip(made, encoded, strict=True):
+    pairs = zip(made, encoded, strict=True)
+    for (row, example), found in track(pairs, "tokenising", len(made)):
         if isinstance(found, LeftOut):
             raise refusal(found, row.where)
         tokenised = Tokenised(row, example, found)
@@ -324,6 +326,8 @@ def prompt_key(example: Example) -> bytes:
     """A fingerprint of what an example asks."""
     if "messages" in example:
         return digest(split_last_reply(example["messages"])[0])
+    if "input_ids" in example:
+        return digest(example["input_ids"])
     return digest(example.get("prompt", example.get("text")))
 
 

@@ -7,7 +7,7 @@ two responses the preferred against the other        the preferred
 labels        good and bad answers of one prompt,    the good ones
               paired in the file's order
 scores        the best against the worst answer of   the best (all of them where several are)
-              a prompt, margin = the difference
+              a prompt
 ============  =====================================  ==========================================
 """
 
@@ -30,12 +30,12 @@ from modelforge.data.convert import (
     emit,
     number,
     prompt_of,
-    read_pair,
     reply_of,
     row_by_row,
     with_system,
 )
 from modelforge.data.dialogue import Skip, split_last_reply, to_messages
+from modelforge.data.pairs import read_pair
 from modelforge.data.read import Row
 
 # What a preference cell may say: 1 for the first response, -1 for the second, 0 for a tie.
@@ -47,6 +47,7 @@ SIDES = {
     **dict.fromkeys(("tie", "both", "none", "equal", "same", "neither", "tie (bothbad)"), 0),
 }
 SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
+RANK_KEYS = ("rank", "ranking")  # 1 is the best
 ANSWER_KEYS = ("response", "completion", "text", "content", "answer", "output")
 
 
@@ -131,7 +132,7 @@ def convert_labelled(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """Answers labelled good or bad, one a row (KTO)."""
     answers = collect(items, mode, drop, lambda cells: float(is_good(cells.get("label"))))
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_label, margin=False)
+        return emit_pairs(answers, mode, drop, pair_by_label)
     return emit_best(answers, mode, drop, lambda answer, group: answer.score > 0, "labelled bad")
 
 
@@ -171,18 +172,34 @@ def replies_of(cells: Cells) -> list[tuple[str, float]]:
     Raises:
         Skip: If there is none, one is no text, or the scores are not as many.
     """
-    replies, scores = cells.get("replies"), cells.get("scores")
+    replies, scores, ranked = cells.get("replies"), cells.get("scores"), is_ranked(cells)
     if not isinstance(replies, list) or not replies:
         raise Skip("empty cell", "replies")
     if all(isinstance(reply, Mapping) for reply in replies):
-        scores = [first_of(reply, SCORE_KEYS) for reply in replies]
+        scores = [first_of(reply, RANK_KEYS if ranked else SCORE_KEYS) for reply in replies]
         replies = [first_of(reply, ANSWER_KEYS) for reply in replies]
+    elif ranked:
+        scores = cells["ranks"]
     if not isinstance(scores, list) or len(scores) != len(replies):
         raise Skip("score not understood")
     words = [written(reply) for reply in replies]
     if any(word is None or not word.strip() for word in words):
         raise Skip("empty cell", "replies")
-    return [(str(word), number(score)) for word, score in zip(words, scores, strict=True)]
+    sign = -1 if ranked else 1
+    return [(str(word), sign * number(score)) for word, score in zip(words, scores, strict=True)]
+
+
+def is_ranked(cells: Cells) -> bool:
+    """Whether the replies of a row have ranks, and no scores."""
+    replies = cells.get("replies")
+    if cells.get("ranks") is not None:
+        return True
+    return isinstance(replies, list) and any(
+        isinstance(reply, Mapping)
+        and first_of(reply, SCORE_KEYS) is None
+        and first_of(reply, RANK_KEYS) is not None
+        for reply in replies
+    )
 
 
 def first_of(mapping: Mapping[str, Any], keys: Iterable[str]) -> Any:
@@ -191,12 +208,13 @@ def first_of(mapping: Mapping[str, Any], keys: Iterable[str]) -> Any:
 
 
 def has_score(value: Any) -> bool:
-    """Whether a cell is a list of answers that each carry a score."""
+    """Whether a cell is a list of answers that each carry a score or a rank."""
     return (
         isinstance(value, list)
         and bool(value)
         and all(
-            isinstance(item, Mapping) and first_of(item, SCORE_KEYS) is not None for item in value
+            isinstance(item, Mapping) and first_of(item, (*SCORE_KEYS, *RANK_KEYS)) is not None
+            for item in value
         )
     )
 
@@ -204,7 +222,7 @@ def has_score(value: Any) -> bool:
 def convert_rated(answers: list[Answer], mode: Mode, drop: Drop) -> Made:
     """Rated answers → the best of each prompt, or the best against the worst."""
     if mode.kind == "preference":
-        return emit_pairs(answers, mode, drop, pair_by_score, margin=True)
+        return emit_pairs(answers, mode, drop, pair_by_score)
     worse = "rated below another answer"
     return emit_best(answers, mode, drop, is_best, worse)
 
@@ -274,8 +292,6 @@ def emit_pairs(
     mode: Mode,
     drop: Drop,
     pair: Callable[[list[Answer]], Pairs],
-    *,
-    margin: bool,
 ) -> Made:
     """The pairs that ``pair`` finds among the answers to each prompt."""
     for group in by_prompt(answers):
@@ -283,9 +299,8 @@ def emit_pairs(
         for answer, reason in unused:
             drop(Skip(reason), answer.row)
         for good, bad in pairs:
-            gap = good.score - bad.score if margin else None
             try:
-                yield good.row, emit(mode, good.prompt, good.reply, bad.reply, gap)
+                yield good.row, emit(mode, good.prompt, good.reply, bad.reply)
             except Skip as skip:
                 drop(skip, good.row)
 

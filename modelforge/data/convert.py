@@ -6,7 +6,8 @@ row it cannot use goes to ``drop``. Normal forms:
 =============  =====================================================================
 demonstration  ``{"prompt", "completion"}``, ``{"messages"}`` or ``{"text"}``
 preference     ``{"prompt", "chosen", "rejected"}`` and, where known, ``"margin"``
-prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference, a string)
+prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference: a string, or a
+               list of right ones)
 =============  =====================================================================
 
 ``prompt``, ``completion``, ``chosen`` and ``rejected`` are lists of messages, or strings where the
@@ -15,7 +16,6 @@ tokenizer has no chat template.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +31,11 @@ from modelforge.data.dialogue import (
     is_messages,
     parse_marked,
     says,
-    split_common,
     split_last_reply,
     to_messages,
 )
 from modelforge.data.read import Row
+from modelforge.data.turns import choices_of, chosen_label, earlier_turns
 
 DataKind = Literal["demonstration", "preference", "prompt"]
 Example = dict[str, Any]
@@ -119,29 +119,48 @@ def number(value: Any, reason: str = "score not understood") -> float:
 
 
 def prompt_of(cells: Cells, mode: Mode) -> Text:
-    """The prompt, text or messages, with ``body``, ``context``, ``input`` and ``system``."""
-    value = cells.get("prompt")
+    """The prompt, text or messages, with all columns that stand around it.
+
+    Raises:
+        Skip: If it is empty, or a column cannot be placed beside messages.
+    """
+    value: Any = cells.get("prompt")
+    if isinstance(value, Mapping) and is_messages(value.get("messages")):
+        value = value["messages"]  # {"messages": [...], "tools": [...]}
     if is_messages(value) or is_message(value):
         prompt: Text = to_messages(value)
+    elif mode.conversational and is_marked(value):
+        prompt = parse_marked(value)
     else:
-        words = text(cells, "prompt")
-        if mode.conversational and is_marked(words):
-            prompt = parse_marked(words)
-        else:
-            parts = (
-                (part(cells, "body"), " "),
-                (part(cells, "context"), "\n\n"),
-            )
-            before = "".join(words_ + joint for words_, joint in parts if words_)
-            after = part(cells, "input")
-            prompt = before + words + (f"\n\n{after}" if after else "")
-    system = part(cells, "system")
-    if not system:
+        return around(question_of(cells), cells)
+    for role in ("body", "context", "input", "choices"):
+        if part(cells, role):
+            raise Skip("beside messages", role)
+    return around(prompt, cells)
+
+
+def question_of(cells: Cells) -> str:
+    """A question in text, with ``body`` and ``context`` before it, ``input`` and choices after."""
+    words = text(cells, "prompt")
+    before = ((part(cells, "body"), " "), (part(cells, "context"), "\n\n"))
+    listed = "\n".join(f"{label}. {choice}" for label, choice in choices_of(cells.get("choices")))
+    aside = part(cells, "aside")
+    if words in aside:
+        aside = ""  # the whole row, rendered once more
+    after = (part(cells, "input"), aside, listed)
+    return (
+        "".join(piece + joint for piece, joint in before if piece)
+        + words
+        + "".join(f"\n\n{piece}" for piece in after if piece)
+    )
+
+
+def around(prompt: Text, cells: Cells) -> Text:
+    """A prompt after its ``system`` message and the turns of its ``history``."""
+    system, earlier = part(cells, "system"), earlier_turns(cells.get("history"))
+    if not system and not earlier:
         return prompt
-    messages = as_messages(prompt, "user")
-    if messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
+    return with_system([*earlier, *as_messages(prompt, "user")], cells)
 
 
 def part(cells: Cells, role: str) -> str:
@@ -228,14 +247,33 @@ def emit_dialogue(mode: Mode, messages: list[Message]) -> Example:
 
 
 def read_reply(cells: Cells, mode: Mode) -> Iterator[Example]:
-    """prompt, completion."""
+    """prompt, completion; with earlier turns a conversation, of which all replies are trained.
+
+    Of several reference answers a prompt keeps all.
+    """
+    several = cells.get("completion")
+    if (
+        mode.kind == "prompt"
+        and isinstance(several, list)
+        and len(several) > 1
+        and all(isinstance(each, str) and each.strip() for each in several)
+    ):
+        yield {**emit(mode, prompt_of(cells, mode), several[0]), "answer": several}
+        return
+    choices = choices_of(cells.get("choices"))
+    if choices:
+        cells = {**cells, "completion": chosen_label(choices, cells.get("completion"))}
     try:
         reply: Text | None = reply_of(cells, "completion")
     except Skip:
         if mode.kind != "prompt":
             raise
         reply = None  # a prompt without a reference answer is still a prompt
-    yield emit(mode, prompt_of(cells, mode), reply)
+    prompt = prompt_of(cells, mode)
+    if reply and mode.kind == "demonstration" and not is_empty(cells.get("history")):
+        yield emit_dialogue(mode, as_messages(prompt, "user") + as_messages(reply, "assistant"))
+    else:
+        yield emit(mode, prompt, reply)
 
 
 def read_prompt(cells: Cells, mode: Mode) -> Iterator[Example]:
@@ -245,16 +283,57 @@ def read_prompt(cells: Cells, mode: Mode) -> Iterator[Example]:
 
 def read_text(cells: Cells, mode: Mode) -> Iterator[Example]:
     """Plain text, supervised throughout."""
-    yield {"text": text(cells, "text")}
+    words, asked = text(cells, "text"), part(cells, "prompt")
+    if asked.strip() not in words:
+        raise Skip("column with a meaning of its own", "prompt")
+    yield {"text": words}
+
+
+def read_tokens(cells: Cells, mode: Mode) -> Iterator[Example]:
+    """Rows that are tokenised already, with labels where given; padding is left out."""
+    given: Iterator[Any] = (cells.get(role) for role in ("input_ids", "labels", "mask"))
+    ids, labels, mask = given
+    labels = ids if labels is None else labels
+    mask = [1] * len(ids or ()) if mask is None else mask
+    for role, values in (("input_ids", ids), ("labels", labels), ("mask", mask)):
+        whole = isinstance(values, list) and all(type(value) is int for value in values)
+        if not whole or len(values) != len(ids or ()) or not values:
+            raise Skip("tokens not understood", role)
+    kept = [pair for pair, seen in zip(zip(ids, labels, strict=True), mask, strict=True) if seen]
+    yield {"input_ids": [pair[0] for pair in kept], "labels": [pair[1] for pair in kept]}
+
+
+def convert_paragraphs(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
+    """SQuAD's articles: paragraphs, each with its questions."""
+    for item in items:
+        for paragraph in item.cells.get("paragraphs") or ():
+            questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+            for asked in questions if isinstance(questions, list) else [None]:
+                try:
+                    for example in read_question(paragraph, asked, mode):
+                        yield item.row, example
+                except Skip as skip:
+                    drop(skip, item.row)
+
+
+def read_question(paragraph: Any, asked: Any, mode: Mode) -> Iterator[Example]:
+    """One question about a SQuAD paragraph, with its first answer."""
+    if not isinstance(asked, Mapping):
+        raise Skip("not text", "paragraphs")
+    answers = [answer.get("text") for answer in asked.get("answers") or ()]
+    cells = {"context": paragraph.get("context"), "prompt": asked.get("question")}
+    yield from read_reply({**cells, "completion": answers}, mode)
 
 
 def read_messages(cells: Cells, mode: Mode) -> Iterator[Example]:
     """A list of messages."""
-    messages = to_messages(cells.get("messages"))
-    system = part(cells, "system")
-    if system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    yield emit_dialogue(mode, messages)
+    yield emit_dialogue(mode, with_system(to_messages(cells.get("messages")), cells))
+
+
+def read_exchanges(cells: Cells, mode: Mode) -> Iterator[Example]:
+    """A conversation as exchanges: ``{"human", "assistant"}`` or ``[asked, answered]`` each."""
+    messages = earlier_turns(cells.get("messages"), "messages")
+    yield from read_messages({**cells, "messages": messages}, mode)
 
 
 def read_instances(cells: Cells, mode: Mode) -> Iterator[Example]:
@@ -278,70 +357,15 @@ def read_turns(cells: Cells, mode: Mode) -> Iterator[Example]:
     yield from read_reply({**cells, "prompt": turns[0], "completion": first}, mode)
 
 
-def read_best_and_wrong(cells: Cells, mode: Mode) -> Iterator[Example]:
-    """TruthfulQA: the best answer against the first of the incorrect ones (``;`` between)."""
-    wrong = str(cells.get("rejected") or "").split(";")[0].strip()
-    yield from read_pair({**cells, "rejected": wrong}, mode)
-
-
-def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
-    """chosen and rejected, with a prompt or with the prompt implicit in both."""
-    margin = cells.get("margin")
-    if margin is None and cells.get("chosen_score") is not None:
-        margin = number(cells["chosen_score"]) - number(cells.get("rejected_score"))
-    chosen, rejected = (whole_dialogue(cells.get(role), mode) for role in ("chosen", "rejected"))
-    if chosen is not None and mode.kind != "preference":
-        prompt, reply = split_last_reply(chosen)
-        if not prompt or reply is None:
-            raise Skip("no assistant reply")
-        yield emit(mode, with_system(prompt, cells), reply)
-    elif chosen is not None and rejected is not None:
-        prompt, better, worse = split_common(chosen, rejected)
-        yield emit(mode, with_system(prompt, cells), better, worse, margin)
-    elif "prompt" in cells:
-        bad_reply = reply_of(cells, "rejected") if mode.kind == "preference" else None
-        yield emit(mode, prompt_of(cells, mode), reply_of(cells, "chosen"), bad_reply, margin)
-    else:
-        texts = split_text(text(cells, "chosen"), text(cells, "rejected"))
-        # In messages the blank between prompt and reply is the template's business.
-        start, good, bad = (t.strip() for t in texts) if mode.conversational else texts
-        yield emit(mode, start, good, bad, margin)
-
-
-def with_system(prompt: list[Message], cells: Cells) -> list[Message]:
-    """The prompt after the row's own system message, if it has one."""
-    system = part(cells, "system")
-    own = [{"role": "system", "content": system}] if system else []
-    return prompt if prompt[0]["role"] == "system" else own + prompt
-
-
-def whole_dialogue(value: Any, mode: Mode) -> list[Message] | None:
-    """The messages of a reply that repeats its prompt; None for a reply alone."""
-    if mode.conversational and is_marked(value):
-        return parse_marked(value)
-    if is_messages(value):
-        messages = to_messages(value)
-        return messages if messages[0]["role"] != "assistant" else None
-    return None
-
-
-def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Two texts with a common beginning → the prompt and the two ends.
-
-    The prompt ends behind the last ``Assistant:`` of the common part, else behind its last line
-    break, else before its last blank, so that no word is cut.
+def with_system(messages: list[Message], cells: Cells) -> list[Message]:
+    """Messages after the system message in a column of its own, if there is one.
 
     Raises:
-        Skip: If they are equal or share no beginning.
+        Skip: If the messages begin with another one.
     """
-    if chosen == rejected:
-        raise Skip("chosen equals rejected")
-    ends = (i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
-    shared = chosen[: next(ends, min(len(chosen), len(rejected)))]
-    marks = [mark.end() for mark in re.finditer(r"(?:^|\n)Assistant:", shared)]
-    end = marks[-1] if marks else shared.rfind("\n") + 1 or max(shared.rfind(" "), 0)
-    if not shared[:end].strip():
-        raise Skip("no common prompt")
-    if not chosen[end:].strip() or not rejected[end:].strip():
-        raise Skip("empty cell", "rejected" if chosen[end:].strip() else "chosen")
-    return chosen[:end], chosen[end:], rejected[end:]
+    system = part(cells, "system")
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages] if system else messages
+    if system and system.strip() != messages[0]["content"].strip():
+        raise Skip("two system messages")
+    return messages

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
 from modelforge.data.compare import (
@@ -18,17 +20,20 @@ from modelforge.data.compare import (
 from modelforge.data.convert import (
     Converter,
     DataKind,
-    read_best_and_wrong,
+    convert_paragraphs,
+    read_exchanges,
     read_instances,
     read_messages,
-    read_pair,
     read_prompt,
     read_reply,
     read_text,
+    read_tokens,
     read_turns,
     row_by_row,
 )
 from modelforge.data.dialogue import is_messages
+from modelforge.data.pairs import read_best_and_wrong, read_messages_and_rejected, read_pair
+from modelforge.data.turns import is_exchanges
 
 
 def is_number(value: Any) -> bool:
@@ -66,6 +71,7 @@ class Format:
         serves: The kinds it can make.
         optional: Roles filled if there.
         values: Role → what at least half its cells must look like in the first rows.
+        alone: Whether the file must have no other column.
     """
 
     name: str
@@ -74,32 +80,26 @@ class Format:
     serves: frozenset[DataKind]
     optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    alone: bool = False
 
 
-ASKED = ("prompt", "instruction", "question", "query", "problem", "goal", "input")
-ANSWERED = ("completion", "response", "output", "answer", "reply", "target", "assistant")
-CONVERSATION = ("messages", "conversations", "conversation", "dialogue", "dialog")
-SYSTEM = {"system": ("system", "system_prompt")}
-MARGIN = {
-    "margin": ("margin",),
-    "chosen_score": ("chosen_score", "score_chosen", "chosen_rating"),
-    "rejected_score": ("rejected_score", "score_rejected", "rejected_rating"),
+NAMES: dict[str, tuple[str, ...]] = {
+    role: tuple(names)
+    for role, names in json.loads(
+        files("modelforge.configs").joinpath("layouts/columns.json").read_text(encoding="utf-8")
+    ).items()
 }
-CHOSEN = {
-    "chosen": ("chosen", "chosen_response", "accepted"),
-    "rejected": ("rejected", "rejected_response", "declined"),
+ASKED, ANSWERED, CONVERSATION = NAMES["prompt"], NAMES["reply"], NAMES["conversation"]
+SYSTEM = {"system": NAMES["system"]}
+# What may stand around a question.
+AROUND = {
+    **SYSTEM,
+    **{role: NAMES[role] for role in ("history", "choices", "input", "context")},
+    "aside": ("text",),
 }
-FIRST = ("response_a", "answer_a", "response_0", "response_1", "answer_0", "answer_1", "response1")
-SECOND = ("response_b", "answer_b", "response_1", "response_2", "answer_1", "answer_2", "response2")
-PREFERENCE = (
-    "preference",
-    "preferred",
-    "winner",
-    "better",
-    "better_response_id",
-    "choice",
-    "label",
-)
+MARGIN = {role: NAMES[role] for role in ("margin", "chosen_score", "rejected_score")}
+CHOSEN = {role: NAMES[role] for role in ("chosen", "rejected")}
+SCORED = {"prompt": ASKED, "replies": NAMES["answers"]}
 
 # Most specific first: the first that fits and serves the kind is taken.
 TABLE: tuple[Format, ...] = (
@@ -116,14 +116,14 @@ TABLE: tuple[Format, ...] = (
         {"prompt": ("instruction",), "input": ("input", "context"), **CHOSEN},
         row_by_row(read_pair),
         PAIR,
-        {**SYSTEM, **MARGIN},
+        {**AROUND, **MARGIN},
     ),
     Format(
         "prompt, chosen/rejected",
         {"prompt": ASKED, **CHOSEN},
         row_by_row(read_pair),
         PAIR,
-        {**SYSTEM, **MARGIN},
+        {**AROUND, **MARGIN},
     ),
     Format(
         "chosen/rejected, prompt implicit",
@@ -131,6 +131,21 @@ TABLE: tuple[Format, ...] = (
         row_by_row(read_pair),
         PAIR,
         {**SYSTEM, **MARGIN},
+    ),
+    Format(
+        "messages and a rejected reply",
+        {"chosen": CONVERSATION, "rejected": NAMES["rejected"]},
+        row_by_row(read_messages_and_rejected),
+        PAIR,
+        {**SYSTEM, **MARGIN},
+        {"chosen": is_messages},
+    ),
+    Format(
+        "prompt, reply and rejected reply",
+        {"prompt": ASKED, "chosen": ANSWERED, "rejected": NAMES["rejected"]},
+        row_by_row(read_pair),
+        PAIR,
+        {**AROUND, **MARGIN},
     ),
     Format(
         "question, matching/not matching answer",
@@ -154,34 +169,55 @@ TABLE: tuple[Format, ...] = (
     ),
     Format(
         "two responses and a preference",
-        {"prompt": (*ASKED, *CONVERSATION), "a": FIRST, "b": SECOND, "preference": PREFERENCE},
+        {
+            "prompt": (*ASKED, *CONVERSATION),
+            "a": NAMES["first"],
+            "b": NAMES["second"],
+            "preference": NAMES["preference"],
+        },
         convert_compared,
         PAIR,
-        {**SYSTEM, "margin": ("margin",)},
+        {**AROUND, "margin": NAMES["margin"]},
+    ),
+    Format(
+        "two conversations and a preference",
+        {
+            "a": ("conversation_a",),
+            "b": ("conversation_b",),
+            "preference": NAMES["preference"],
+        },
+        convert_compared,
+        PAIR,
+        SYSTEM,
+        {"a": is_messages, "b": is_messages},
     ),
     Format(
         "several answers with scores",
-        {"prompt": ASKED, "replies": ("completions", "responses", "answers", "candidates")},
+        SCORED,
         convert_score_lists,
         PAIR,
-        SYSTEM,
+        AROUND,
         {"replies": has_score},
     ),
     Format(
         "lists of answers and of scores",
-        {
-            "prompt": ASKED,
-            "replies": ("completions", "responses", "answers", "candidates"),
-            "scores": ("scores", "ratings", "rewards"),
-        },
+        {**SCORED, "scores": NAMES["scores"]},
         convert_score_lists,
         PAIR,
-        SYSTEM,
+        AROUND,
         {"replies": is_list, "scores": is_list},
     ),
     Format(
+        "lists of answers and of ranks",
+        {**SCORED, "ranks": NAMES["ranks"]},
+        convert_score_lists,
+        PAIR,
+        AROUND,
+        {"replies": is_list, "ranks": is_list},
+    ),
+    Format(
         "messages and a label",
-        {"messages": CONVERSATION, "label": ("label",)},
+        {"messages": CONVERSATION, "label": NAMES["label"]},
         convert_labelled,
         PAIR,
         SYSTEM,
@@ -189,18 +225,18 @@ TABLE: tuple[Format, ...] = (
     ),
     Format(
         "completion and a label",
-        {"prompt": ASKED, "completion": ANSWERED, "label": ("label",)},
+        {"prompt": ASKED, "completion": ANSWERED, "label": NAMES["label"]},
         convert_labelled,
         PAIR,
-        SYSTEM,
+        AROUND,
         {"label": is_label},
     ),
     Format(
         "answer and a score",
-        {"prompt": ASKED, "completion": ANSWERED, "score": ("score", "rating", "reward")},
+        {"prompt": ASKED, "completion": ANSWERED, "score": NAMES["score"]},
         convert_scored,
         PAIR,
-        SYSTEM,
+        AROUND,
         {"score": is_number},
     ),
     Format(
@@ -212,6 +248,14 @@ TABLE: tuple[Format, ...] = (
         {"messages": is_messages},
     ),
     Format(
+        "exchanges",
+        {"messages": (*CONVERSATION, "texts")},
+        row_by_row(read_exchanges),
+        REPLY,
+        SYSTEM,
+        {"messages": is_exchanges},
+    ),
+    Format(
         "instruction with instances",
         {"prompt": ("instruction",), "instances": ("instances",)},
         row_by_row(read_instances),
@@ -221,40 +265,48 @@ TABLE: tuple[Format, ...] = (
     Format(
         "context/question/answer",
         {
-            "context": ("context", "passage"),
+            "context": NAMES["context"],
             "prompt": ("question",),
             "completion": ("answer", "answers", "response", "output"),
         },
         row_by_row(read_reply),
         REPLY,
-        SYSTEM,
+        AROUND,
+    ),
+    Format(
+        "articles with questions",
+        {"paragraphs": ("paragraphs",)},
+        convert_paragraphs,
+        REPLY,
+        values={"paragraphs": is_list},
     ),
     Format(
         "body/question/answer",
         {"body": ("body",), "prompt": ("question",), "completion": ("answer",)},
         row_by_row(read_reply),
         REPLY,
+        AROUND,
     ),
     Format(
         "instruction/input/output",
         {"prompt": ("instruction",), "input": ("input", "context"), "completion": ANSWERED},
         row_by_row(read_reply),
         REPLY,
-        SYSTEM,
+        AROUND,
     ),
     Format(
         "instruction/output",
         {"prompt": ("instruction",), "completion": ANSWERED},
         row_by_row(read_reply),
         REPLY,
-        SYSTEM,
+        AROUND,
     ),
     Format(
         "prompt/completion",
         {"prompt": ("prompt", "query"), "completion": ANSWERED},
         row_by_row(read_reply),
         REPLY,
-        SYSTEM,
+        AROUND,
     ),
     Format(
         "question/answer",
@@ -262,6 +314,13 @@ TABLE: tuple[Format, ...] = (
             "prompt": ("question", "problem"),
             "completion": ("best_answer", "solution", *ANSWERED, "answers"),
         },
+        row_by_row(read_reply),
+        REPLY,
+        AROUND,
+    ),
+    Format(
+        "two messages",
+        {"prompt": ("message_1",), "completion": ("message_2",)},
         row_by_row(read_reply),
         REPLY,
         SYSTEM,
@@ -282,13 +341,21 @@ TABLE: tuple[Format, ...] = (
         {"prompt": ("goal",), "completion": ("target",)},
         row_by_row(read_reply),
         REPLY,
+        AROUND,
     ),
     Format(
         "input/output",
         {"prompt": ("input",), "completion": ANSWERED},
         row_by_row(read_reply),
         REPLY,
-        SYSTEM,
+        AROUND,
+    ),
+    Format(
+        "question and answer",
+        {"prompt": ASKED, "completion": ANSWERED},
+        row_by_row(read_reply),
+        REPLY,
+        AROUND,
     ),
     Format(
         "turns of the user",
@@ -298,6 +365,15 @@ TABLE: tuple[Format, ...] = (
         {"completion": ("reference",)},
         {"turns": is_list},
     ),
-    Format("plain text", {"text": ("text",)}, row_by_row(read_text), TEXT),
-    Format("prompt", {"prompt": ASKED}, row_by_row(read_prompt), PROMPT, SYSTEM),
+    Format(
+        "tokens",
+        {"input_ids": ("input_ids",)},
+        row_by_row(read_tokens),
+        TEXT,
+        {"labels": ("labels",), "mask": ("attention_mask",)},
+        {"input_ids": is_list},
+    ),
+    Format("plain text", {"text": ("text",)}, row_by_row(read_text), TEXT, {"prompt": ASKED}),
+    Format("plain text alone", {"text": NAMES["alone"]}, row_by_row(read_text), TEXT, alone=True),
+    Format("prompt", {"prompt": ASKED}, row_by_row(read_prompt), PROMPT, AROUND),
 )

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelforge.common.hub import refusal, why_offline
 from modelforge.data.folder import HELD_OUT, one_of
 from modelforge.data.read import Row, Table, first_line
 from modelforge.errors import DataError, Problem
@@ -27,7 +28,6 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
     """
     from datasets import load_dataset
     from datasets.config import HF_DATASETS_CACHE
-    from huggingface_hub import is_offline_mode
 
     try:
         rows = load_dataset(source, name, split=split)
@@ -39,9 +39,13 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
     except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
         fix = "check the id, the split and the network; or give a path that exists"
         what = f"no such file or folder, and the hub does not give it: {first_line(error)}"
-        if is_offline_mode():
-            what = f"no such file or folder, and not in the cache {HF_DATASETS_CACHE}"
-            fix = "HF_HUB_OFFLINE is set: load it once where there is a network, or give a path"
+        offline, advice = why_offline()
+        refused, remedy = refusal(source, error, kind="datasets/")
+        if offline:
+            what = f"no such file or folder, and not in the cache {HF_DATASETS_CACHE}; {offline}"
+            fix = advice
+        elif refused:
+            what, fix = f"no such file or folder, and as a data set it {refused}", remedy
         raise DataError(Problem(source, what, fix)) from None
     return Table(
         source, [Row(cells, source, i) for i, cells in enumerate(rows, 1)], "", commit_of(rows)

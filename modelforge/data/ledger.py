@@ -12,10 +12,32 @@ from modelforge.errors import DataError, Problem
 FIRST = 10  # rows named per reason
 WARN_SHARE = 0.1  # dropped or truncated rows above this share are worth a warning
 
+# With less than this share of the rows left, the file is not what it was taken for.
+LEAST_SHARE, FEW = 0.05, 20  # FEW: dropped rows that are not worth a refusal
+# Reasons that follow from the length that was set, or from what a format is.
+CHOSEN = frozenset(
+    (
+        *("prompt fills max_length", "prompt is too long", "longer than max_length"),
+        *("equal once cut", "neither best nor worst", "rated below another answer"),
+        *("labelled bad", "marked not to be trained on"),
+    )
+)
+
 # Reasons for which a row is dropped, each with what the user can do. A reason may carry a detail
 # after a colon ("empty cell: answer").
 ADVICE = {
     "empty cell": "fill the cell, or map another column with `columns`",
+    "holds what is no text": "this strategy trains text: leave these rows out, or the column where "
+    "it says nothing",
+    "column with a meaning of its own": "name the columns that are to be read in `columns`, or "
+    "leave it out of the file",
+    "marked not to be trained on": "leave out the mark to train on the row",
+    "beside messages": "put it into the messages: it has no place beside them",
+    "two system messages": "keep the system message in the messages or in the column",
+    "turns not understood": 'use messages, or pairs such as ["question", "answer"]',
+    "tokens not understood": "input_ids, labels and attention_mask are lists of whole numbers, "
+    "equally long",
+    "choices not understood": "choices are a list of texts",
     "not text": "the cell must hold text; map another column with `columns`",
     "broken messages": 'each message needs a known role and text: {"role": "user", "content": "…"}',
     "no assistant reply": "a conversation to train on needs at least one assistant message",
@@ -124,6 +146,8 @@ class Ledger:
         chat_template: ``name, reason`` of the template, once chosen.
         warnings: What the user should look at.
         notes: What was decided on the way.
+        unused: Column, or ``column[].key`` of its messages, that is not read → rows with it.
+        passed_on: Column of a prompt file that reward functions are given → rows with it.
     """
 
     kind: DataKind
@@ -150,6 +174,8 @@ class Ledger:
     chat_template: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unused: dict[str, Tally] = field(default_factory=dict)
+    passed_on: dict[str, Tally] = field(default_factory=dict)
 
     def drop(self, reason: str, where: str) -> None:
         """Count a dropped row."""
@@ -178,8 +204,9 @@ class Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
         # A run of an earlier version did not count everything that is counted by now.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in {"dropped", "findings"} & known.keys():
-            known[name] = {reason: Tally(**tally) for reason, tally in known[name].items()}
+        for name in ("dropped", "findings", "unused", "passed_on"):
+            if name in known:
+                known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
         for name in ("truncated", "split", "duplicates", "silent", "blanks_alone"):
             if name in known:
                 known[name] = Tally(**known[name])
@@ -243,6 +270,13 @@ class Ledger:
         lines.append(f"kept {self.kept}, dropped {self.rows_read - self.kept}")
         for reason, tally in sorted(self.dropped.items(), key=lambda item: -item[1].count):
             lines.append(f"  {tally.count} × {reason} ({', '.join(tally.first[:3])})")
+        for what, names in (
+            ("not used", self.unused),
+            ("passed on to reward functions", self.passed_on),
+        ):
+            if names:
+                listed = (f"{name} ({tally.count} rows)" for name, tally in names.items())
+                lines.append(f"{what}: {', '.join(listed)}")
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
         if self.tokens:
             t = self.tokens
@@ -278,16 +312,19 @@ class Ledger:
         return lines
 
     def refuse_if_too_few(self, where: str, usable: int, min_rows: int) -> None:
-        """Stop a run that has nothing to train on.
+        """Stop a run that has nothing to train on, or next to nothing of what it was given.
 
         Raises:
-            DataError: If fewer than ``min_rows`` rows (at least 1) are usable; a problem a reason.
+            DataError: If fewer than ``min_rows`` rows (at least 1) are usable, or fewer than
+                `LEAST_SHARE` for reasons that nobody chose; a problem a reason.
         """
         needed = max(min_rows, 1)
-        if usable >= needed:
+        lost = sum(t.count for r, t in self.dropped.items() if r.split(":")[0] not in CHOSEN)
+        least = round(LEAST_SHARE * (usable + lost)) if lost >= FEW else 0
+        if usable >= max(needed, least):
             return
         read = usable + sum(tally.count for tally in self.dropped.values())
-        what = f"{usable} of {read} rows can be used, at least {needed} needed"
+        what = f"{usable} of {read} rows can be used, at least {max(needed, least)} needed"
         reasons = sorted(self.dropped.items(), key=lambda item: -item[1].count)
         fix = "see the reasons below" if reasons else "give more rows"
         raise DataError(Problem(where, what, fix), *reason_problems(reasons))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
 from modelforge.config import DatasetSource
 from modelforge.data.beside import beside, same_weights
 from modelforge.data.check import LongRows, tokenise
@@ -41,6 +42,7 @@ from modelforge.data.rows import Data, Rows
 from modelforge.data.special import without_bos
 from modelforge.data.template import TemplateChoice
 from modelforge.data.tokens import How
+from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -111,8 +113,7 @@ def read_rows(
     made = convert_all([*tables, *held_out], mode, columns or {}, ledger, eval_from=len(sources))
     del tables, held_out  # from here on the examples are enough
     take_bos_off(made, tokenizer, ledger)
-    ends = end_ids(tokenizer, eos_token_ids)
-    how = replace(how or How(), end_ids=ends)
+    how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
     return Rows(
         parts=[tokenise(rows, kind, tokenizer=tokenizer, how=how) for rows in made],
         weights=[source.weight for source in sources],
@@ -120,7 +121,7 @@ def read_rows(
         held_out=reason,
         seed=seed,
         min_rows=min_rows,
-        end_ids=ends,
+        end_ids=how.end_ids,
         name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
         reading=ledger,
         template_kwargs=how.template_kwargs,
@@ -276,13 +277,14 @@ def convert_all(
         for table in part:
             try:
                 role = "train" if number < eval_from else "eval"
-                rows.extend(convert(table, mode, columns, ledger, role))
+                found = convert(table, mode, columns, ledger, role)
+                rows.extend(track(found, f"converting {table.path}", len(table.rows)))
             except DataError as error:
                 problems.extend(error.problems)
         made.append(rows)
     if problems:
         raise DataError(*problems)
-    unify(made)
+    unify(made, ledger)
     same_weights([example for rows in made for _, example in rows], ledger)
     return made
 
@@ -311,11 +313,20 @@ def convert(
             f"{table.path}: of answers compared or rated only the chosen (preferred, best, good) "
             "ones are demonstrations"
         )
+    scores = [match.columns.get(role) for role in ("chosen_score", "rejected_score")]
+    if mode.kind == "preference" and all(scores):
+        ledger.note(
+            f"{table.path}: {' and '.join(map(str, scores))} are no margin, and nothing is trained "
+            "on them; a margin for `reward` needs a column named margin"
+        )
 
     def drop(skip: Skip, row: Row) -> None:
         column = match.columns.get(skip.role, skip.role)
         ledger.drop(f"{skip.reason}: {column}" if skip.role else skip.reason, row.where)
 
+    used = set(match.columns.values())
+    rows = list(refuse(rows, used, mode.kind, by_hand=bool(columns), drop=drop))
+    count(rows, used, mode.kind, ledger)
     for row, example in form.convert(match.items(rows), mode, drop):
         try:
             example |= beside(row.cells, match.columns, example)
@@ -326,23 +337,24 @@ def convert(
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
 
 
-def unify(made: Sequence[Made]) -> None:
-    """Bring all examples into one schema, in place.
+def unify(made: Sequence[Made], ledger: Ledger) -> None:
+    """Bring all examples into one schema, in place; what becomes of margins goes into the ledger.
 
     Raises:
-        DataError: If plain text is mixed with prompts and replies.
+        DataError: If plain text or tokens are mixed with prompts and replies.
     """
     forms: dict[str, str] = {}
     for rows in made:
         for row, example in rows:
-            for name in ("text", "messages", "completion"):
+            for name in ("text", "input_ids", "messages", "completion"):
                 if name in example:
                     forms.setdefault(name, row.where)
-    if "text" in forms and len(forms) > 1:
-        other = next(where for name, where in forms.items() if name != "text")
-        fix = "train on them one after the other, or give the text a prompt column"
-        what = f"plain text cannot be mixed with prompts and replies ({other})"
-        raise DataError(Problem(forms["text"], what, fix))
+    for name, called in (("text", "plain text"), ("input_ids", "tokens")):
+        if name in forms and len(forms) > 1:
+            other = next(where for form, where in forms.items() if form != name)
+            fix = "train on them one after the other, or give the text a prompt column"
+            what = f"{called} cannot be mixed with prompts and replies ({other})"
+            raise DataError(Problem(forms[name], what, fix))
     examples = [example for rows in made for _, example in rows]
     if "messages" in forms:
         for example in examples:
@@ -350,9 +362,18 @@ def unify(made: Sequence[Made]) -> None:
                 # Of a prompt nothing is trained on, in whatever form its row is.
                 before = [unspoken(message) for message in example.pop("prompt")]
                 example["messages"] = before + example.pop("completion")
-    if not all("margin" in example for example in examples):
+    margins = [example["margin"] for example in examples if "margin" in example]
+    if margins and len(margins) < len(examples):
+        few = f"{len(margins)} of {len(examples)} pairs have a margin"
+        ledger.note(f"{few}, so that none is used")
         for example in examples:
             example.pop("margin", None)
+    elif margins:
+        mean = sum(margins) / len(margins)
+        ledger.note(
+            f"the column margin says how far apart `reward` is to score the two sides of a pair: "
+            f"{min(margins):g} to {max(margins):g}, {mean:.3g} on average; `dpo` does not use it"
+        )
     for name in ("tools", "chat_template_kwargs"):
         if any(name in example for example in examples):
             for example in examples:

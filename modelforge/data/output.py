@@ -60,6 +60,8 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
             columns["prompt"][i] = carrying(prompt, row)
         if "answer" in extra or all(answer is None for answer in columns["answer"]):
             del columns["answer"]
+        else:
+            columns["answer"] = uniform(columns["answer"], "answer", ledger)
         for name in extra:
             columns[name] = uniform([item.row.cells.get(name) for item in rows], name, ledger)
     # Arrow would give every call the arguments of all others, empty.
@@ -87,7 +89,7 @@ DEEPEST = 12
 
 
 def uniform(values: list[Any], name: str, ledger: Ledger) -> list[Any]:
-    """A column of one type: as it is where Arrow can hold it, else as JSON text."""
+    """A column of one type: as it is where Arrow holds it, else lists of text, else JSON text."""
     import pyarrow
 
     try:
@@ -95,6 +97,10 @@ def uniform(values: list[Any], name: str, ledger: Ledger) -> list[Any]:
             raise ValueError
         pyarrow.array(values)
     except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
+        if any(isinstance(value, list) for value in values) and all(map(is_plain, values)):
+            what = f"column {name} holds single values and lists, or lists of several types"
+            ledger.note(f"{what}; all are passed on as lists of text")
+            return [text_list(value) for value in values]
         what = f"column {name} holds values of several types, or nested deeply"
         ledger.note(f"{what}; they are passed on as JSON text")
         return [
@@ -102,6 +108,19 @@ def uniform(values: list[Any], name: str, ledger: Ledger) -> list[Any]:
             for value in values
         ]
     return values
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a cell is empty, one value, or a list of such."""
+    items = value if isinstance(value, list) else [value]
+    return all(item is None or isinstance(item, str | int | float) for item in items)
+
+
+def text_list(value: Any) -> list[str] | None:
+    """A cell that `is_plain` as a list of text."""
+    items = value if isinstance(value, list) else [value]
+    whole = (int(i) if isinstance(i, float) and i.is_integer() else i for i in items)
+    return None if value is None else [str(item) for item in whole if item is not None]
 
 
 def deeper(value: Any, levels: int) -> bool:

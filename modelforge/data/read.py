@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelforge.common.progress import track
 from modelforge.errors import DataError, Problem, did_you_mean
 
 SHOWN = 10  # problems listed in full; the rest is counted
@@ -149,7 +150,9 @@ def read_file(path: Path, *, shown: str) -> Table:
         sha256 = hashlib.sha256(raw).hexdigest()
         if path.name.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
-        for line, cells in READERS[suffix](raw, problems.append):
+        count = raw.count(b"\n") if suffix == ".jsonl" else None
+        cells_of = READERS[suffix](raw, problems.append)
+        for line, cells in track(cells_of, f"reading {shown}", count):
             rows.append(Row(cells, shown, line))
     except _Bad as bad:
         problems.append(bad)

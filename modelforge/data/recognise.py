@@ -70,9 +70,13 @@ def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> l
 
 
 def renamed(cells: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Cells under our names; a column whose name is taken by a mapped one gives way."""
-    moved = set(columns.values()) | set(columns)
-    kept = {name: value for name, value in cells.items() if name not in moved}
+    """Cells under our names; a column whose name is taken by a mapped one gets another."""
+    moved = set(columns.values())
+    kept = {
+        f"{name} (of the file)" if name in columns else name: value
+        for name, value in cells.items()
+        if name not in moved
+    }
     return {**kept, **{our: cells.get(theirs) for our, theirs in columns.items()}}
 
 
@@ -116,6 +120,8 @@ def fit(
 ) -> Match | None:
     """Fill a format's roles from the columns there are; None if a needed one is left empty."""
     columns: dict[str, str] = {}
+    if form.alone and len(optional) > 1:
+        return None
     for role, names in form.columns.items():
         free = (needed[n] for n in names if n in needed and needed[n] not in columns.values())
         column = next(free, None)
@@ -128,8 +134,9 @@ def fit(
         if not values or 2 * sum(map(looks_right, values)) < len(values):
             return None
     for role, names in (*form.optional.items(), *BESIDE.items()):
-        column = next((optional[name] for name in names if name in optional), None)
-        if column is not None and column not in columns.values():
+        there = (optional[name] for name in names if name in optional)
+        column = next((name for name in there if name not in columns.values()), None)
+        if column is not None and role not in columns:
             columns[role] = column
     return Match(form, columns)
 

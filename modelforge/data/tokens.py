@@ -161,6 +161,8 @@ class Encoder:
     def demonstrations(self, examples: Sequence[Example]) -> list[Result]:
         """Labels on every assistant turn, or on a completion; on all of a plain text."""
         tokenizer = self.tokenizer
+        if "input_ids" in examples[0]:
+            return [given(example, tokenizer) for example in examples]
         if "text" in examples[0]:
             texts = [with_eos(example["text"], tokenizer) for example in examples]
             whole = tokenize_text(texts, tokenizer)
@@ -308,6 +310,16 @@ class Encoder:
 
 
 SIDES = ("chosen", "rejected")
+
+
+def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | RenderError:
+    """A row that came in tokens, supervised where its labels are."""
+    ids, labels = example["input_ids"], example["labels"]
+    if not all(0 <= token < len(tokenizer) for token in ids):
+        return RenderError("a token that the tokenizer does not have")
+    trained = [label != MASKED for label in labels]
+    borders = zip([False, *trained], [*trained, False], strict=True)
+    return compact(ids, start=0, spans=[i for i, (a, b) in enumerate(borders) if a != b])
 
 
 def conversation_of(example: Example, messages: Sequence[Message]) -> Conversation:

@@ -13,6 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from modelforge import registry
 from modelforge.data.ledger import Ledger
 from modelforge.errors import Problem, RunError
+from modelforge.evaluation.usage import usage
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.web import charts, render
@@ -37,6 +38,7 @@ def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
         steps=results["steps"],
         figures=_figures(results),
+        verdict=_verdict(results),
         charts=charts(run.read_lines(files.METRICS)),
         sample_head=list(samples[0]) if samples else [],
         samples=[[_text(value) for value in sample.values()] for sample in samples],
@@ -72,8 +74,9 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         f"{results['steps']} steps on {rows} rows.",
         "## Figures",
         _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
+        *([_verdict(results)] if _verdict(results) else []),
         "## Load it",
-        _load_snippet(run, strategy.head),
+        _usage(run, strategy.head, results),
         "## How it was made",
         _rows(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in choices.items()]),
         "Made with "
@@ -143,6 +146,17 @@ def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
     return said | stored["choices"]
 
 
+def _verdict(results: Mapping[str, Any]) -> str:
+    """How sure the figure is that the run is judged by; nothing where no rows were held out."""
+    if "no_signal" in results:
+        silent = results["no_signal"]
+        return f"Nothing was learned: the {silent['where']} {silent['what']}."
+    if "verdict" not in results:
+        return ""
+    label: str = results["label"]
+    return f"{label[0].upper()}{label[1:]} (`{results['measure']}`): {results['verdict']}."
+
+
 def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (key, _figure(results["before"].get(key)), _figure(value))
@@ -169,13 +183,12 @@ def _code(value: Any) -> str:
     return " ".join(str(value).replace("`", "'").replace("|", "\\|").split())
 
 
-def _load_snippet(run: RunDir, head: str) -> str:
-    is_adapter = _is_adapter(run)
-    task = "SequenceClassification" if head == "reward" else "CausalLM"
-    library, kind = ("peft", "AutoPeftModelFor") if is_adapter else ("transformers", "AutoModelFor")
-    extra = ", num_labels=1" if head == "reward" and is_adapter else ""
-    return (
-        f"```python\nfrom {library} import {kind}{task}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {kind}{task}.from_pretrained("{run.model}"{extra})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{run.model}")\n```'
+def _usage(run: RunDir, head: str, results: Mapping[str, Any]) -> str:
+    blocks = usage(
+        run.model.resolve(),
+        head=head,
+        config=run.read_json(files.CONFIG),
+        dtype=results["dtype"],
+        chat=(run.model / "chat_template.jinja").is_file(),
     )
+    return "\n\n".join(f"```python\n{block}\n```" for block in blocks)

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modelforge.common.console import headline, say
+from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
+from modelforge.errors import Problem, RunError
+from modelforge.evaluation.headline import judged
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategy import Measure, Result
@@ -27,7 +29,7 @@ def measured(
     head: Literal["causal-lm", "reward"],
     limit: int,
 ) -> dict[str, Any]:
-    """Held-out ``figures`` and ``samples`` of the model as it is; empty where they cannot be had.
+    """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where they cannot be had.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.
@@ -42,11 +44,12 @@ def measured(
     sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if sharding and trainer.state.global_step == 0:
         say("not measured before training: the model is sharded when training begins")
-        return {"figures": {}, "samples": []}
+        return {"figures": {}, "rows": [], "samples": []}
     plugin = trainer.accelerator.state.deepspeed_plugin
     whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
     return {
         "figures": {} if data.eval is None else _figures(trainer),
+        "rows": [] if data.eval is None else [row.to_dict() for row in trainer.held_out],
         "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
     }
 
@@ -102,6 +105,7 @@ def write_end(
     *,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> None:
     """Samples, card, report and, last, the results; and say them.
 
@@ -111,30 +115,58 @@ def write_end(
         measure: The figure the run is judged by.
         before: What `measured` found before training.
         after: The same of the trained model.
+        saved: What `reload.see_that_it_loads` found.
     """
+    from modelforge.callbacks.alarms import no_signal, too_short_to_tell
     from modelforge.evaluation.report import html_report, model_card
 
     if not is_main():
         return  # card and report read the folder, which only the main process writes
     run.write_lines(files.SAMPLES, _side_by_side(before["samples"], after["samples"]))
+    run.write_lines(files.HELD_OUT, _row_by_row(before["rows"], after["rows"]))
+    judgement = judged(measure, before, after)
+    logs, steps = trainer.state.log_history, trainer.state.global_step
+    silent = no_signal(logs, trainer.args)
+    if silent and too_short_to_tell(logs, steps):
+        warn(str(silent))
+        silent = None
     results = {
         "measure": measure.key,
         "label": measure.label,
         "higher_is_better": measure.higher_is_better,
+        **judgement,
         "before": before["figures"],
         "after": after["figures"],
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "skipped_steps": trainer.skipped_steps,
-    }
+        # What the base is to be loaded in, and how the saved model compared with the trained one.
+        "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
+        "saved": saved,
+    } | ({"no_signal": vars(silent)} if silent else {})
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
     run.write_json(files.RESULTS, results)
-    headline("Done")
+    headline("Nothing was learned" if silent else "Done")
     if measure.key in after["figures"]:
         both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
-        say(f"{measure.label}: " + " → ".join(f"{f:.4g}" for f in both if f is not None))
+        figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
+        say(f"{measure.label}: {figures} ({judgement['verdict']})")
     say(f"run: {run.path}")
+
+
+def _row_by_row(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each held-out row, by its place in the data, with its figures before and after."""
+    return [
+        {"row": i, "weight": last["weight"], "before": _plain(first), "after": _plain(last)}
+        for i, (first, last) in enumerate(zip(before or [{}] * len(after), after, strict=True))
+    ]
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "weight"}
 
 
 def _side_by_side(
@@ -151,6 +183,14 @@ def _side_by_side(
 
 
 def result_of(run: RunDir, checkpoint: Path | None) -> Result:
-    """What a finished run's folder holds."""
+    """What a finished run's folder holds.
+
+    Raises:
+        RunError: If its rewards never differed, so that it is no success.
+    """
     results = run.read_json(files.RESULTS)
+    if "no_signal" in results:
+        problem = Problem(**results["no_signal"])
+        where = f"{run.path}: {problem.where}"
+        raise RunError(Problem(where, problem.what, f"{problem.fix}; then train in a new folder"))
     return Result(run.path, run.model, results["before"], results["after"], checkpoint)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
 from modelforge.data.carried import carrying, chat_ids
 from modelforge.data.dialogue import answer_of
 
@@ -47,8 +49,29 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
     if "text" in row:
         words = row["text"].split(" ")
         return " ".join(words[:12]), " ".join(words[12:])
-    answer = row.get("completion") or row.get("chosen") or row.get("answer") or ""
-    return row["prompt"], answer_of(answer[-1]) if isinstance(answer, list) else str(answer)
+    given = (row.get(name) for name in ("completion", "chosen", "answer"))
+    return row["prompt"], _shown(next((each for each in given if each is not None), ""))
+
+
+def _shown(answer: Any) -> str:
+    """An answer of the data as text: the last of messages, or all of several right ones."""
+    if isinstance(answer, list) and answer and isinstance(answer[-1], dict):
+        answer = answer_of(answer[-1]) if "content" in answer[-1] else answer[-1]
+    if isinstance(answer, list):
+        return " or ".join(map(_shown, answer))
+    return json.dumps(answer, ensure_ascii=False) if isinstance(answer, dict) else str(answer)
+
+
+def readable(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """A row that came in tokens as texts, parted where its labels begin; any other as it is."""
+    if "input_ids" not in row:
+        return row
+    ids, labels = row["input_ids"], row["labels"]
+    begin = next((i for i, label in enumerate(labels) if label >= 0), len(ids)) or len(ids) // 2
+    prompt, completion = (
+        tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:begin], ids[begin:])
+    )
+    return {"prompt": prompt, "completion": completion}
 
 
 def answer(
@@ -74,8 +97,9 @@ def answer(
 
     samples = []
     new_tokens = min(new_tokens, limit // 2)
-    for row in rows.select(range(min(COUNT, len(rows)))):
-        prompt, reference = prompt_and_reference(row)
+    chosen = rows.select(range(min(COUNT, len(rows))))
+    for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
+        prompt, reference = prompt_and_reference(readable(row, tokenizer))
         if isinstance(prompt, list):
             messages = carrying(prompt, row)
             ids = torch.tensor([chat_ids(tokenizer, messages, template_kwargs, generate=True)])

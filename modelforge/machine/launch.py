@@ -19,6 +19,7 @@ from modelforge.common.processes import world_size
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, Problem, RunError
 from modelforge.machine.hardware import Hardware
+from modelforge.machine.versions import install
 
 #: Where the main process of a launch leaves its exit code: torchrun's own says only that one of
 #: them failed.
@@ -60,7 +61,7 @@ def refuse_backend(config: Config, hardware: Hardware) -> None:
         what = "fsdp on a CPU would train as plain DDP, without a word"
         raise RunError(Problem(where, what, "set ddp, zero2 or zero3, or train on CUDA cards"))
     if backend.startswith("zero") and find_spec("deepspeed") is None:
-        fix = "pip install 'modelforge-trl[deepspeed]', or set ddp"
+        fix = f"{install('deepspeed')}, or set ddp"
         raise RunError(Problem(where, f"{backend} is DeepSpeed's, which is not installed", fix))
 
 

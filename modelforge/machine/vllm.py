@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem, did_you_mean
+from modelforge.machine.versions import install
 
 if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
@@ -74,5 +75,5 @@ def machine_problems(config: Config, hardware: Hardware) -> Iterator[Problem]:
     if hardware.device != "cuda":
         yield Problem(where, "vLLM needs a CUDA device", "set use_vllm to false")
     if find_spec("vllm") is None:
-        fix = "pip install 'modelforge-trl[vllm]', or set use_vllm to false"
+        fix = f"{install('vllm')}, or set use_vllm to false"
         yield Problem(where, "vLLM is not installed", fix)

@@ -1,7 +1,7 @@
 """What comes from the Hugging Face hub: pinned to a commit, and said clearly where it is missing.
 
-Downloads, their retries with growing pauses (five, on time-outs, lost connections and busy
-servers), going on with half a file, and the cache are huggingface_hub's.
+huggingface_hub downloads, tries lost connections and busy servers again, resumes half a file, and
+keeps the cache. Whether there is a hub at all is looked at beforehand (`modelforge.common.hub`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from modelforge.common.hub import look_for_hub, refusal, why_offline
+from modelforge.common.paths import find_path, paths_in
+from modelforge.config import Config
+from modelforge.data.read import looks_like_hub_id
 from modelforge.errors import Problem
 from modelforge.models.source import ModelSource
 
@@ -30,6 +34,22 @@ def pinned(source: ModelSource) -> ModelSource:
     config = try_to_load_from_cache(source.base, "config.json", revision=source.revision)
     # …/snapshots/<commit>/config.json
     return replace(source, revision=Path(config).parent.name) if isinstance(config, str) else source
+
+
+def look_for_what_is_named(config: Config, source: ModelSource) -> None:
+    """See whether the hub can be reached, if the model, the data or a reward comes from there."""
+    if not Path(source.base).exists() or _names_hub_id(config):
+        look_for_hub()
+
+
+def _names_hub_id(config: Config) -> bool:
+    places = paths_in(type(config.settings), config.settings.model_dump())
+    return any(
+        place.beside_config
+        and looks_like_hub_id(place.text)
+        and find_path(place.text, config.base_dir) is None
+        for place in places
+    )
 
 
 def origin(source: ModelSource, sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -59,8 +79,12 @@ def unreadable(name: str, what: str, error: Exception) -> Problem:
         what: How to call it: ``model``, ``tokenizer``, ….
         error: What transformers or PEFT raised.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
+    from huggingface_hub.constants import HF_HUB_CACHE
 
+    offline, advice = why_offline()
+    refused, fix = refusal(name, error)
+    if refused and not offline and not Path(name).exists():
+        return Problem(name, f"the {what} {refused}", fix)
     message = " ".join(str(error).split())
     if "trust_remote_code" in message:
         return Problem(
@@ -75,9 +99,8 @@ def unreadable(name: str, what: str, error: Exception) -> Problem:
         "give a folder with config.json, tokenizer and .safetensors, or a hub id that this "
         "machine can reach"
     )
-    if is_offline_mode() and not Path(name).exists():
-        message = f"it is not in the cache {HF_HUB_CACHE}, and HF_HUB_OFFLINE is set ({message})"
-        fix = f"run `hf download {name}` where there is a network, or give a folder"
+    if offline and not Path(name).exists():
+        message, fix = f"it is not in the cache {HF_HUB_CACHE}, and {offline}", advice
     elif "safetensors" in message:
         fix = "pickled weights can run code when loaded: convert them to safetensors"
     return Problem(name, f"no usable {what} there: {message}", fix)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.config import Choice, Config, Settings
+from modelforge.config import LORA_KEYS, Choice, Config, Settings
+from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +67,12 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
     """Values that follow from others: the LoRA scale, and 4-bit where it cannot be had."""
     settings = config.settings
     choices: dict[str, Choice] = {}
+    if settings.use_4bit and not config.given("use_4bit"):
+        if settings.lora_r == 0:
+            why = "lora_r is 0, and quantised weights cannot be trained"
+            choices["use_4bit"] = Choice(False, "default", why)
+        elif settings.use_8bit:
+            choices["use_4bit"] = Choice(False, "default", "use_8bit is set")
     if settings.lora_r and not config.given("lora_alpha"):
         choices["lora_alpha"] = Choice(2 * settings.lora_r, "default", "twice lora_r, as is usual")
     if hardware.device == "cpu":
@@ -77,6 +87,54 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             why = "there is no GPU memory to page out of"
             choices["optim"] = Choice(optim, "machine", why)
     return choices
+
+
+def adapter_choices(
+    config: Config, adapter: Path, *, head: str, linear: Callable[[], set[str]]
+) -> dict[str, Choice] | None:
+    """The shape of the adapter that goes on training, which no key can change.
+
+    Args:
+        config: As loaded.
+        adapter: Its folder.
+        head: ``causal-lm`` or ``reward``: an adapter of the other kind does not go on training.
+        linear: The names of the base's linear layers but the head, for ``all-linear``.
+
+    Raises:
+        ConfigError: With every key of the user's that says otherwise.
+    """
+    recorded = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    scores = recorded.get("task_type") == "SEQ_CLS"
+    if recorded.get("peft_type", "LORA") != "LORA" or scores != (head == "reward"):
+        return None
+    names = ("r", "lora_alpha", "lora_dropout", "target_modules")
+    choices: dict[str, Choice] = {}
+    problems = []
+    for key, name in zip(LORA_KEYS, names, strict=True):
+        own = recorded.get(name)
+        if own is None:
+            continue
+        if isinstance(own, list):
+            own = sorted(own)
+        said = config.said.get(key, own)
+        if not _alike(said, own, linear):
+            what = f"is {said!r}, and the adapter that goes on training has {own!r}"
+            fix = "remove it, or set model_name to the base (or to the merged model)"
+            problems.append(Problem(f"{config.name}: {key}", what, fix))
+        if not config.given(key):
+            choices[key] = Choice(own, "adapter", f"the adapter's own, of {adapter}")
+    if problems:
+        raise ConfigError(*problems)
+    return choices
+
+
+def _alike(said: Any, own: Any, linear: Callable[[], set[str]]) -> bool:
+    """Whether the user says of an adapter what it is."""
+    if isinstance(own, list):
+        if said == "all-linear":
+            return set(own) == linear()
+        return set(said) == set(own) if isinstance(said, list) else False
+    return bool(said == own)
 
 
 def _has_bitsandbytes() -> bool:

@@ -117,7 +117,9 @@ def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]
         config = _chosen(config, optim=Choice(paged, "plan", why))
         yield config, "half"
     for rank in (16, 8):
-        if not config.given("lora_r") and config.settings.lora_r > rank:
+        chosen = config.choices.get("lora_r")
+        own = chosen is not None and chosen.source == "adapter"  # which no plan can change
+        if not config.given("lora_r") and not own and config.settings.lora_r > rank:
             choices = {"lora_r": Choice(rank, "plan", "a higher rank does not fit")}
             if not config.given("lora_alpha"):
                 choices["lora_alpha"] = Choice(2 * rank, "plan", "twice lora_r, as is usual")

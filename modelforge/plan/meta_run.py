@@ -118,7 +118,7 @@ def _arguments(
     model: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
     peft_config: Any = lora_config(config.settings, head=head)
     if adapter is not None:
-        model, peft_config = attach_adapter(model, adapter), None
+        model, peft_config = attach_adapter(model, adapter, head=head), None
     arguments = {
         "model": model,
         "args": args,

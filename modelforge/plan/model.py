@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modelforge.models.attach import Head, adapter_config
 from modelforge.models.lora import quantization_config
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def meta_model(
     architecture: PretrainedConfig,
     settings: Settings,
     *,
-    head: Literal["causal-lm", "reward"],
+    head: Head,
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     """A model of this architecture, quantised as the settings ask, of meta tensors.
@@ -53,6 +54,21 @@ def meta_model(
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
     return model
+
+
+def linear_layers(architecture: PretrainedConfig) -> set[str]:
+    """What PEFT's ``all-linear`` means: the linear layers but the output head, by their names."""
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    head = model.get_output_embeddings()
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
 
 
 def _quantise(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -154,12 +170,10 @@ def _part(name: str, parameter: torch.nn.Parameter) -> str:
     return "trained weights" if parameter.requires_grad else "other weights"
 
 
-def attach_adapter(model: Any, folder: Path) -> Any:
+def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
     """The base with an adapter of this folder's shape, trainable, as the provider attaches it."""
-    from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    config = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = False
-    return get_peft_model(model, config)
+    return get_peft_model(model, adapter_config(folder, head=head))

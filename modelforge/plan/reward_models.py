@@ -88,7 +88,7 @@ def _on_base(policy: Any, config: Config, number: int) -> Callable[..., Any]:
     for parameter in adapter_parameters(policy, adapter).values():
         parameter.data = parameter.data.to("meta")
         parameter.requires_grad_(False)
-    return partial(score_on_base, policy, adapter)
+    return partial(score_on_base, policy, adapter, pad_token_id=-1)
 
 
 def _score_with(model: Any) -> Callable[..., Any]:

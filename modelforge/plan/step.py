@@ -99,7 +99,7 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     tracker.share_true, tracker.padded = meta_run.share_true, meta_run.padded
     with ExitStack() as stack:
         stack.enter_context(running_as(device, tracker))
-        trainer = _on_meta(meta_run, tracker)(**meta_run.arguments)
+        trainer = _stepping(meta_run, tracker)(**meta_run.arguments)
         meta_run.prepare(trainer)
         if meta_run.generates:
             samples = sampling(trainer.model, tracker)
@@ -111,12 +111,10 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
     return tracker, trainer
 
 
-def _on_meta(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
-    """The trainer class with its device and its outer loop replaced, and phases marked."""
+def on_meta(trainer_class: type[Any]) -> type[Any]:
+    """The trainer class with its device replaced."""
 
-    class OnMeta(meta_run.trainer_class):  # type: ignore[misc, valid-type, name-defined]
-        optimizer: Any
-
+    class OnMeta(trainer_class):  # type: ignore[misc, valid-type]
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             _put_on_meta(self.args)
@@ -124,6 +122,16 @@ def _on_meta(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
             """The model is on the meta device and stays there."""
+
+    OnMeta.__name__ = trainer_class.__name__
+    return OnMeta
+
+
+def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
+    """The trainer class on meta with its outer loop replaced, and phases marked."""
+
+    class Stepping(on_meta(meta_run.trainer_class)):  # type: ignore[misc]
+        optimizer: Any
 
         def _inner_training_loop(self, *args: Any, **kwargs: Any) -> None:
             """A step that makes the optimiser's states, then one in the middle of training."""
@@ -168,8 +176,8 @@ def _on_meta(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
                     self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
                 self.optimizer.step()
 
-    OnMeta.__name__ = meta_run.trainer_class.__name__
-    return OnMeta
+    Stepping.__name__ = meta_run.trainer_class.__name__
+    return Stepping
 
 
 def _put_on_meta(thing: Any) -> None:

@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 
 from modelforge.checkpointing.resumable import Resumable
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
+from modelforge.measuring.by_row import ByPrompt
 from modelforge.models.adapters import inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.ppo import maths, weights
@@ -59,8 +60,11 @@ METRICS = {
     "updates_skipped": "1 where kl_stop skipped this update",
 }
 
+# Of these, what speaks of a rollout as a whole: a held-out answer, measured alone, has none.
+OF_A_ROLLOUT = ("value/explained_variance", "advantage/mean", "advantage/std")
 
-class PPOTrainer(Resumable, GRPOTrainer):
+
+class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
     """Trains a LoRA policy with PPO; arguments as ``GRPOTrainer``'s, ``args`` a ``PPOConfig``.
 
     Raises:
@@ -244,7 +248,8 @@ class PPOTrainer(Resumable, GRPOTrainer):
             ),
         }
         for key, value in metrics.items():
-            self._metrics[mode][key].append(float(value))
+            if mode == "train" or key not in OF_A_ROLLOUT:
+                self._metrics[mode][key].append(float(value))
         if mode == "train":
             self.kl.update(kl_completion, len(self._raw_rewards))
 

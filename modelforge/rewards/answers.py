@@ -1,9 +1,11 @@
-"""Read the number that an answer states: ``\\boxed{}``, then ``####``, then the last number."""
+"""Read the right answers of a row, and the number that an answer states."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 # A sign counts only where no digit, letter or closing bracket stands before it: "10-20" ends in
 # 20, "7 - 3" in 3, "x = -3" in -3. A letter glued to the front ("Q4") makes it a name.
@@ -18,6 +20,29 @@ _NUMBER = re.compile(
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _LATEX_TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\[,;:! ]|\{,\}|\\\$")
+
+
+# Where a data set keeps several answers in an object: SQuAD's text, TriviaQA's value and aliases.
+_KEYS = ("text", "value", "aliases")
+
+
+def right_answers(cell: Any) -> list[str]:
+    """The texts of which any is right, as a row gives them; empty where there is none.
+
+    >>> right_answers(["4", "four"]), right_answers(4.0), right_answers(None)
+    (['4', 'four'], ['4'], [])
+    """
+    if isinstance(cell, bool):
+        return [str(cell), str(cell).lower()]
+    if isinstance(cell, float) and cell.is_integer():
+        return [str(int(cell))]
+    if isinstance(cell, str | int | float):
+        return [str(cell)] if cell == cell and str(cell).strip() else []
+    if isinstance(cell, Mapping):
+        cell = [cell.get(key) for key in _KEYS]
+    if isinstance(cell, list | tuple):
+        return [text for item in cell for text in right_answers(item)]
+    return []
 
 
 def extract_number(text: str) -> Fraction | None:

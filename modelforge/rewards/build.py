@@ -7,15 +7,16 @@ import importlib
 import importlib.util
 import inspect
 import math
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
 from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, Problem
-from modelforge.rewards.builtin import BUILTIN, Score
+from modelforge.rewards.builtin import BUILTIN, TAGS, Score
 from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
 
@@ -23,7 +24,12 @@ RewardFunction = Callable[..., Any]
 
 
 def build_rewards(
-    entries: Sequence[RewardEntry], *, tokenizer: Any, base_dir: Path = Path(), device: Any = None
+    entries: Sequence[RewardEntry],
+    *,
+    tokenizer: Any,
+    base_dir: Path = Path(),
+    device: Any = None,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> tuple[list[RewardFunction], list[float]]:
     """The reward functions, in TRL's form, and their weights.
 
@@ -36,19 +42,21 @@ def build_rewards(
         tokenizer: The policy's; counts tokens where no ids are given.
         base_dir: The folder that relative paths start from.
         device: Where reward models are put; None leaves the choice to them (CUDA if there).
+        template_arguments: What the policy's chat template is rendered with besides messages.
 
     Raises:
         ModelError: a reward model that has no trained score head, or no chat template.
     """
     functions: list[RewardFunction] = []
     names: set[str] = set()
+    opened = opened_tag(tokenizer, template_arguments or {})
     for entry in entries:
         kind = kind_of(entry.name)
         if kind == "builtin":
             score = BUILTIN[entry.name](**entry.arguments)
-            function, name = _per_row(score, tokenizer), entry.name
+            function, name = _per_row(score, tokenizer, tags_of(entry), opened), entry.name
         elif kind == "trl":
-            function, name = _from_trl(entry)
+            function, name = _from_trl(entry, opened)
         elif kind == "model":
             from modelforge.rewards.model import RewardModel
 
@@ -76,11 +84,56 @@ def completion_text(completion: Any) -> str:
     return content or ""
 
 
-def _per_row(score: Score, tokenizer: Any) -> RewardFunction:
+def tags_of(entry: RewardEntry) -> list[str]:
+    """The names of the tags that a reward wants a completion to be made of, the first one first."""
+    if entry.name == "think_format_reward":
+        return ["think"]
+    return (entry.arguments.get("tags") or TAGS) if entry.name == "format" else []
+
+
+_LAST_TAG = re.compile(r"<([\w-]+)>\s*\Z")
+
+
+def opened_tag(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
+    """The name of the tag that the template's generation prompt ends in, such as ``think``, if any.
+
+    What the model then writes begins behind it. To a reward of the form it belongs all the same.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    ask = [{"role": "user", "content": "?"}]
+    try:
+        prompt = tokenizer.apply_chat_template(
+            ask, add_generation_prompt=True, tokenize=False, **arguments
+        )
+    except Exception:  # a template is a program of its author; rows it refuses are dropped
+        return ""
+    return _ends_in_tag(prompt)
+
+
+def _ends_in_tag(prompt: str) -> str:
+    found = _LAST_TAG.search(prompt)
+    return found[1] if found else ""
+
+
+def _from_the_first_tag(
+    completions: Sequence[Any], prompts: Sequence[Any], tags: Sequence[str], opened: str
+) -> list[str]:
+    """The texts of completions, each with the tag before it that its prompt has opened."""
+    texts = []
+    for completion, prompt in zip(completions, prompts, strict=True):
+        text = completion_text(completion)
+        tag = _ends_in_tag(prompt) if isinstance(prompt, str) else opened
+        begun = tag in tags and not text.lstrip().startswith(f"<{tag}>")
+        texts.append(f"<{tag}>{text}" if begun else text)
+    return texts
+
+
+def _per_row(score: Score, tokenizer: Any, tags: Sequence[str], opened: str) -> RewardFunction:
     def reward(
         *, prompts: Any, completions: list, completion_ids: list | None = None, **columns: Any
     ) -> list[float | None]:
-        texts = [completion_text(completion) for completion in completions]
+        texts = _from_the_first_tag(completions, prompts, tags, opened)
         if completion_ids is None:
             completion_ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
         # TRL also hands over its state and loggers, which are no columns.
@@ -93,7 +146,7 @@ def _per_row(score: Score, tokenizer: Any) -> RewardFunction:
     return reward
 
 
-def _from_trl(entry: RewardEntry) -> tuple[RewardFunction, str]:
+def _from_trl(entry: RewardEntry, opened: str) -> tuple[RewardFunction, str]:
     """TRL's function under the name that TRL logs it by; plain text goes to it as a message."""
     import trl.rewards
 
@@ -101,7 +154,7 @@ def _from_trl(entry: RewardEntry) -> tuple[RewardFunction, str]:
         what = f"TRL {trl.__version__} has no such reward"
         raise ConfigError(Problem(entry.name, what, "pip install -U trl"))
     theirs = getattr(trl.rewards, entry.name)
-    makes = entry.name.startswith("get_")
+    makes, tags = entry.name.startswith("get_"), tags_of(entry)
     function = theirs(**entry.arguments) if makes else theirs
     bound = {} if makes else entry.arguments
 
@@ -110,6 +163,9 @@ def _from_trl(entry: RewardEntry) -> tuple[RewardFunction, str]:
             [{"role": "assistant", "content": text}] if isinstance(text, str) else text
             for text in completions
         ]
+        if tags:
+            texts = _from_the_first_tag(completions, columns["prompts"], tags, opened)
+            messages = [[{"role": "assistant", "content": text}] for text in texts]
         return function(completions=messages, **columns, **bound)
 
     return reward, function.__name__

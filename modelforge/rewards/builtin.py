@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
-from modelforge.rewards.answers import extract_number
+from modelforge.rewards.answers import extract_number, right_answers
 
 Score = Callable[[str, int, Mapping[str, Any]], float | None]
 
@@ -25,24 +25,24 @@ def exact_match(
 ) -> Score:
     """1 where the completion equals the row's answer, outer white space aside.
 
-    With ``extract``, the last match of that pattern (its first group, if it has one) is compared
-    in place of the whole completion.
+    Of a list of answers any is right. With ``extract``, the last match of that pattern (its first
+    group, if it has one) is compared in place of the whole completion.
     """
     pattern = None if extract is None else _compile(extract)
 
     def score(text: str, n_tokens: int, row: Mapping[str, Any]) -> float | None:
-        answer = row[column]
-        if answer is None:
+        answers = [answer.strip() for answer in right_answers(row[column])]
+        if not answers:
             return None
         if pattern is not None:
             found = list(pattern.finditer(text))
             if not found:
                 return 0.0
             text = (found[-1][1] if pattern.groups else found[-1][0]) or ""
-        given, wanted = text.strip(), str(answer).strip()
+        given = text.strip()
         if ignore_case:
-            given, wanted = given.casefold(), wanted.casefold()
-        return float(given == wanted)
+            given, answers = given.casefold(), [answer.casefold() for answer in answers]
+        return float(given in answers)
 
     return score
 
@@ -50,20 +50,26 @@ def exact_match(
 def numeric_answer(*, column: str = "answer", tolerance: float = 1e-6) -> Score:
     r"""1 where the completion's number (``\boxed{}``, ``####``, else the last) is the answer's.
 
-    The answer may be a number or a worked solution ending in ``#### 42``. ``tolerance`` is
-    relative to the answer, absolute below 1.
+    The answer may be a number or a worked solution ending in ``#### 42``; of a list any is right,
+    and those without a number are left out. ``tolerance`` is relative to the answer, absolute
+    below 1.
     """
     if not 0 <= tolerance < 1:
         raise ValueError("tolerance must be at least 0 and below 1")
 
     def score(text: str, n_tokens: int, row: Mapping[str, Any]) -> float | None:
-        wanted = None if row[column] is None else extract_number(str(row[column]))
-        if wanted is None:
+        found = (extract_number(answer) for answer in right_answers(row[column]))
+        wanted = [number for number in found if number is not None]
+        if not wanted:
             return None
         given = extract_number(text)
         # exact: an answer may be beyond the range of a float
-        allowed = Fraction(tolerance) * max(Fraction(1), abs(wanted))
-        return float(given is not None and abs(given - wanted) <= allowed)
+        return float(
+            given is not None
+            and any(
+                abs(given - n) <= Fraction(tolerance) * max(Fraction(1), abs(n)) for n in wanted
+            )
+        )
 
     return score
 
@@ -75,12 +81,16 @@ def regex(*, pattern: str, mode: Literal["search", "fullmatch"] = "search") -> S
     return lambda text, n_tokens, row: float(find(text) is not None)
 
 
+TAGS = ["think", "answer"]  # of `format`, where none are named
+
+
 def tag_format(*, tags: list[str] | None = None) -> Score:
     """1 where the completion is nothing but these tags, each once, in this order and closed.
 
-    The default is ``<think>...</think><answer>...</answer>``; white space between is allowed.
+    The default is ``<think>...</think><answer>...</answer>``; white space between is allowed. A tag
+    that the prompt has opened already counts as the completion's.
     """
-    names = ["think", "answer"] if tags is None else tags
+    names = TAGS if tags is None else tags
     if not names or not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise ValueError("tags must be names of letters, digits, '_' and '-', at least one")
     body = r"\s*".join(f"<{name}>.*?</{name}>" for name in names)

@@ -48,6 +48,25 @@ def encode(
     return {key: padded[key] for key in ("input_ids", "attention_mask")}
 
 
+def pad_as_trained(tokenizer: Any, model: Any, *, adapted: bool) -> None:
+    """Give tokenizer and model the one pad token that the model was trained with.
+
+    It decides which token is scored: the rightmost other one.
+
+    Args:
+        tokenizer: The reward model's own.
+        model: The reward model.
+        adapted: Whether it is an adapter: then its tokenizer tells, for the config is the base's.
+    """
+    config = model.config.get_text_config()
+    rows = model.get_input_embeddings().weight.shape[0]
+    trained = None if adapted else config.pad_token_id
+    if trained is not None and 0 <= trained < rows:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(trained)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    config.pad_token_id = tokenizer.pad_token_id
+
+
 class RewardModel:
     """A separately loaded reward model, called as TRL calls a reward function."""
 
@@ -82,8 +101,7 @@ class RewardModel:
             model = _load_model(path, device=device, use_4bit=use_4bit)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(unreadable(name, "reward model", error)) from None
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        pad_as_trained(tokenizer, model, adapted=local and is_adapter(Path(path)))
         reward = cls(model, tokenizer, max_length=max_length, batch_size=batch_size)
         stem = Path(path)
         reward.__name__ = stem.parent.name if stem.name == files.MODEL else stem.name

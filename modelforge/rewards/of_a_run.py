@@ -15,6 +15,7 @@ from modelforge.config import JUDGE, REWARD_MODEL, Config, RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.source import local_folder
 from modelforge.rewards import build_rewards, parse_rewards
+from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
 
 #: A function in TRL's form, and its share of the reward.
@@ -89,7 +90,11 @@ def build(
     found = parse(config)
     plain = [entry for entry in found["rewards"] if kind_of(entry.name) != "model"]
     made, weights = build_rewards(
-        plain, tokenizer=tokenizer, base_dir=config.base_dir, device=device
+        plain,
+        tokenizer=tokenizer,
+        base_dir=config.base_dir,
+        device=device,
+        template_arguments=config.get("chat_template_kwargs"),
     )
     load = partial(
         _model,
@@ -106,6 +111,24 @@ def build(
         rewards.append((load(entry, name), entry.weight))
     rewards += [(load(entry, JUDGE), 0.0) for entry in found["judge_model"]]
     return rewards
+
+
+def names(config: Config, functions: Sequence[Weighted] = ()) -> list[tuple[str, float]]:
+    """The name and weight of each reward that `build` would make; nothing is loaded."""
+    found = parse(config)
+    taken: list[tuple[str, float]] = []
+    for entry in found["rewards"]:
+        if kind_of(entry.name) == "model":
+            continue
+        base = source_of(entry.name, config.base_dir)[1] if ":" in entry.name else entry.name
+        same = sum(name.rpartition("_")[0] == base or name == base for name, _ in taken)
+        taken.append((base if not same else f"{base}_{same + 1}", entry.weight))
+    taken += [(function.__name__, weight) for function, weight in functions]
+    models = [e for e in found["rewards"] if kind_of(e.name) == "model"] + found["reward_model"]
+    for number, entry in enumerate(models, start=1):
+        name = REWARD_MODEL if len(models) == 1 else f"{REWARD_MODEL}_{number}"
+        taken.append((name, entry.weight))
+    return taken + [(JUDGE, 0.0) for _ in found["judge_model"]]
 
 
 def _model(

@@ -38,12 +38,21 @@ def hold_score_heads(base: Any) -> None:
         base.score = nn.Linear(size, 1, bias=False, device=base.device).requires_grad_(False)
 
 
-def score_on_base(model: Any, adapter: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Scores (B,) in float32 of right-padded texts (B, L): the head on each last token.
+def score_on_base(
+    model: Any, adapter: str, input_ids: Tensor, attention_mask: Tensor, *, pad_token_id: int
+) -> Tensor:
+    """Scores (B,) in float32 of right-padded texts (B, L).
+
+    The head reads the rightmost token that is not the pad token, as in transformers' sequence
+    classifiers (``GenericForSequenceClassification``): so the reward model was trained.
 
     Args:
         model: The policy, a ``PeftModel``.
         adapter: Of the reward model, with its score head.
+        input_ids: The texts.
+        attention_mask: 1 where there is text.
+        pad_token_id: The one that the reward model was trained with; where that is EOS, the head
+            reads the token before it.
     """
     base = model.get_base_model()
     head = base.score.modules_to_save[adapter]
@@ -51,7 +60,8 @@ def score_on_base(model: Any, adapter: str, input_ids: Tensor, attention_mask: T
     with using(model, adapter), inference(model):
         hidden = backbone(model)(input_ids=input_ids, attention_mask=mask)[0]
         rows = torch.arange(len(hidden), device=hidden.device)
-        last = hidden[rows, mask.sum(1) - 1]
+        places = torch.arange(input_ids.size(1), device=hidden.device)
+        last = hidden[rows, (places * (input_ids != pad_token_id)).argmax(1)]
         return head(last.to(head.weight.dtype))[:, 0].float()
 
 
@@ -122,4 +132,10 @@ class SharedBaseReward:
 
     def score(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores (B,) in float32 of right-padded texts (B, L), as `score_on_base` gives them."""
-        return score_on_base(self.model, self.adapter, input_ids, attention_mask)
+        return score_on_base(
+            self.model,
+            self.adapter,
+            input_ids,
+            attention_mask,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )

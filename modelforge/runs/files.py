@@ -19,6 +19,9 @@ METRICS = _named("metrics.jsonl", "one line for each log of the trainer")
 ROLLOUTS = _named("rollouts.jsonl", "a few completions of each rollout, with their scores")
 WARNINGS = _named("warnings.jsonl", "what went wrong in a run that learns from rewards, and when")
 BEFORE = _named("before.json", "held-out figures and samples of the model before training")
+HELD_OUT = _named(
+    "held_out.jsonl", "the figures of each held-out row (or pair, or prompt), before and after"
+)
 SAMPLES = _named("samples.jsonl", "held-out prompts, answered (or scored) before and after")
 RESULTS = _named("results.json", "held-out figures before and after; it marks a finished run")
 REPORT = _named("report.html", "the run on one page")

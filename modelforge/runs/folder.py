@@ -20,8 +20,10 @@ from modelforge.common.console import warn
 from modelforge.common.files import (
     digest,
     forget_after,
+    missing_folders,
     open_folder,
     refuse_replaced,
+    remove_empty,
     write_whole,
 )
 from modelforge.common.paths import find_path
@@ -32,6 +34,9 @@ from modelforge.runs import files
 
 # Keys that say where and whether, not what is trained.
 _NOT_THE_RUN = {"resume", "output_dir", "run_name"}
+# Keys that say how long a run is: with one of them alone raised, a run trains on in its folder.
+_LENGTHS = ("max_steps", "num_train_epochs")
+_LONGER = "; more max_steps (or more num_train_epochs) than before train on here"
 
 
 class RunDir:
@@ -42,6 +47,8 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Whether a step was done here: from then on a failed run leaves what there is.
+        self.begun = False
         self._held: int | None = None
 
     @property
@@ -97,6 +104,11 @@ class RunDir:
         refuse_replaced(self.path, self._held)
         write_whole(self.path / name, text)
 
+    def remove(self, name: str) -> None:
+        """Remove a file, where it is there."""
+        if is_main():
+            (self.path / name).unlink(missing_ok=True)
+
     def read_json(self, name: str) -> Any:
         """A JSON file of this folder, or None where there is none."""
         path = self.path / name
@@ -122,12 +134,15 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other run out of it; freed by the end of the process.
 
+        A run that fails before its first step takes the folder away again, if it made it.
+
         Raises:
             RunError: If it cannot be written to, or another process trains there.
         """
         if not is_main():
             yield
             return
+        made = missing_folders(self.path)
         self.create()
         # A lock of the operating system: whatever ends its owner, kill -9 too, frees it.
         lock = FileLock(self.path / files.LOCK)
@@ -143,6 +158,11 @@ class RunDir:
         try:
             self.write_json(owner.name, {"pid": os.getpid(), "host": platform.node()})
             yield
+        except BaseException:
+            if made and not self.begun:
+                shutil.rmtree(self.path, ignore_errors=True)
+                remove_empty(made)
+            raise
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
@@ -215,9 +235,30 @@ def _opened(config: Config) -> tuple[RunDir, Path | None]:
     if path.exists() and not path.is_dir():
         raise RunError(Problem(str(path), "is a file", "set another run_name or output_dir"))
     before = run.read_json(files.CHOICES)
-    if before is not None:
+    if before is not None and not is_longer(config, before):
         _refuse_other_run(config, before, path)
     return run, run.last_checkpoint()
+
+
+def finished(run: RunDir, config: Config) -> bool:
+    """Whether the run of this config has ended here; one that is to be longer has not."""
+    return run.finished and not is_longer(config, run.read_json(files.CHOICES))
+
+
+def is_longer(config: Config, before: Mapping[str, Any]) -> bool:
+    """Whether a config differs from a folder's run in nothing but more steps or epochs.
+
+    Args:
+        config: As loaded.
+        before: What the folder's choices.json holds.
+    """
+    changed = _changed(config, before)
+    if len(changed) != 1 or changed[0] not in _LENGTHS:
+        return False
+    key = changed[0]
+    then = before["said"].get(key, before["choices"].get(key, {}).get("value"))
+    now = config.said.get(key)
+    return bool(then and now) and -1 not in (then, now) and now > then
 
 
 def _named_checkpoint(name: str, config: Config) -> Path:
@@ -237,20 +278,27 @@ def _named_checkpoint(name: str, config: Config) -> Path:
 def _refuse_other_run(config: Config, before: Mapping[str, Any], path: Path) -> None:
     """A folder named by the user may hold a run of another config: never mix the two."""
     then, now = before["said"], config.request()
-    changed = sorted(
-        key
-        for key in (set(then) | set(now)) - _NOT_THE_RUN
-        if json.dumps(then.get(key), default=str) != json.dumps(now.get(key), default=str)
-    )
+    changed = _changed(config, before)
     if changed:
         listed = ", ".join(f"{key} {then.get(key)!r} → {now.get(key)!r}" for key in changed[:5])
         raise RunError(
             Problem(
                 str(path),
                 f"holds a run of another config ({listed})",
-                'set another run_name, or "resume": "never" for a new folder beside it',
+                'set another run_name, or "resume": "never" for a new folder beside it'
+                + (_LONGER if set(changed) <= set(_LENGTHS) else ""),
             )
         )
+
+
+def _changed(config: Config, before: Mapping[str, Any]) -> list[str]:
+    """The keys that say otherwise than those that a folder's run was begun with."""
+    then, now = before["said"], config.request()
+    return sorted(
+        key
+        for key in (set(then) | set(now)) - _NOT_THE_RUN
+        if json.dumps(then.get(key), default=str) != json.dumps(now.get(key), default=str)
+    )
 
 
 def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:

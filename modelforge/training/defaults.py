@@ -21,6 +21,8 @@ from modelforge.machine.hardware import choose_profile, device_arguments
 from modelforge.machine.launch import distributed_choices
 from modelforge.machine.vllm import vllm_defaults
 from modelforge.models.lora import lora_defaults
+from modelforge.training.effects import effective
+from modelforge.training.follow import following
 
 if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
@@ -38,19 +40,21 @@ class Facts:
         hardware: The machine that the run is for.
         provider: Who loads the model, and why.
         context: The model's context in tokens; None where the model does not tell.
+        adapter: What the adapter that training goes on from is; None without one.
     """
 
     strategy: Strategy
     hardware: Hardware
     provider: Choice | None = None
     context: int | None = None
+    adapter: Mapping[str, Choice] | None = None
 
 
 def fill(config: Config, facts: Facts) -> Config:
     """The config with every value that does not follow from the data."""
     for layer in LAYERS:
         config = config.with_choices(layer(config, facts))
-    return config
+    return effective(config, facts.strategy)
 
 
 def _profile(config: Config, facts: Facts) -> Choices:
@@ -69,8 +73,10 @@ def _profile(config: Config, facts: Facts) -> Choices:
 
 def _strategy(config: Config, facts: Facts) -> Choices:
     """The strategy's own defaults."""
-    defaults = facts.strategy.defaults.items()
-    return _open(config, {k: Choice(v, "strategy", why) for k, (v, why) in defaults})
+    defaults = {k: Choice(v, "strategy", w) for k, (v, w) in facts.strategy.defaults.items()}
+    if config.said.get("warmup_steps") is not None:  # 0 too says how it warms up
+        defaults.pop("warmup_ratio", None)
+    return _open(config, defaults)
 
 
 def _run(config: Config, facts: Facts) -> Choices:
@@ -81,6 +87,12 @@ def _run(config: Config, facts: Facts) -> Choices:
         "save_total_limit": Choice(2, "default", "the last two are kept"),
     }
     return _open(config, values)
+
+
+def _follows(config: Config, facts: Facts) -> Choices:
+    """What the user's keys ask of those they left open."""
+    known = schema.load(type(facts.strategy))["properties"]
+    return _open(config, following(config, facts.strategy, known))
 
 
 def _provider(config: Config, facts: Facts) -> Choices:
@@ -98,8 +110,8 @@ def _context(config: Config, facts: Facts) -> Choices:
 
 
 def _lora(config: Config, facts: Facts) -> Choices:
-    """The LoRA scale, and quantisation where this machine has none."""
-    return lora_defaults(config, facts.hardware)
+    """The adapter's own shape, or the LoRA scale; and quantisation where it cannot be."""
+    return lora_defaults(config, facts.hardware) | dict(facts.adapter or {})
 
 
 def _vllm(config: Config, facts: Facts) -> Choices:
@@ -138,6 +150,7 @@ LAYERS: tuple[Callable[[Config, Facts], Choices], ...] = (
     _profile,
     _strategy,
     _run,
+    _follows,
     _provider,
     _context,
     _lora,

@@ -54,7 +54,8 @@ def enough_disk(prepared: Prepared, model: Any) -> None:
     weights = sum(p.numel() * p.element_size() for p in trained)
     checkpoint = weights + _MOMENTS * sum(p.numel() for p in trained)
     # One more than are kept: the newest is written before the oldest is deleted.
-    count = (prepared.args.save_total_limit or 10) + 1
+    kept = 0 if prepared.args.save_strategy == "no" else prepared.args.save_total_limit or 10
+    count = kept + 1
     needed = count * checkpoint + weights + _REST
     free = shutil.disk_usage(prepared.run.path).free
     say(f"disk: the run needs up to {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from modelforge.common.console import show_table
 from modelforge.machine.hardware import device_arguments
 from modelforge.runs.folder import refuse_other_data
+from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
 from modelforge.training.read import read
+from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
@@ -81,8 +83,11 @@ def prepare(
     digest = fingerprint(fitted.data.train, fitted.data.eval)
     if resolved.checkpoint is not None:
         refuse_other_data(run, digest, where=config.name)
+        refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
+    rehearse(config, resolved, rows, fitted.data)
     show_choices(config.choices)
+    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,

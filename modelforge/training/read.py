@@ -72,7 +72,29 @@ def read(resolved: Resolved) -> Read:
             scores=strategy.head == "reward",
         ),
     )
-    return Read(tokenizer, rows, cut(rows, config, strategy))
+    data = cut(rows, config, strategy)
+    if strategy.head == "reward":
+        _pad_for_scores(tokenizer, data, resolved)
+    return Read(tokenizer, rows, data)
+
+
+def _pad_for_scores(tokenizer: PreTrainedTokenizerBase, data: Data, resolved: Resolved) -> None:
+    """Have the score head read each text's last token, whoever pads it."""
+    from modelforge.models.pad import pad_for_scores
+
+    pairs = (*data.train_tokens, *data.eval_tokens)
+    ends = {pair.ids[side][-1] for pair in pairs for side in (0, 1)}
+    ends |= {*resolved.provider.stop_tokens(resolved.source), tokenizer.eos_token_id}
+    rows = resolved.architecture.get_text_config().vocab_size
+    why = pad_for_scores(tokenizer, rows=rows, ends=ends)
+    if why is not None:
+        say(f"pad token: {tokenizer.pad_token!r}: {why}")
+    elif tokenizer.pad_token_id in ends:
+        warn(
+            f"the vocabulary has no token to pad with but {tokenizer.pad_token!r}, which texts end "
+            "in: the score is read at the token before it, here and wherever the model is loaded "
+            "with the pad token that is saved with it"
+        )
 
 
 def cut(rows: Rows, config: Config, strategy: Strategy) -> Data:

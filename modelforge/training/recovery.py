@@ -19,6 +19,7 @@ from modelforge.config import Choice
 from modelforge.errors import Interrupted, Problem, RunError
 from modelforge.runs import files
 from modelforge.runs.folder import choices_json
+from modelforge.training.effects import recorded
 
 if TYPE_CHECKING:
     from modelforge.training.prepare import Prepared
@@ -125,7 +126,7 @@ def with_less_memory(prepared: Prepared, trainer: Any) -> Prepared:
     config = config.with_choices(prepared.strategy.derived_defaults(config))
     say(f"the run continues with micro-batches of {smaller}, {accumulation * times} a step: {kept}")
     prepared.run.write_json(files.CHOICES, choices_json(config))
-    prepared.run.write_json(files.CONFIG, config.portable())
+    prepared.run.write_json(files.CONFIG, recorded(config, prepared.strategy))
     args = build_args(config, prepared.strategy, prepared.provider, prepared.hardware, prepared.run)
     return replace(prepared, config=config, args=args, checkpoint=checkpoint)
 

@@ -12,24 +12,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
 from modelforge.callbacks.trackers import check_trackers
 from modelforge.common.console import say, warn
-from modelforge.config import Config
+from modelforge.common.libraries import take_over
+from modelforge.config import Choice, Config
 from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
-from modelforge.models.hub import pinned
+from modelforge.models.attach import head_problems
+from modelforge.models.hub import look_for_what_is_named, pinned
+from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.source import ModelSource, find_model
 from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
+from modelforge.training.effects import refuse_without_effect
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from modelforge.models.providers.base import Provider
     from modelforge.strategy import Strategy
 
@@ -44,6 +50,7 @@ class Resolved:
         hardware: The machine.
         provider: Who loads the model.
         source: Where the model comes from, at a commit where it is the hub's.
+        architecture: The model's config: its shape, without weights.
         run: The run's folder; nothing is written there yet.
         checkpoint: Where to resume from, or None.
         planning: Whether nothing is going to run: a plan is all that is asked for.
@@ -54,6 +61,7 @@ class Resolved:
     hardware: Hardware
     provider: Provider
     source: ModelSource
+    architecture: PretrainedConfig
     run: RunDir
     checkpoint: Path | None
     planning: bool = False
@@ -97,23 +105,67 @@ def resolve(
         where=f"{config.name}: model_name",
         trust_remote_code=config.settings.trust_remote_code,
     )
+    look_for_what_is_named(config, source)
     choose = planned_provider if planning else choose_provider
     provider, choice = choose(config, strategy, source, hardware)
     if planned_for is None:
         provider.start()  # Unsloth has to come before transformers and TRL
+    architecture = _shape(config, strategy, provider, source, planning=planning)
+    take_over()  # transformers is imported by now
+    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
+    shape = _shape_of_adapter(config, strategy, source, architecture)
+    config = fill(config, Facts(strategy, hardware, choice, context, shape))
+    refuse_without_effect(config, strategy)
+    _say_machine(config, hardware)
+    return Resolved(
+        config, strategy, hardware, provider, pinned(source), architecture,
+        run, checkpoint, planning,
+    )  # fmt: skip
+
+
+def _shape_of_adapter(
+    config: Config, strategy: Strategy, source: ModelSource, architecture: Any
+) -> dict[str, Choice] | None:
+    """What the adapter is that training goes on from; None without one.
+
+    Raises:
+        ConfigError: If the user says otherwise.
+    """
+    if source.adapter is None:
+        return None
+
+    def linear() -> set[str]:
+        from modelforge.plan.model import linear_layers
+
+        return linear_layers(architecture)
+
+    return adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+
+
+def _say_machine(config: Config, hardware: Hardware) -> None:
+    profile = config.choices["hardware_profile"]
+    why = profile.reason or "asked for"
+    say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
+    for warning in warnings(config):
+        warn(warning)
+
+
+def _shape(
+    config: Config, strategy: Strategy, provider: Provider, source: ModelSource, *, planning: bool
+) -> PretrainedConfig:
+    """The model's config; for a plan, where it is not to be had, that of a shipped shape.
+
+    Raises:
+        ModelError: If there is none, or it is of a model that this strategy cannot train.
+    """
     try:
         architecture = provider.load_model_config(source)
     except ModelError:
         if not planning:
             raise
         architecture = find(config).architecture
-    context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
-    config = fill(config, Facts(strategy, hardware, choice, context))
-    profile = config.choices["hardware_profile"]
-    why = profile.reason or "asked for"
-    say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
-    for warning in warnings(config):
-        warn(warning)
-    return Resolved(
-        config, strategy, hardware, provider, pinned(source), run, checkpoint, planning
-    )  # fmt: skip
+    where = f"{config.name}: model_name"
+    problems = list(head_problems(source, architecture, head=strategy.head, where=where))
+    if problems:
+        raise ModelError(*problems)
+    return architecture

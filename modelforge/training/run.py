@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 from modelforge.callbacks.trackers import add_trackers, prepare_trackers
 from modelforge.checkpointing.checkpoints import step_of
 from modelforge.common.console import headline, say
-from modelforge.common.processes import wait_for_everyone, world_size
+from modelforge.common.libraries import libraries_heard, take_over
+from modelforge.common.processes import is_main, wait_for_everyone, world_size
 from modelforge.config import Config
 from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
 from modelforge.runs import files
-from modelforge.runs.folder import choices_json, open_run
+from modelforge.runs.folder import choices_json, finished, open_run
 from modelforge.strategy import Result
+from modelforge.training.effects import recorded
 from modelforge.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
-    from modelforge.runs.folder import RunDir
     from modelforge.strategy import Parts, Strategy
 
 
@@ -31,8 +32,13 @@ def run_once(config: Config, strategy: Strategy) -> Result:
         Interrupted: If a signal asked to stop; a checkpoint was written.
     """
     prepare_environment()
+    with libraries_heard():
+        return _run(config, strategy)
+
+
+def _run(config: Config, strategy: Strategy) -> Result:
     run, checkpoint = opened = open_run(config)
-    if run.finished and config.settings.resume == "auto":
+    if config.settings.resume == "auto" and finished(run, config):
         say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
         return result_of(run, None)
 
@@ -71,7 +77,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             free_memory()
             trainer = build_trainer(prepared, load(prepared))
 
-        _save_model(trainer, run)
+        saved = _save_model(prepared, trainer)
         after = measure(trainer)
         compare(
             prepared.plan,
@@ -80,7 +86,7 @@ def run_once(config: Config, strategy: Strategy) -> Result:
             hardware=prepared.hardware,
             run=run,
         )
-        write_end(run, trainer, strategy.measure, before=before, after=after)
+        write_end(run, trainer, strategy.measure, before=before, after=after, saved=saved)
         wait_for_everyone()
     return result_of(run, checkpoint)
 
@@ -123,9 +129,9 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     from modelforge.callbacks.progress import Progress
 
     trackers, parts.args.report_to = parts.args.report_to, []
-    trainer = prepared.strategy.build_trainer(
-        parts, callbacks=[MetricsFile(prepared.run), Progress()]
-    )
+    shown = Progress(prepared.strategy.measure.key)
+    trainer = prepared.strategy.build_trainer(parts, callbacks=[MetricsFile(prepared.run), shown])
+    take_over()  # TRL is imported by now
     refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, prepared.run)
@@ -134,18 +140,39 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     return trainer
 
 
-def _save_model(trainer: Any, run: RunDir) -> None:
-    with run.saving_model() as folder:
+def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
+    """Write ``model/``, and see that it loads as the model that was trained."""
+    from modelforge.evaluation.reload import see_that_it_loads
+    from modelforge.evaluation.samples import undisturbed
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    causal = prepared.strategy.head == "causal-lm"
+    with prepared.run.saving_model() as folder:
         trainer.save_model(str(folder))
         # transformers adds its own arguments as a pickle, which nobody needs to load it.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        if is_main() and causal and hasattr(model, "get_base_model"):
+            # PEFT leaves out which tokens end an answer.
+            model.get_base_model().generation_config.save_pretrained(folder)
+    if not is_main() or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return {"loaded": 0, "difference": None}
+    with undisturbed(model):
+        return see_that_it_loads(
+            model,
+            prepared.run.model,
+            prepared.tokenizer,
+            prepared.data.train_tokens,
+            head=prepared.strategy.head,
+        )
 
 
 def _write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
-    prepared.run.write_json(files.CONFIG, prepared.config.portable())
+    # Of a run that trains on longer: from here on it is not finished.
+    prepared.run.remove(files.RESULTS)
+    prepared.run.write_json(files.CONFIG, recorded(prepared.config, prepared.strategy))
     prepared.run.write_json(files.CHOICES, choices_json(prepared.config))
     environment = {
         "versions": versions(),

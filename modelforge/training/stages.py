@@ -11,17 +11,18 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
 from modelforge.common.console import headline, say, warn
-from modelforge.common.files import digest, file_digest
+from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
-from modelforge.config import Config
+from modelforge.config import LORA_KEYS, Choice, Config
 from modelforge.configfile import schema
-from modelforge.configfile.load import load_config
+from modelforge.configfile.load import load_config, under
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.models.source import find_model
@@ -30,6 +31,7 @@ from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategies.rewarded import Rewarded
 from modelforge.strategies.rlhf import OF_THE_WHOLE
+from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare
 from modelforge.training.run import run_once
 
@@ -129,9 +131,22 @@ class RLHFTrainer:
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
         prepare(self.config, strategy)
-        self._write_stages()  # with what was asked for: the folder alone is enough to go on
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
-        return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+        with self._left_if_begun():
+            self._write_stages()  # with what was asked for: the folder alone is enough to go on
+            return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+
+    @contextmanager
+    def _left_if_begun(self) -> Iterator[None]:
+        """A failure before the first stage's first step takes the folder away, if it was made."""
+        made = missing_folders(self.root)
+        try:
+            yield
+        except BaseException:
+            if made and [path.name for path in self.root.glob("*")] == [files.STAGES]:
+                (self.root / files.STAGES).unlink()
+                remove_empty(made)
+            raise
 
     def _stage(self, name: str) -> Result:
         """One ordinary run."""
@@ -139,6 +154,9 @@ class RLHFTrainer:
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
+        if name != "reward" and "sft" in self.done and _is_adapter(self.done["sft"]):
+            # The adapter of the stage before goes on, as it is.
+            values = {key: value for key, value in values.items() if key not in LORA_KEYS}
         functions = self.functions if rewarded else []
         # All stages share this process, and after Unsloth there is no PPO in it.
         values["provider"] = "huggingface"
@@ -226,7 +244,18 @@ def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[st
         alike = policy or (key != "learning_rate" and known.get(key) == whole.get(key))
         if key in known and key not in OF_THE_WHOLE and alike:
             values[key] = value
-    return values | dict(said.get(f"{name}_stage", {}))
+    section = dict(said.get(f"{name}_stage", {}))
+    values = under(values, section) | section
+    # What counts for another stage may not count for this one.
+    stage = load_config(values, trust_remote_code=config.settings.trust_remote_code)
+    defaults = {k: Choice(v, "strategy", why) for k, (v, why) in strategy.defaults.items()}
+    idle = set(without_effect(stage.with_defaults(defaults), strategy()))
+    idle -= {*section, *LORA_KEYS, "bnb_4bit_quant_type", "use_double_quant"}
+    return {key: value for key, value in values.items() if key not in idle}
+
+
+def _is_adapter(result: Result) -> bool:
+    return (result.model_dir / "adapter_config.json").is_file()
 
 
 def _root(config: Config) -> Path:

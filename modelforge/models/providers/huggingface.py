@@ -12,6 +12,7 @@ from modelforge.common.processes import own_device
 from modelforge.errors import ModelError, Problem
 from modelforge.machine import attention as throughput
 from modelforge.machine import vllm
+from modelforge.models.attach import Head, attach_adapter
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
@@ -146,7 +147,8 @@ class HuggingFace:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         if source.adapter is None:
             return Loaded(model, lora_config(settings, head=head))
-        return Loaded(_with_adapter(model, source, quantised=quantization is not None), None)
+        quantised = quantization is not None
+        return Loaded(_with_adapter(model, source, head=head, quantised=quantised), None)
 
     def _attention(self, source: ModelSource, config: Config, auto: Any) -> str | None:
         """The attention kernel to load with; what was not asked for, only where the model can."""
@@ -175,15 +177,18 @@ def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
     return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16
 
 
-def _with_adapter(model: PreTrainedModel, source: ModelSource, *, quantised: bool) -> Any:
+def _with_adapter(
+    model: PreTrainedModel, source: ModelSource, *, head: Head, quantised: bool
+) -> Any:
     """The base with an existing adapter, trainable."""
-    from peft import PeftModel, prepare_model_for_kbit_training
+    from peft import prepare_model_for_kbit_training
     from safetensors import SafetensorError
 
     if quantised:
         # The caller's trainer turns checkpointing on itself.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        return PeftModel.from_pretrained(model, str(source.adapter), is_trainable=True)
+        assert source.adapter is not None
+        return attach_adapter(model, source.adapter, head=head)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(unreadable(str(source.adapter), "adapter", error)) from None

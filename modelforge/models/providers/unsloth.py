@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.errors import ConfigError, ModelError, Problem, RunError
+from modelforge.machine.versions import install
 from modelforge.models.providers.base import Loaded
 from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
 from modelforge.models.source import ModelSource
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
     from modelforge.strategy import Strategy
 
-INSTALL = "pip install 'modelforge-trl[unsloth]'"
 OTHERWISE = "set provider to huggingface or auto"
 
 # Those that FastLanguageModel has kernels for; it hands all others to a compiler of its own.
@@ -170,7 +170,7 @@ class Unsloth(HuggingFace):
 def machine_problems(hardware: Hardware, *, where: str) -> Iterator[Problem]:
     """Why Unsloth cannot run in this process on this machine, cheapest first."""
     if find_spec("unsloth") is None:
-        yield Problem(where, "Unsloth is not installed", INSTALL)
+        yield Problem(where, "Unsloth is not installed", install("unsloth"))
     if hardware.device != "cuda":
         yield Problem(where, "Unsloth needs a CUDA GPU, and none was found", OTHERWISE)
     capability = hardware.compute_capability

@@ -1,0 +1,75 @@
+"""The figure that a run is judged by: its interval, and what chance or the start gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelforge.measuring.intervals import change, wilson
+from modelforge.strategy import Measure
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def judged(measure: Measure, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """How sure the measure is, for ``results.json``; empty without held-out rows.
+
+    Args:
+        measure: The figure.
+        before: What `modelforge.evaluation.results.measured` found before training.
+        after: The same of the trained model.
+
+    Returns:
+        ``rows``: how many; ``chance``: what guessing gets, or None; ``interval``: the 95 %
+        interval of the share of right rows or, without a chance level, of the change since the
+        start (None where it cannot be told); ``verdict``: both in words.
+    """
+    value = after["figures"].get(measure.key)
+    rows: Rows = after["rows"]
+    if value is None or not rows:
+        return {}
+    if measure.chance is not None:
+        interval = wilson(value, len(rows))
+        verdict = _against(measure.chance, interval, better=measure.higher_is_better)
+        said = (
+            f"95 % interval {interval[0]:.3g} to {interval[1]:.3g} of {len(rows)}; "
+            f"chance is {measure.chance:g}: {verdict}"
+        )
+        return _found(rows, measure.chance, interval, said)
+    name = measure.key.removeprefix("eval_")
+    pairs = [
+        (first[name], last[name], last["weight"])
+        for first, last in zip(before["rows"], rows, strict=False)
+        if first.get(name) is not None and last.get(name) is not None
+    ]
+    moved = change(*zip(*pairs, strict=True)) if pairs else None
+    if moved is None:
+        return _found(rows, None, None, f"{len(rows)} rows: too few to tell a change from chance")
+    by, interval = moved
+    said = (
+        f"change {by:+.3g}, 95 % interval {interval[0]:+.3g} to {interval[1]:+.3g} "
+        f"of {len(pairs)} rows"
+    )
+    verdict = _since_the_start(interval, better=measure.higher_is_better)
+    return _found(rows, None, interval, f"{said}: {verdict}")
+
+
+def _found(
+    rows: Rows, chance: float | None, interval: tuple[float, float] | None, verdict: str
+) -> dict[str, Any]:
+    listed = None if interval is None else list(interval)
+    return {"rows": len(rows), "chance": chance, "interval": listed, "verdict": verdict}
+
+
+def _against(chance: float, interval: tuple[float, float], *, better: bool) -> str:
+    low, high = interval
+    if low <= chance <= high:
+        return "not told apart from chance"
+    return "better than chance" if (low > chance) == better else "worse than chance"
+
+
+def _since_the_start(interval: tuple[float, float], *, better: bool) -> str:
+    low, high = interval
+    if low <= 0 <= high:
+        return "not told apart from no change"
+    return "better than the start" if (low > 0) == better else "worse than the start"

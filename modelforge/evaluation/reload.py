@@ -1,0 +1,118 @@
+"""The saved model against the trained one: loaded by plain transformers and PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.common.console import say, warn
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from modelforge.data.tokens import Encoded
+
+# Parameters up to which a second copy of the model costs neither time nor memory worth a thought.
+_SMALL = 100_000_000
+_ROWS, _TOKENS = 2, 128
+# The most that logits may differ, of their largest, by the type that the base is in: the same
+# arithmetic in another order. A wrong weight, head or pad token differs by far more.
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def see_that_it_loads(
+    model: Any,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Encoded],
+    *,
+    head: str,
+) -> dict[str, Any]:
+    """Load the saved model as its card says, and hold it against the trained one on a few rows.
+
+    A large model is not loaded again; then its tokenizer alone is.
+
+    Args:
+        model: The trained model, in evaluation mode and without gradients.
+        folder: Where it was saved.
+        tokenizer: As it trained.
+        rows: In tokens; a few are enough.
+        head: ``causal-lm`` or ``reward``.
+
+    Returns:
+        For ``results.json``: how many parameters were loaded again (0: none were), and the largest
+        difference of a logit or score.
+    """
+    from transformers import AutoTokenizer
+
+    saved: Any = AutoTokenizer.from_pretrained(folder)
+    lost = [
+        name
+        for name in ("pad_token", "eos_token", "bos_token", "chat_template")
+        if getattr(saved, name) != getattr(tokenizer, name)
+    ]
+    if lost:
+        warn(f"the saved tokenizer has another {', '.join(lost)} than training had")
+    size = sum(p.numel() for p in model.parameters())
+    if size > _SMALL:
+        say(f"the saved model was not loaded again to compare it: it has {size:,} parameters")
+        return {"loaded": 0, "difference": None}
+    batch = _batch(rows, saved, model.device)
+    trained = _outputs(model, batch)
+    loaded = _outputs(_load(folder, model, saved, head=head), batch)
+    difference = (trained - loaded).abs().max().item()
+    dtype = str(model.config.dtype).removeprefix("torch.")
+    if difference > _TOLERANCE.get(dtype, 5e-2) * max(1.0, trained.abs().max().item()):
+        warn(
+            f"loaded by plain transformers and PEFT, {folder} differs from the model that was "
+            f"trained by up to {difference:.3g} in {'a score' if head == 'reward' else 'a logit'}: "
+            "do not use it before the cause is found"
+        )
+    else:
+        say("the saved model was loaded again by plain transformers and PEFT, and is the same")
+    return {"loaded": size, "difference": difference}
+
+
+def _batch(
+    rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, device: Any
+) -> dict[str, torch.Tensor]:
+    """A few sequences of different length, right-padded as they are scored."""
+    ids = [sequence[-_TOKENS:].tolist() for row in rows[:_ROWS] for sequence in row.ids]
+    padded = tokenizer.pad(
+        {"input_ids": ids}, padding_side="right", return_attention_mask=True, return_tensors="pt"
+    )
+    return {key: padded[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The scores, or the logits of the tokens that are no padding; in float32."""
+    logits = model(**batch).logits
+    if logits.dim() == 3:
+        logits = logits[batch["attention_mask"].bool()]
+    return logits.float()
+
+
+def _load(folder: Path, trained: Any, tokenizer: PreTrainedTokenizerBase, *, head: str) -> Any:
+    """The saved model, by the calls that its card shows."""
+    import peft
+    import transformers
+
+    from modelforge.models.lora import exact_4bit_on_cpu
+
+    adapter = (folder / "adapter_config.json").is_file()
+    task = "SequenceClassification" if head == "reward" else "CausalLM"
+    library, kind = (peft, "AutoPeftModelFor") if adapter else (transformers, "AutoModelFor")
+    arguments: dict[str, Any] = {"dtype": trained.config.dtype}
+    quantised = getattr(trained.config, "quantization_config", None)
+    if quantised is not None:
+        arguments["quantization_config"] = quantised
+        arguments["device_map"] = {"": trained.device}
+    if adapter and head == "reward":
+        arguments["num_labels"] = 1
+    model = getattr(library, kind + task).from_pretrained(folder, **arguments)
+    exact_4bit_on_cpu(model)
+    if head == "reward":
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model.eval() if quantised is not None else model.to(trained.device).eval()

@@ -1,0 +1,242 @@
+"""Evaluation row by row: its figures do not depend on the evaluation batch.
+
+``by_row(SFTTrainer)`` is the same trainer. transformers weighs each batch alike, whatever tokens it
+holds, and repeats the last one; TRL averages its metrics over batches. Here each row (or pair, or
+prompt with its answers) is measured as if it were alone in its batch and in its process, by TRL's
+own code. The figures of all rows are weighted means of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import Trainer
+
+from modelforge.checkpointing.randomness import random_state_kept
+from modelforge.measuring.rows import HeldOutRow, ties_half, together
+from modelforge.measuring.sampling import draws_of, sampled_with
+
+#: What of transformers' and TRL's private parts the classes below override, with the parameters
+#: they are called with. A release that changes one fails the contract test, not a run.
+HOOKS = {
+    "_get_eval_sampler": ["eval_dataset"],
+    "_generate_single_turn": ["prompt_ids", "images", "multimodal_fields"],
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_tokenize_prompts": ["prompts"],
+}
+
+
+def by_row(trainer_class: type[Any]) -> type[Any]:
+    """A TRL trainer class that evaluates row by row; one that does already, as it is."""
+    if issubclass(trainer_class, ByRow):
+        return trainer_class
+    kind = ByPrompt if hasattr(trainer_class, "_generate_single_turn") else ByRow
+    return type(trainer_class.__name__, (kind, trainer_class), {})
+
+
+class ByRow(Trainer):
+    """Mixed into a trainer of TRL, in front of it; its evaluation batch is one row."""
+
+    # What transformers leaves optional and is always there, and what is TRL's.
+    args: Any
+    model: Any
+    accelerator: Any
+    _metrics: Any
+
+    #: The rows of the latest evaluation, in the order of the data.
+    held_out: list[HeldOutRow] = []
+    _batches: list[list[HeldOutRow]]
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As ever, with the figures of the rows; training goes on as if there had been none."""
+        self._batches = []
+        with random_state_kept():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        self.held_out = self._rows_of_all(len(dataloader.dataset))
+        figures = together(self.held_out)
+        assert output.metrics is not None, "transformers fills them"
+        output.metrics[f"{metric_key_prefix}_loss"] = figures.pop("loss", math.nan)
+        metrics = self._eval_metrics()
+        for name, value in figures.items():
+            metrics[name] = [value]  # TRL logs the mean of what stands here
+        return output
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """As ever, of a batch of one row; its figures are kept."""
+        found, row = self._measured(model, inputs, _tokens(inputs), prediction_loss_only)
+        self._batches.append([row])
+        return found
+
+    def _measured(
+        self, model: Any, inputs: Any, weight: float, prediction_loss_only: bool
+    ) -> tuple[tuple[Any, Any, Any], HeldOutRow]:
+        metrics = self._eval_metrics()
+        metrics.clear()
+        with self._alone():
+            found = super().prediction_step(model, inputs, prediction_loss_only)
+        figures = {name: sum(values) / len(values) for name, values in metrics.items() if values}
+        metrics.clear()
+        figures.pop("num_tokens", None)  # a counter of training
+        figures = {"loss": float(found[0]), **figures} if found[0] is not None else figures
+        return found, HeldOutRow(weight, ties_half(figures))
+
+    def _eval_metrics(self) -> Any:
+        """Where TRL gathers the metrics of an evaluation; nothing for a trainer that does not."""
+        return getattr(self, "_metrics", {}).get("eval", {})
+
+    def _rows_of_all(self, count: int) -> list[HeldOutRow]:
+        """The rows of all processes in the order of the data, without those given twice.
+
+        Batches go round the processes in turn. The last ones are filled up from the beginning.
+        """
+        everyone = gather_object([self._batches])
+        rows = [row for parts in zip(*everyone, strict=True) for batch in parts for row in batch]
+        return rows[:count]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within it, this process knows of no other one: a figure is its own row's alone."""
+        self.accelerator = _Alone(self.accelerator)
+        try:
+            yield
+        finally:
+            self.accelerator = self.accelerator.whole
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """DPO's: of held-out rows one by one too, so that they are exactly those of the start."""
+        one = batch_size if name == "train" else 1
+        return super()._precompute_ref_logps(dataset, name, one)  # type: ignore[misc]
+
+
+class ByPrompt(ByRow):
+    """The same for a trainer that generates: a row is a prompt with all of its answers.
+
+    The prompts of an evaluation batch are answered at once. What is drawn for an answer depends on
+    the seed, the prompt and the answer's number alone.
+    """
+
+    num_generations_eval: Any
+    reward_func_names: Any
+    reward_weights: Any
+
+    _asked: list[Any] | None = None  # the prompts of the batch that is evaluated
+    _answers: Any = None
+    _begin = 0
+    _scores: dict[str, list[float]]
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """In the order of the data; TRL would shuffle anew at each evaluation."""
+        from trl.trainer.utils import RepeatSampler
+
+        return RepeatSampler(
+            eval_dataset, mini_repeat_count=self.num_generations_eval, shuffle=False
+        )
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Each prompt of the batch by itself."""
+        size = self.num_generations_eval
+        self._asked, self._answers = [row["prompt"] for row in inputs], None
+        rows = []
+        try:
+            for self._begin in range(0, len(inputs), size):
+                group = inputs[self._begin : self._begin + size]
+                found, row = self._measured(model, group, 1.0, prediction_loss_only)
+                rows.append(HeldOutRow(row.weight, row.figures, self._scores))
+        finally:
+            self._asked = self._answers = None
+        self._batches.append(rows)
+        return found
+
+    def _generate_single_turn(self, prompt_ids: Any, *more: Any, **other: Any) -> Any:
+        if self._asked is None:
+            return super()._generate_single_turn(prompt_ids, *more, **other)  # type: ignore[misc]
+        if self._answers is None:
+            ids, images, fields = self._tokenize_prompts(self._asked)  # type: ignore[attr-defined]
+            draws = draws_of(
+                ids,
+                seed=self.args.seed,
+                group=self.num_generations_eval,
+                length=self.args.max_completion_length,
+            )
+            with sampled_with(self.accelerator.unwrap_model(self.model), draws):
+                self._answers = super()._generate_single_turn(  # type: ignore[misc]
+                    ids, images, fields, *more[2:], **other
+                )
+        part = slice(self._begin, self._begin + len(prompt_ids))
+        if isinstance(self._answers, tuple):  # ids, and their log probabilities where vLLM has them
+            return tuple(None if values is None else values[part] for values in self._answers)
+        return self._answers[part]
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Any:
+        scores = super()._calculate_rewards(  # type: ignore[misc]
+            inputs, prompts, completions, completion_ids_list
+        )
+        if self._asked is None:
+            return scores
+        # TRL gathers them from all processes, past the accelerator.
+        begin = PartialState().process_index * len(prompts)
+        scores = scores[begin : begin + len(prompts)]
+        reward = (scores * self.reward_weights.to(scores.device)).nansum(1)
+        reward[scores.isnan().all(1)] = torch.nan
+        named = zip(self.reward_func_names, scores.T.tolist(), strict=True)
+        self._scores = {"reward": reward.tolist(), **dict(named)}
+        return scores
+
+
+class _Alone:
+    """The accelerator of a process that has no others."""
+
+    process_index, num_processes = 0, 1
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def gather(self, tensor: Any) -> Any:
+        return tensor
+
+    def gather_for_metrics(self, data: Any, use_gather_object: bool = False) -> Any:
+        return data
+
+    def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
+        return tensor
+
+    def pad_across_processes(self, tensor: Any, **how: Any) -> Any:
+        return tensor
+
+
+def _tokens(inputs: Any) -> float:
+    """The tokens that a row's loss is the mean over; 1 where it is of a pair."""
+    labels = inputs.get("labels")
+    return 1.0 if labels is None else float((labels[..., 1:] != -100).sum())

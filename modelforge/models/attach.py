@@ -1,0 +1,110 @@
+"""An adapter to train on, attached to its base: under its own head, or under a score head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelforge.errors import Problem
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from modelforge.models.source import ModelSource
+
+Head = Literal["causal-lm", "reward"]
+
+_LANGUAGE_HEADS = {"lm_head"}
+
+
+def head_problems(
+    source: ModelSource, architecture: PretrainedConfig, *, head: Head, where: str
+) -> Iterator[Problem]:
+    """Why a model cannot be trained under this head. Looks at its config files alone.
+
+    Args:
+        source: The model.
+        architecture: Its config, or its base's.
+        head: The strategy's.
+        where: How to call the key in messages.
+    """
+    names = getattr(architecture, "architectures", None) or []
+    scores = any(name.endswith("ForSequenceClassification") for name in names)
+    if source.adapter is not None:
+        recorded = json.loads((source.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        kind, task = recorded.get("peft_type", "LORA"), recorded.get("task_type")
+        if head == "causal-lm" and task == "SEQ_CLS":
+            what = f"{source.adapter} is a reward model's adapter; a language model is needed here"
+            fix = f"set its base, {source.base}, or the run of a language model"
+            yield Problem(where, what, fix)
+        if head == "reward" and task != "SEQ_CLS" and kind != "LORA":
+            what = f"{source.adapter} is an adapter of type {kind}, which takes no score head"
+            yield Problem(where, what, "merge it into its base, and give the merged model")
+    elif head == "causal-lm" and scores:
+        what = f"{source.base} is a reward model ({names[0]}): its language model's head is gone"
+        yield Problem(where, what, "set the model that it was trained from")
+    if head == "reward" and scores and architecture.num_labels != 1:
+        count = architecture.num_labels
+        what = f"{source.base} gives {count} labels; a reward model gives one score"
+        yield Problem(where, what, "give a language model, or a reward model")
+
+
+def adapter_config(folder: Path, *, head: Head) -> Any:
+    """PEFT's config of an adapter to train on, under the head that is asked for.
+
+    The adapter of a language model goes on under a score head, which is trained and saved with it.
+
+    Args:
+        folder: The adapter's.
+        head: ``causal-lm``, or ``reward`` for one score a sequence.
+    """
+    from peft import PeftConfig, TaskType
+
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    if changes_head(folder, head):
+        config.task_type = TaskType.SEQ_CLS
+        saved = set(config.modules_to_save or ()) - _LANGUAGE_HEADS
+        config.modules_to_save = sorted({*saved, "score"})
+        if isinstance(config.target_modules, set):
+            config.target_modules -= _LANGUAGE_HEADS
+    return config
+
+
+def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
+    """The base with this adapter and its weights, trainable.
+
+    Under a score head a language model's adapter keeps its weights, and the head is fresh.
+
+    Raises:
+        ValueError: If weights of the adapter have no place in this base, or the other way round.
+    """
+    from peft import PeftModel, get_peft_model
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    if not changes_head(folder, head):
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    model = get_peft_model(model, adapter_config(folder, head=head))
+    weights = load_peft_weights(str(folder), device="cpu")
+    carried = {key: w for key, w in weights.items() if not _left_out(key)}
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    strange = [key for key in own.keys() ^ carried.keys() if "score" not in key.split(".")]
+    if strange:
+        raise ValueError(f"it does not fit under a score head: {min(strange)}")
+    set_peft_model_state_dict(model, own | carried)
+    return model
+
+
+def changes_head(folder: Path, head: Head) -> bool:
+    """Whether a language model's adapter is to go on under a score head."""
+    from peft import PeftConfig, TaskType
+
+    config = PeftConfig.from_pretrained(str(folder))
+    return head == "reward" and config.task_type != TaskType.SEQ_CLS
+
+
+def _left_out(key: str) -> bool:
+    """Weights of the language model's head, and the base's own embedding that PEFT saves along."""
+    return bool(_LANGUAGE_HEADS & set(key.split("."))) or ".base_layer." in key

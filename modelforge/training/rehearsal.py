@@ -1,0 +1,161 @@
+"""The trainer of a run, built on the meta device: what it refuses, it refuses before the weights.
+
+The model has its shape and no weights. TRL's trainer is built from it with the run's arguments,
+tokenizer and first rows, and so are optimiser, schedule and data loaders. Whatever transformers,
+PEFT or TRL refuse there, `check` refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.errors import ConfigError, Problem, UserError
+from modelforge.strategy import Parts, Strategy
+from modelforge.training.shape import model_without_weights
+
+if TYPE_CHECKING:
+    from modelforge.config import Config
+    from modelforge.data import Data
+    from modelforge.training.read import Read
+    from modelforge.training.resolve import Resolved
+
+# Rows of each set that the trainer is built from.
+_ROWS = 4
+_DEVICE = {"use_cpu": True, "bf16": False, "fp16": False}
+# What belongs to the machine, the hub or another program; what computes with weights; and
+# processes that a few rows do not need.
+_LEFT_OUT = """
+    deepspeed fsdp fsdp_config torch_compile torch_compile_backend torch_compile_mode push_to_hub
+    use_vllm ddp_backend precompute_ref_log_probs dataset_num_proc
+"""
+
+
+def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None:
+    """Build the run's trainer without weights. Changes nothing and writes nothing.
+
+    Args:
+        config: With every value filled in.
+        resolved: The first step's.
+        read: The second step's.
+        data: The rows at the config's length.
+
+    Raises:
+        ModelError: If model, adapter, tokenizer and LoRA's keys do not go together.
+        ConfigError: If TRL, PEFT or transformers refuse a value.
+    """
+    if resolved.provider.name != "huggingface" or resolved.source.trust_remote_code:
+        return  # Unsloth's patches need the weights; others' code may too
+    from modelforge.plan.kernels import cpu, running_as
+    from modelforge.plan.step import alone
+    from modelforge.plan.tracker import Tracker
+
+    if config.get("use_liger_kernel") and not find_spec("liger_kernel"):
+        what = "the package liger-kernel is not installed"
+        raise ConfigError(Problem(f"{config.name}: use_liger_kernel", what, "install it, or false"))
+    adapted = resolved.source.adapter is not None
+    strategy, config = resolved.strategy.planned(config, adapted=adapted)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(alone())
+        stack.enter_context(running_as(cpu(), Tracker(cpu())))
+        stack.enter_context(_refused(config))
+        model, peft_config = model_without_weights(config, resolved, read.tokenizer)
+        stack.enter_context(_no_other_model(strategy.trl_trainer_class(), model))
+        args = strategy.build_args(_here(config), output_dir=folder, device=_DEVICE)
+        args.report_to = []
+        tokenizer = copy.deepcopy(read.tokenizer)
+        parts = Parts(config, model, tokenizer, peft_config, _few(data), args, folder)
+        trainer = _trainer(strategy, parts)
+        trainer.create_optimizer_and_scheduler(num_training_steps=2)
+        loaders = [trainer.get_train_dataloader()]
+        if data.eval is not None:
+            loaders.append(trainer.get_eval_dataloader())
+        if not args.dataloader_num_workers:  # no processes for a few rows
+            for loader in loaders:
+                next(iter(loader), None)
+
+
+def _here(config: Config) -> Config:
+    """The config without what cannot be had in a rehearsal."""
+    left_out = set(_LEFT_OUT.split())
+    if find_spec("liger_kernel"):
+        left_out.add("use_liger_kernel")  # it rewrites transformers for the rest of the process
+    kept = {key: value for key, value in config.trl.items() if key not in left_out}
+    return replace(config, trl=kept)
+
+
+def _trainer(strategy: Strategy, parts: Parts) -> Any:
+    """The strategy's trainer on the meta device."""
+    from modelforge.plan.step import on_meta
+
+    train, evaluation = strategy.datasets(parts)
+    return on_meta(strategy.trl_trainer_class())(
+        model=parts.model,
+        args=parts.args,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=parts.tokenizer,
+        peft_config=parts.peft_config,
+        **strategy.trainer_arguments(parts),
+        **strategy.stand_ins(parts),
+    )
+
+
+def _few(data: Data) -> Data:
+    """The first rows of each set."""
+    few = range(min(_ROWS, len(data.train)))
+    evaluation = data.eval and data.eval.select(range(min(_ROWS, len(data.eval))))
+    return replace(
+        data,
+        train=data.train.select(few),
+        eval=evaluation,
+        train_tokens=data.train_tokens[:_ROWS],
+        eval_tokens=data.eval_tokens[:_ROWS],
+    )
+
+
+@contextmanager
+def _refused(config: Config) -> Iterator[None]:
+    """Turn what the libraries raise into a problem of the config.
+
+    Raises:
+        ConfigError: In its place.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # they raise whatever they like
+        message = " ".join(str(error).split()) or "without a word"
+        if "meta" in message:
+            return  # it needs weights: the run itself will see
+        what = f"refused before training ({type(error).__name__}): {message[:600]}"
+        raise ConfigError(Problem(config.name, what, _FIX)) from error
+
+
+_FIX = "change the key that the message names"
+
+
+@contextmanager
+def _no_other_model(trainer_class: type[Any], model: Any) -> Iterator[None]:
+    """TRL's trainers load a reference by the model's name; here it has no weights either."""
+    from modelforge.plan.autocast import replaced
+
+    def without_weights(*args: Any, **kwargs: Any) -> Any:
+        return copy.deepcopy(model)
+
+    name = "create_model_from_path"
+    modules = {sys.modules[parent.__module__] for parent in trainer_class.__mro__}
+    with ExitStack() as stack:
+        for module in modules:
+            if hasattr(module, name):
+                stack.enter_context(replaced(module, name, without_weights))
+        yield

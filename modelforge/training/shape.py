@@ -1,0 +1,172 @@
+"""Whether model, adapter, tokenizer and LoRA's keys go together, without weights."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.errors import ModelError, Problem
+from modelforge.models.attach import adapter_config
+from modelforge.models.lora import lora_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from modelforge.config import Config
+    from modelforge.models.attach import Head
+    from modelforge.models.source import ModelSource
+    from modelforge.training.resolve import Resolved
+
+
+def model_without_weights(
+    config: Config, resolved: Resolved, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Any, Any]:
+    """The model as the provider would load it, on the meta device, and the adapter TRL is to add.
+
+    Raises:
+        ModelError: If model, adapter, tokenizer and LoRA's keys do not go together.
+    """
+    source, head = resolved.source, resolved.strategy.head
+    where = f"{config.name}: model_name"
+    _refuse_tokens_beyond(tokenizer, resolved.architecture, source, where)
+    model = _on_meta(config, resolved, where)
+    if source.adapter is not None:
+        _refuse_tied(model, adapter_config(source.adapter, head=head).target_modules, where)
+        return _with_adapter(model, source.adapter, head, where), None
+    peft_config = lora_config(config.settings, head=head)
+    if peft_config is not None:
+        targets, key = config.settings.lora_target_modules, f"{config.name}: lora_target_modules"
+        _refuse_unmatched(model, targets, key)
+        _refuse_tied(model, targets, key)
+    return model, peft_config
+
+
+def _refuse_tied(model: Any, targets: str | Collection[str] | None, where: str) -> None:
+    """Refuse LoRA on an embedding that is the head as well.
+
+    As an adapter it is exact. Merged, it changes both sides, and the model is another one; with
+    PEFT's ``ensure_weight_tying`` it is added twice (PEFT 0.19 to 0.21).
+
+    Raises:
+        ModelError: If it is so.
+    """
+    head = model.get_output_embeddings()
+    if not model.config.get_text_config().tie_word_embeddings or head is None or not targets:
+        return
+    tied = (model.get_input_embeddings(), head)
+    names = [name for name, module in model.named_modules() if any(module is t for t in tied)]
+    found = [name for name in names if _targeted(targets, [name])]
+    if found:
+        what = f"{' and '.join(found)}: the two embeddings of this model are one weight, and an "
+        what += "adapter of either could never be merged into it"
+        fix = "leave it out; or save the base untied (tie_word_embeddings false, a head of its own)"
+        raise ModelError(Problem(where, what, fix))
+
+
+def _refuse_tokens_beyond(
+    tokenizer: PreTrainedTokenizerBase,
+    architecture: PretrainedConfig,
+    source: ModelSource,
+    where: str,
+) -> None:
+    rows = architecture.get_text_config().vocab_size
+    beyond = [token for token, index in tokenizer.get_vocab().items() if index >= rows]
+    if not beyond:
+        return
+    listed = ", ".join(repr(token) for token in sorted(beyond)[:3])
+    what = f"the tokenizer of {source.tokenizer} has {len(tokenizer)} tokens, and the embedding "
+    what += f"{rows} rows: {listed}{' …' if len(beyond) > 3 else ''} would have none"
+    fix = f"remove them from the tokenizer, or resize_token_embeddings({len(tokenizer)}) the model "
+    fix += "and save it"
+    raise ModelError(Problem(where, what, fix))
+
+
+def _on_meta(config: Config, resolved: Resolved, where: str) -> Any:
+    from modelforge.models.providers.huggingface import weights_dtype
+    from modelforge.plan.model import meta_model
+
+    architecture = copy.deepcopy(resolved.architecture)
+    head = resolved.strategy.head
+    dtype = weights_dtype(config, resolved.hardware)
+    try:
+        return meta_model(architecture, config.settings, head=head, dtype=dtype)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        kind = "reward model" if head == "reward" else "language model"
+        what = f"{resolved.source.base} cannot be loaded as a {kind}: {_words(error)}"
+        raise ModelError(Problem(where, what, "give another model")) from error
+
+
+def _with_adapter(model: Any, folder: Path, head: Head, where: str) -> Any:
+    """The adapter on the base, each of its weights held against the place it is to take."""
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    from modelforge.plan.model import attach_adapter
+
+    try:
+        adapted = attach_adapter(model, folder, head=head)
+        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
+            held = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        what = f"the adapter {folder} does not go on {model.name_or_path}: {_words(error)}"
+        raise ModelError(Problem(where, what, "train it again, or give another")) from error
+    except SafetensorError as error:
+        what = f"{folder}/adapter_model.safetensors cannot be read: {_words(error)}"
+        raise ModelError(Problem(where, what, "copy the file again")) from error
+    places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for key, tensor in places.items():
+        if key in held and held[key] != list(tensor.shape):
+            what = f"the adapter {folder} was made for another base: {key} is {held[key]}, and "
+            what += f"this base takes {list(tensor.shape)}"
+            raise ModelError(Problem(where, what, "correct base_model_name_or_path there"))
+    return adapted
+
+
+def _refuse_unmatched(model: Any, targets: str | list[str], where: str) -> None:
+    """See that each of LoRA's targets is a module of this model. PEFT asks for one of them all.
+
+    Raises:
+        ModelError: If one is not.
+    """
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    each = [targets] if isinstance(targets, str) else [[target] for target in targets]
+    unmatched = [target for target in each if not _targeted(target, names)]
+    if targets and not unmatched:
+        return
+    fix = f'set "all-linear", or of {", ".join(_adaptable(model))}'
+    said = [target if isinstance(target, str) else target[0] for target in unmatched]
+    problems = [Problem(where, f"{target!r} is no module of this model", fix) for target in said]
+    raise ModelError(*(problems or [Problem(where, "names no module", fix)]))
+
+
+def _targeted(targets: str | Collection[str], names: list[str]) -> bool:
+    """Whether PEFT takes one of the modules: a text is a pattern, one of a list a name's end."""
+    if targets == "all-linear":
+        return False
+    if not isinstance(targets, str):
+        ends = tuple(f".{target}" for target in targets)
+        return any(f".{name}".endswith(ends) for name in names)
+    try:
+        pattern = re.compile(targets)
+    except re.error:
+        return False
+    return any(pattern.fullmatch(name) for name in names)
+
+
+def _adaptable(model: Any) -> list[str]:
+    """The last names of the linear layers, as they come."""
+    import torch
+
+    head = model.get_output_embeddings()
+    linear = [name.rpartition(".")[2] for name, module in model.named_modules()
+              if isinstance(module, torch.nn.Linear) and module is not head]  # fmt: skip
+    return list(dict.fromkeys(linear))
+
+
+def _words(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -1,0 +1,97 @@
+"""The first config runs as it comes: `modelforge init`, then `check` and `train`, nothing edited.
+
+There is no hub here, so the tiny model stands in for the small one that the configs name.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import modelforge
+from modelforge.cli import main as cli
+from modelforge.configfile.presets import MODEL, preset
+from modelforge.registry import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "examples" / "tiny" / "model")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run a line in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        monkeypatch.setattr("sys.argv", shlex.split(line))
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_init_writes_passes_check_untouched(command, strategy, tmp_path):
+    code, out, _ = command(f"modelforge init {strategy}")
+    assert code == 0 and f"modelforge train {strategy}.json" in out and "HF_TOKEN" in out
+    written = json.loads((tmp_path / f"{strategy}.json").read_text())
+    assert written["model_name"] == MODEL
+    assert len((tmp_path / written["dataset"]).read_text().splitlines()) == 64
+    code, out, err = command(f"modelforge check {strategy}.json --json --set model_name={TINY}")
+    assert code == 0, err
+    assert json.loads(out)["data"]["eval_rows"] >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sft", "dpo"])
+def test_what_init_writes_trains_untouched(command, strategy):
+    command(f"modelforge init {strategy} --yaml")
+    short = "--set max_steps=1 --set per_device_train_batch_size=2 --set report_to=none"
+    code, out, err = command(
+        f"modelforge train {strategy}.yaml --json --set model_name={TINY} {short}"
+    )
+    assert code == 0, err
+    assert json.loads(out)["after"]["eval_loss"] > 0
+
+
+def test_rows_that_are_there_stay(command, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"prompt": "Hi", "completion": "Ho"}\n')
+    _, out, _ = command("modelforge init sft -o mine.json")
+    assert "data.jsonl was there already" in out
+    assert (tmp_path / "data.jsonl").read_text() == '{"prompt": "Hi", "completion": "Ho"}\n'
+
+
+def test_a_strategy_of_ones_own_gets_a_config_that_runs_too(command, monkeypatch):
+    class Mine(modelforge.get_strategy("dpo")):
+        name = "mine"
+
+    monkeypatch.setitem(modelforge.registry._registered, "mine", Mine)
+    assert preset("mine") == {
+        "strategy": "mine", "model_name": MODEL, "dataset": "preferences.jsonl"
+    }  # fmt: skip
+    assert command("modelforge init mine")[0] == 0
+    assert command(f"modelforge check mine.json --set model_name={TINY}")[0] == 0
+
+
+def test_no_page_and_no_message_names_a_package_that_is_not_published():
+    pages = [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "modelforge").rglob("*.py"),
+    ]
+    for page in pages:
+        assert not re.search(r"pip install\s+\S*modelforge", page.read_text()), page
+
+
+@pytest.mark.parametrize("extra", ["unsloth", "deepspeed", "vllm", "wandb"])
+def test_what_is_missing_is_installed_by_its_own_name(extra):
+    from modelforge.machine.versions import install
+
+    assert re.fullmatch(rf"pip install '{extra}[<>=]\S+'", install(extra))

@@ -1,0 +1,197 @@
+"""Held-out figures: properties of model and data, whatever the evaluation batch."""
+
+import inspect
+import json
+import math
+import statistics
+
+import pytest
+import torch
+import trl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import DATA, ROOT, held_out, quick
+
+from modelforge import get_strategy, list_strategies, load_config
+from modelforge.callbacks.metrics import SESSION
+from modelforge.measuring.by_row import HOOKS, ByPrompt, ByRow, by_row
+from modelforge.measuring.intervals import change, student, wilson
+from modelforge.measuring.rows import HeldOutRow, ties_half, together
+from modelforge.training.prepare import prepare
+from modelforge.training.run import build_trainer, load
+
+ANSWERS = ("per_device_train_batch_size=8", "eval_prompts=7", "generation.max_new_tokens=12")
+OPTIONS = {
+    "sft": (),
+    "reward": (),
+    "dpo": ("precompute_ref_log_probs=true",),
+    "grpo": (*ANSWERS, "num_generations=4"),
+    "rloo": (*ANSWERS, "num_generations=4", "strategy=rloo"),
+    "ppo": ANSWERS,
+}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def built(strategy, folder, *overrides):
+    """A run's trainer, its adapter moved off the start."""
+    preset = "grpo" if strategy == "rloo" else strategy
+    rows = held_out(DATA[preset], 11)
+    said = [f"output_dir={folder}", f"dataset={rows}", f"eval_dataset={rows}", "report_to=none"]
+    config = load_config(ROOT / f"configs/tiny/{preset}.json", overrides=[*said, *overrides])
+    prepared = prepare(config)
+    prepared.run.path.mkdir(parents=True)
+    trainer = build_trainer(prepared, load(prepared))
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=chance)
+    return trainer
+
+
+def figures(trainer):
+    found = trainer.evaluate()
+    return {k: v for k, v in found.items() if not k.endswith(SESSION)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", OPTIONS)
+def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
+    one, other = (
+        figures(
+            built(strategy, tmp_path / str(size), *OPTIONS[strategy],
+                  f"per_device_eval_batch_size={size}")
+        )
+        for size in (2, 6)
+    )  # fmt: skip
+    assert len(one) > 3 and one == pytest.approx(other, abs=1e-6, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One short run of a strategy, made when first asked for."""
+    made = {}
+
+    def run(strategy):
+        if strategy not in made:
+            short = ("max_steps=2", "eval_strategy=steps", "eval_steps=1", "warmup_ratio=0")
+            options = () if strategy == "dpo" else OPTIONS[strategy]
+            options = (f"dataset={held_out(DATA[strategy], 80)}", *options)
+            folder = tmp_path_factory.mktemp(strategy)
+            made[strategy] = quick(strategy, folder, *short, "save_strategy=no", *options)
+        return made[strategy]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["sft", "dpo", "grpo"])
+def test_what_is_logged_and_chosen_by_is_what_the_run_ends_with(runs, strategy):
+    run = runs(strategy)
+    logged = [row for row in lines(run.run_dir / "metrics.jsonl") if row["step"] == 2]
+    last = {k: v for row in logged for k, v in row.items() if k.startswith("eval_")}
+    assert {key: last[key] for key in run.after} == dict(run.after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "key"), [("sft", "loss"), ("dpo", "rewards/margins"), ("grpo", "reward")]
+)
+def test_the_rows_are_kept_and_their_weighted_mean_is_the_figure(runs, strategy, key):
+    run = runs(strategy)
+    rows = lines(run.run_dir / "held_out.jsonl")
+    count = 7 if strategy == "grpo" else 16
+    assert [row["row"] for row in rows] == list(range(count))
+    for when, found in (("before", run.before), ("after", run.after)):
+        mean = sum(r["weight"] * r[when][key] for r in rows) / sum(r["weight"] for r in rows)
+        assert found[f"eval_{key}"] == pytest.approx(mean, rel=1e-9)
+    assert len({row["weight"] for row in rows}) > 1 or strategy != "sft"
+    results = json.loads((run.run_dir / "results.json").read_text())
+    assert results["rows"] == count
+    assert results["verdict"] in (run.run_dir / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_before_training_dpo_is_at_chance_and_not_at_nothing(runs):
+    run = runs("dpo")
+    assert run.before["eval_rewards/accuracies"] == 0.5
+    results = json.loads((run.run_dir / "results.json").read_text())
+    assert results["chance"] == 0.5
+    assert results["interval"] == pytest.approx(wilson(run.after["eval_rewards/accuracies"], 16))
+
+
+def test_trl_still_has_what_the_measuring_leans_on():
+    for trainer in (trl.GRPOTrainer, trl.RLOOTrainer):
+        for name, parameters in HOOKS.items():
+            known = inspect.signature(getattr(trainer, name)).parameters
+            assert not [p for p in parameters if p not in known], f"{trainer.__name__}.{name}"
+    assert hasattr(trl.DPOTrainer, "_precompute_ref_logps")
+
+
+@pytest.mark.parametrize("name", [n for n in list_strategies() if n != "rlhf"])
+def test_every_strategy_measures_row_by_row(name):
+    strategy = get_strategy(name)
+    made = by_row(strategy.trl_trainer_class())
+    assert issubclass(made, ByPrompt if strategy.generates else ByRow) and by_row(made) is made
+
+
+NUMBERS = st.floats(-1e3, 1e3)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.integers(1, 50)), min_size=1, max_size=20), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_rows_come_together_in_any_order(pairs, chance):
+    rows = [HeldOutRow(w, {"loss": v, "min_reward": v, "max_reward": v}) for v, w in pairs]
+    found = together(rows)
+    chance.shuffle(rows)
+    assert together(rows) == found
+    values = [v for v, _ in pairs]
+    assert (found["min_reward"], found["max_reward"]) == (min(values), max(values))
+    spread = 1e-9 * max(map(abs, values))
+    assert min(values) - spread <= found["loss"] <= max(values) + spread
+
+
+def test_what_cannot_be_scored_counts_nowhere():
+    rows = [
+        HeldOutRow(1, {"reward": 1.0}, {"reward": [1.0, 1.0]}),
+        HeldOutRow(1, {"reward": math.nan}, {"reward": [math.nan, math.nan]}),
+    ]
+    assert together(rows) == {"reward": 1.0, "reward_std": 0.0}
+    assert math.isnan(together(rows[1:])["reward"])
+    assert json.dumps(rows[1].to_dict(), allow_nan=False)
+
+
+def test_the_length_of_answers_that_ended_is_theirs_alone():
+    key, cut = "completions/mean_terminated_length", "completions/clipped_ratio"
+    rows = [HeldOutRow(1, {key: 10.0, cut: 0.0}), HeldOutRow(1, {key: 0.0, cut: 1.0})]
+    assert together(rows)[key] == 10.0
+
+
+def test_a_tie_is_half_right():
+    assert ties_half({"accuracy": 0.0, "margin": 0.0})["accuracy"] == 0.5
+    assert ties_half({"rewards/accuracies": 1.0, "rewards/margins": 0.1})["rewards/accuracies"] == 1
+
+
+@pytest.mark.parametrize(
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I
+    ("right", "count", "interval"),
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0.0, 0.1611)),
+     (1, 29, (0.0061, 0.1718))],
+)  # fmt: skip
+def test_the_interval_of_a_share_is_wilsons(right, count, interval):
+    assert wilson(right / count, count) == pytest.approx(interval, abs=5e-5)
+
+
+def test_the_interval_of_a_change_is_students():
+    for freedom, quantile in ((3, 3.182), (10, 2.228), (30, 2.042)):
+        assert student(freedom) == pytest.approx(quantile, rel=0.01)
+    before, after = [1.0, 2.0, 3.0, 4.0, 5.0], [1.5, 2.0, 4.0, 4.5, 6.0]
+    moved, (low, high) = change(before, after, [1] * 5)
+    gaps = [b - a for a, b in zip(before, after, strict=True)]
+    error = statistics.stdev(gaps) / math.sqrt(5)
+    assert moved == pytest.approx(0.6)
+    assert [high - moved, moved - low] == pytest.approx([student(4) * error] * 2)
+    assert change([1.0] * 3, [2.0] * 3, [1] * 3) is None
