@@ -219,7 +219,8 @@ class Settings(Section):
     chat_template: Annotated[
         LocalText,
         Field(
-            description="The chat template: auto, none, a built-in name, or a .jinja file.",
+            description="The chat template: auto, none, a built-in name, one of TRL's, or a .jinja "
+            "file.",
             min_length=1,
         ),
     ] = "auto"
@@ -231,6 +232,13 @@ class Settings(Section):
         str | None,
         Field(description="The system message of rows that have none of their own.", min_length=1),
     ] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any],
+        Field(
+            description="What the chat template is given with every row, such as enable_thinking; "
+            "a row's own come over it."
+        ),
+    ] = Field(default_factory=dict)
     output_dir: Annotated[
         HereText, Field(description="The folder that holds the runs.", min_length=1)
     ] = "runs"

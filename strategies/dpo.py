@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from modelforge.config import Config
-from modelforge.strategy import STAND_IN_ID, STAND_IN_WORD, LongestBatch, Measure, Strategy
+from modelforge.strategy import (
+    STAND_IN_ID,
+    STAND_IN_WORD,
+    LongestBatch,
+    Measure,
+    Parts,
+    Strategy,
+)
 
 
 class DPO(Strategy):
     """DPO (Rafailov et al. 2023); the reference is the model with the adapter off."""
-
-    # TRL's DPOTrainer takes no rows that are tokenised already (1.14 to 1.16: `_prepare_dataset`
-    # maps every row from its text). It encodes them again, to the tokens that were checked:
-    # tests/test_data_tokens.py holds the two against each other.
 
     name = "dpo"
     summary = "direct preference optimisation on preference pairs (LoRA)"
@@ -41,12 +44,27 @@ class DPO(Strategy):
 
     @classmethod
     def trl_trainer_class(cls) -> type:
-        from trl import DPOTrainer
+        import trl
+
+        class DPOTrainer(trl.DPOTrainer):
+            """TRL's, which takes rows that are tokenised already as they are.
+
+            TRL's own (1.14 to 1.16) maps every row from its text, by the model's own template.
+            """
+
+            def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+                if "prompt_ids" in (dataset.column_names or ()):
+                    return dataset
+                return super()._prepare_dataset(dataset, *args, **kwargs)
 
         return DPOTrainer
 
     def arguments(self, config: Config) -> dict[str, Any]:
         return {"max_length": config.settings.max_seq_length}
+
+    def datasets(self, parts: Parts) -> Any:
+        # Its collator cuts pairs.
+        return parts.data.tokenised(train_length=None, eval_length=None, prompt_apart=True)
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Pairs of the full length with a prompt of one token: the most to score."""

@@ -30,7 +30,9 @@ class GRPO(Rewarded):
     def trl_trainer_class(cls) -> type:
         from trl import GRPOTrainer
 
-        return GRPOTrainer
+        from modelforge.rewards.prompts import carrying
+
+        return carrying(GRPOTrainer)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         choices = dict(super().derived_defaults(config))

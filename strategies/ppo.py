@@ -50,8 +50,9 @@ class PPO(Rewarded):
     @classmethod
     def trl_trainer_class(cls) -> type:
         from modelforge.ppo.trainer import PPOTrainer
+        from modelforge.rewards.prompts import carrying
 
-        return PPOTrainer
+        return carrying(PPOTrainer)
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)

@@ -187,6 +187,7 @@ class Rewarded(Strategy):
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,
             **self._penalty(config),
+            "chat_template_kwargs": settings.chat_template_kwargs or None,
         }
 
     def _penalty(self, config: Config) -> dict[str, float]:

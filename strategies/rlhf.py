@@ -13,6 +13,7 @@ from modelforge.config import LORA_KEYS, Choice, Config, Settings
 from modelforge.errors import Problem
 from modelforge.ppo.settings import Share
 from modelforge.strategies.ppo import PPO, PPOSettings
+from modelforge.strategies.sft import SFTSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,7 +45,7 @@ class RLHFSettings(PPOSettings):
     ] = "ppo"
     sft_stage: Annotated[
         dict[str, Any],
-        KeysOf("sft", Settings, without=_NOT_A_STAGES),
+        KeysOf("sft", SFTSettings, without=_NOT_A_STAGES),
         Field(description="The keys for the sft stage alone."),
     ] = Field(default_factory=dict)
     reward_stage: Annotated[

@@ -27,4 +27,6 @@ class RLOO(GRPO):
     def trl_trainer_class(cls) -> type:
         from trl import RLOOTrainer
 
-        return RLOOTrainer
+        from modelforge.rewards.prompts import carrying
+
+        return carrying(RLOOTrainer)

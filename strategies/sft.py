@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from modelforge.config import Choice, Config
+from pydantic import Field
+
+from modelforge.config import Choice, Config, Settings
 from modelforge.errors import Problem
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 if TYPE_CHECKING:
     from modelforge.data import LongRows
+
+
+class SFTSettings(Settings):
+    """What supervised fine-tuning adds to ModelForge's keys."""
+
+    train_on: Annotated[
+        Literal["all", "last", "everything"],
+        Field(
+            description="What of a row is trained on: all assistant turns, the last one alone, or "
+            "everything, prompts too."
+        ),
+    ] = "all"
 
 
 class SFT(Strategy):
@@ -19,6 +33,7 @@ class SFT(Strategy):
     name = "sft"
     summary = "supervised fine-tuning on demonstrations (LoRA)"
     data_kind = "demonstration"
+    settings = SFTSettings
     defaults = {
         "learning_rate": (2e-4, "usual for LoRA fine-tuning"),
         "num_train_epochs": (3, "usual for a few thousand demonstrations"),
@@ -46,8 +61,8 @@ class SFT(Strategy):
         yield from super().check(config)
         said = config.said
         if said.get("completion_only_loss") is False or said.get("assistant_only_loss") is not None:
-            what = "has no effect: completions and assistant turns alone are trained on"
-            fix = "remove it; to train on every token, give the rows as one text"
+            what = "has no effect: train_on says what of a row is trained on"
+            fix = "remove it, and set train_on to all, last or everything"
             key = next(k for k in ("completion_only_loss", "assistant_only_loss") if k in said)
             yield Problem(f"{config.name}: {key}", what, fix)
 

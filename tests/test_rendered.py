@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelforge.data import load_data, load_tokenizer_template
+from modelforge.data import How, load_data, load_tokenizer_template
 from modelforge.errors import DataError
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
@@ -92,7 +92,7 @@ def test_pairs_are_judged_as_the_template_renders_them(load):
         {"prompt": "Q", "chosen": "B", "rejected": "<think>one</think> "},
         {"prompt": "Q", "chosen": "A", "rejected": "B"},
     ]
-    data = load(rows, "preference", template=STRIPS)
+    data = load(rows, "preference", template=STRIPS, how=How(scores=True))
     assert dropped(data) == {
         "equal as rendered": ["rows.jsonl:1", "rows.jsonl:2"],
         "empty as rendered: chosen": ["rows.jsonl:3"],
@@ -124,8 +124,8 @@ def test_an_answer_that_the_template_empties_is_no_answer(load):
         {"messages": [user("Q"), assistant("<think>only a thought</think>")]},
     ]
     data = load(rows[:2], "demonstration", template=STRIPS)
-    assert dropped(data) == {"no supervised token": ["rows.jsonl:1"]}
-    with pytest.raises(DataError, match="no supervised token"):
+    assert dropped(data) == {"template drops text: thought of the assistant": ["rows.jsonl:1"]}
+    with pytest.raises(DataError, match="template drops text"):
         load(rows[2:], "demonstration", template=STRIPS)
 
 

@@ -13,10 +13,12 @@ from modelforge.data.preview import preview
 from modelforge.data.rows import Data, Rows
 from modelforge.data.special import keep_prompts_open
 from modelforge.data.template import TemplateChoice, built_in_templates, load_tokenizer_template
+from modelforge.data.tokens import How
 
 __all__ = [
     "Data",
     "DataKind",
+    "How",
     "Ledger",
     "LongRows",
     "Rows",

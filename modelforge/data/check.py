@@ -12,9 +12,11 @@ from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.dialogue import split_last_reply
 from modelforge.data.ledger import Ledger, quantiles
+from modelforge.data.left_out import LeftOut, refusal
 from modelforge.data.read import Row
+from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
-from modelforge.data.tokens import Encoded, RenderError, encode, pairwise
+from modelforge.data.tokens import Encoded, How, encode, pairwise
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def tokenise(
     kind: DataKind,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    end_ids: Collection[int],
+    how: How,
 ) -> list[Tokenised]:
     """Encode all rows; nothing encodes them again.
 
@@ -111,15 +113,20 @@ def tokenise(
         made: Rows and their examples.
         kind: The data kind.
         tokenizer: With its chat template.
-        end_ids: Token ids that end a reply.
+        how: What of them is trained on.
+
+    Raises:
+        DataError: If the chat template has no place for what a row holds.
     """
     bos = tokenizer.bos_token_id
     blank: dict[int, bool] = {}
     rendered = Rendered(tokenizer, kind)
     rows: list[Tokenised] = []
-    encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer)
+    encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
     pairs = zip(made, encoded, strict=True)
     for (row, example), found in track(pairs, "tokenising", len(made)):
+        if isinstance(found, LeftOut):
+            raise refusal(found, row.where)
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
             tokenised.silent = rendered.mask_silence(found)
@@ -127,9 +134,9 @@ def tokenise(
             if kind == "preference":
                 tokenised.blanks_alone = differs_in_blanks_alone(example)
             if kind == "prompt":
-                tokenised.closed = ends_reply(reversed(found.ids[0]), end_ids, tokenizer, blank)
+                tokenised.closed = ends_reply(reversed(found.ids[0]), how.end_ids, tokenizer, blank)
             else:
-                tokenised.ends = ends_reply(backwards(found), end_ids, tokenizer, blank)
+                tokenised.ends = ends_reply(backwards(found), how.end_ids, tokenizer, blank)
             first = found.ids[0][:2].tolist()
             tokenised.double_bos = bos is not None and first == [bos, bos]
         rows.append(tokenised)
@@ -139,7 +146,6 @@ def tokenise(
 def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Checked]:
     """Keep the rows that can be trained on, account for the others."""
     kept: list[Checked] = []
-    last_turn_only = 0
     for item in rows:
         found = item.encoded
         reason = item.flaw or why_not(found, limits)
@@ -147,25 +153,21 @@ def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Che
             ledger.drop(str(reason), item.row.where)
             continue
         kept.append(measured(item, found, limits))
-        last_turn_only += found.last_turn_only
+        for finding in found.findings:
+            ledger.find(finding, item.row.where)
         ledger.double_bos += item.double_bos
         ledger.closed_prompts += item.closed
         if item.silent:
             ledger.silent.add(item.row.where)
         if item.blanks_alone:
             ledger.blanks_alone.add(item.row.where)
-    if last_turn_only:
-        ledger.note(
-            f"{last_turn_only} conversations are supervised in their last assistant turn only: "
-            "the chat template renders earlier turns differently once later ones follow"
-        )
     return kept
 
 
 def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     """The reason to leave a row out, or None."""
     if isinstance(found, RenderError):
-        return f"template fails: {str(found)[:REASON_LENGTH]}"
+        return found.reason[:REASON_LENGTH]
     limit = limits.keeps
     if limits.kind == "demonstration":
         if not found.supervised():

@@ -258,7 +258,7 @@ def prompt_and_reply(cells: Cells, mode: Mode) -> tuple[Text, Text]:
     prompt, reply = split_last_reply(to_messages(cells["messages"]))
     if not prompt or reply is None:
         raise Skip("no assistant reply")
-    return with_system(prompt, cells), [{"role": "assistant", "content": reply}]
+    return with_system(prompt, cells), reply
 
 
 def by_prompt(answers: Iterable[Answer]) -> list[list[Answer]]:

@@ -25,10 +25,12 @@ from modelforge.data.cells import is_empty, written, written_out
 from modelforge.data.dialogue import (
     Message,
     Skip,
+    answer_of,
     is_marked,
     is_message,
     is_messages,
     parse_marked,
+    says,
     split_last_reply,
     to_messages,
 )
@@ -214,10 +216,10 @@ def emit(
         for reply in (good, bad):
             if reply is not None and reply[-1]["role"] != "assistant":
                 raise Skip("no assistant reply")
-            if reply is not None and not reply[-1]["content"].strip():
+            if reply is not None and not says(reply[-1]):
                 raise Skip("empty cell", "completion")
     if mode.kind == "prompt":
-        answer = None if good is None else good if isinstance(good, str) else good[-1]["content"]
+        answer = answer_of(good[-1]) if isinstance(good, list) else good
         return {"prompt": prompt, "answer": answer}
     if mode.kind == "demonstration":
         return {"prompt": prompt, "completion": good}
@@ -232,11 +234,11 @@ def emit_dialogue(mode: Mode, messages: list[Message]) -> Example:
     if not mode.conversational:
         raise Skip("needs a chat template")
     if mode.kind == "prompt":
-        prompt, answer = split_last_reply(messages)
+        prompt, reply = split_last_reply(messages)
         if not prompt:
             raise Skip("broken messages: nothing before the reply")
-        return {"prompt": prompt, "answer": answer}
-    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+        return {"prompt": prompt, "answer": answer_of(reply[-1]) if reply else None}
+    if not any(m["role"] == "assistant" and says(m) for m in messages):
         raise Skip("no assistant reply")
     return {"messages": messages}
 

@@ -7,58 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from modelforge.data.cells import written
-
-Message = dict[str, str]
-
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-ROLE_KEYS = ("role", "from", "speaker")
-TEXT_KEYS = ("content", "value", "text")
-# What is read of a message, and of a part of its content.
-READ_KEYS = frozenset((*ROLE_KEYS, *TEXT_KEYS))
-READ_PART_KEYS = frozenset(("type", "text", "value"))
+from modelforge.data.message import Message, Skip, is_message, read_message
 
 # The dialogues of hh-rlhf: "\n\nHuman: …\n\nAssistant: …"
 MARK = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-
-
-class Skip(Exception):
-    """This row cannot be used.
-
-    Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`.
-        role: The cell at fault, by the format's name for it; may be empty.
-    """
-
-    def __init__(self, reason: str, role: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.role = reason, role
-
-
-def is_message(value: Any) -> bool:
-    """Whether a value is one message in any of the known spellings."""
-    return (
-        isinstance(value, dict)
-        and any(key in value for key in ROLE_KEYS)
-        and any(key in value for key in TEXT_KEYS)
-    )
 
 
 def is_messages(value: Any) -> bool:
@@ -78,48 +30,33 @@ def unpacked(value: Any) -> Any:
 
 
 def to_messages(value: Any) -> list[Message]:
-    """Normalise a list of messages (or one message): roles by synonym, text content only.
+    """Normalise a list of messages (or one message); see `modelforge.data.message`.
 
     Raises:
-        Skip: If it is no such list, a role is unknown, or content is not text.
+        Skip: If it is no such list, or a message is not understood.
     """
     value = unpacked(value)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise Skip("broken messages")
-    return [to_message(item) for item in value]
+    return joined_calls([message for item in value for message in read_message(item)])
 
 
-def to_message(item: Any) -> Message:
-    """Normalise one message.
-
-    Raises:
-        Skip: If its role is unknown or its content is not text.
-    """
-    if not is_message(item):
-        raise Skip("broken messages")
-    spoken = next(item[key] for key in ROLE_KEYS if key in item)
-    role = ROLES.get(str(spoken).strip().lower())
-    if role is None:
-        raise Skip(f"broken messages: unknown role {str(spoken)[:30]!r}")
-    if item.get("tool_calls"):
-        raise Skip("broken messages: tool calls are not trained on")
-    content = next(item[key] for key in TEXT_KEYS if key in item)
-    if isinstance(content, list):
-        parts = [written(part_text(p)) for p in content]
-        content = None if None in parts else "".join(map(str, parts))
-    words = written(content)
-    if words is None:
-        raise Skip("broken messages: content that is not text")
-    return {"role": role, "content": words}
-
-
-def part_text(part: Any) -> Any:
-    """The text of one part of a message's content; anything else as it is."""
-    if not isinstance(part, dict):
-        return part
-    return part.get("text", part.get("value") if part.get("type") == "text" else None)
+def joined_calls(messages: list[Message]) -> list[Message]:
+    """Messages with calls that follow one another, or what was said before them, as one turn."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        more = message["role"] == "assistant" and "tool_calls" in message
+        if last and last["role"] == "assistant" and more and not message["content"].strip():
+            same = all(last.get(key) == message.get(key) for key in ("train", "weight"))
+            if same and "reasoning_content" not in message:
+                calls = [*last.get("tool_calls", ()), *message["tool_calls"]]
+                joined[-1] = {**last, "tool_calls": calls}
+                continue
+        joined.append(message)
+    return joined
 
 
 def is_marked(text: Any) -> bool:
@@ -179,11 +116,25 @@ def speaks(messages: list[Message], position: int) -> bool:
     return position < len(messages) and messages[position]["role"] == "assistant"
 
 
-def split_last_reply(messages: list[Message]) -> tuple[list[Message], str | None]:
-    """The conversation before its last assistant message, and that message's text.
+def split_last_reply(messages: list[Message]) -> tuple[list[Message], list[Message] | None]:
+    """The conversation before its last assistant message, and that message.
 
     A conversation that ends with another role is all prompt and has no reply.
     """
     if messages[-1]["role"] == "assistant":
-        return messages[:-1], messages[-1]["content"]
+        return messages[:-1], messages[-1:]
     return messages, None
+
+
+def says(message: Message) -> bool:
+    """Whether a message holds words, a thought or a call."""
+    thought = message.get("reasoning_content") or ""
+    return bool(message["content"].strip() or thought.strip() or message.get("tool_calls"))
+
+
+def answer_of(message: Message) -> str:
+    """A reply as a reference for rewards: its words, or else its calls as JSON text."""
+    if message["content"].strip() or "tool_calls" not in message:
+        return str(message["content"])
+    calls = [call["function"] for call in message["tool_calls"]]
+    return json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)

@@ -58,11 +58,46 @@ ADVICE = {
     "use this file for `sft`, or add rows that answer the same prompt differently",
     "neither best nor worst": "of several rated answers only the best and the worst make a pair",
     "needs a chat template": "these rows are messages: set `chat_template` to auto or a name",
+    "tools not understood": "give the functions as a list of objects, or as JSON text of one",
+    "not an object": 'give an object, e.g. {"enable_thinking": false}',
+    "weight not understood": "use true or false, or a number from 0",
+    "weight of a part": "a part is trained on or not: use 0 or 1",
+    "template drops text": "set a `chat_template` that renders it, or take it out of the rows",
     "template fails": "set another `chat_template`, or mend the order of roles",
     "prompt fills max_length": "raise `max_seq_length`",
     "prompt is too long": "raise `max_seq_length`, or lower `generation.max_new_tokens`",
     "longer than max_length": "raise `max_seq_length`",
     "no supervised token": "the reply is empty under this chat template; set `chat_template`",
+}
+
+# What the chat template does to rows that are kept, told as "3 rows with …", and whether a user
+# should look at it (else it is a note). A finding may carry a detail after a colon.
+FINDINGS = {
+    "turn cut": (
+        "assistant turns of which the chat template takes away the {}: these turns are read and "
+        "not trained on",
+        True,
+    ),
+    "turn not found": (
+        "assistant turns that are not trained on: where they stand under this chat template "
+        "cannot be told",
+        True,
+    ),
+    "not opened": (
+        "answers that do not begin with {!r}, as every answer does that is generated under this "
+        "chat template: train on answers that begin so, or use another template",
+        True,
+    ),
+    "not scored": (
+        "replies of which the chat template takes away the {}: a reward model neither sees nor "
+        "scores it",
+        True,
+    ),
+    "earlier thought": (
+        "thoughts of earlier turns in the prompt; the chat template leaves them out, as it does "
+        "when the model answers",
+        False,
+    ),
 }
 
 
@@ -90,6 +125,7 @@ class Ledger:
             revision`` (the commit of a hub data set).
         kept: Rows left after cleaning, before the split.
         dropped: Reason → how many and where first.
+        findings: What the chat template did to kept rows (see `FINDINGS`) → how many, where first.
         truncated: Kept rows cut at ``max_length``.
         truncated_share: Their share of the kept rows.
         truncated_tokens: The tokens that they lose by it.
@@ -119,6 +155,7 @@ class Ledger:
     sources: list[dict[str, Any]] = field(default_factory=list)
     kept: int = 0
     dropped: dict[str, Tally] = field(default_factory=dict)
+    findings: dict[str, Tally] = field(default_factory=dict)
     truncated: Tally = field(default_factory=Tally)
     truncated_share: float = 0.0
     truncated_tokens: int = 0
@@ -146,6 +183,10 @@ class Ledger:
         """Count a dropped row."""
         self.dropped.setdefault(reason, Tally()).add(where)
 
+    def find(self, finding: str, where: str) -> None:
+        """Count a kept row that the chat template did something to."""
+        self.findings.setdefault(finding, Tally()).add(where)
+
     def note(self, text: str) -> None:
         """Remember a decision, once."""
         if text not in self.notes:
@@ -165,7 +206,7 @@ class Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
         # A run of an earlier version did not count everything that is counted by now.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("dropped", "unused", "passed_on"):
+        for name in ("dropped", "findings", "unused", "passed_on"):
             if name in known:
                 known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
         for name, value in known.items():
@@ -174,7 +215,13 @@ class Ledger:
         return cls(**known)
 
     def warn(self) -> None:
-        """Fill `warnings` from the counts."""
+        """Fill `warnings` and `notes` from the counts."""
+        for finding, tally in self.findings.items():
+            name, _, detail = finding.partition(": ")
+            text, look = FINDINGS[name]
+            rows = f"{tally.count} {'row' if tally.count == 1 else 'rows'}"
+            told = f"{rows} with {text.format(detail)} ({', '.join(tally.first[:3])})"
+            (self.warnings.append if look else self.note)(told)
         dropped = self.rows_read - self.kept
         if self.rows_read and dropped > WARN_SHARE * self.rows_read:
             reason = max(self.dropped, key=lambda name: self.dropped[name].count)

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import track
+from modelforge.data.beside import beside, same_weights
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
-from modelforge.data.dialogue import Skip
+from modelforge.data.dialogue import Message, Skip
 from modelforge.data.exports import plain
 from modelforge.data.ledger import Ledger
 from modelforge.data.read import Row, Table
@@ -31,6 +33,7 @@ from modelforge.data.rows import Data, Rows
 from modelforge.data.sources import Asked, Parts, read_parts
 from modelforge.data.special import without_bos
 from modelforge.data.template import TemplateChoice
+from modelforge.data.tokens import How
 from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
 
@@ -63,6 +66,7 @@ def read_rows(
     min_rows: int = 1,
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
+    how: How | None = None,
     **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
@@ -74,6 +78,7 @@ def read_rows(
         min_rows: Fewer training rows than this are refused.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
+        how: How rows are rendered, and what of them is trained on.
         source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
@@ -91,9 +96,9 @@ def read_rows(
     add_system(made, system_prompt)
     look_for_placeholders(made, ledger)
     take_bos_off(made, tokenizer, ledger)
-    ends = end_ids(tokenizer, eos_token_ids)
+    how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
     return Rows(
-        parts=[tokenise(rows, kind, tokenizer=tokenizer, end_ids=ends) for rows in made],
+        parts=[tokenise(rows, kind, tokenizer=tokenizer, how=how) for rows in made],
         weights=weights,
         own=own,
         eval_split=asked.eval_split,
@@ -101,9 +106,10 @@ def read_rows(
         decode=lambda ids: str(tokenizer.decode(list(ids))),
         seed=asked.seed,
         min_rows=min_rows,
-        end_ids=ends,
+        end_ids=how.end_ids,
         name=str(asked.dataset) if isinstance(asked.dataset, str | Path) else "dataset",
         reading=ledger,
+        template_kwargs=how.template_kwargs,
     )
 
 
@@ -185,6 +191,7 @@ def convert_all(parts: Parts, mode: Mode, ledger: Ledger) -> list[Made]:
     if problems:
         raise DataError(*problems)
     unify(made, ledger)
+    same_weights([example for rows in made for _, example in rows], ledger)
     return made
 
 
@@ -232,6 +239,11 @@ def convert(
     rows = list(refuse(rows, used, mode.kind, by_hand=bool(columns), drop=drop))
     count(rows, used, mode.kind, ledger)
     for row, example in form.convert(match.items(rows), mode, drop):
+        try:
+            example |= beside(row.cells, match.columns, example)
+        except Skip as skip:
+            drop(skip, row)
+            continue
         # Only prompt rows hand their other cells on.
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
 
@@ -258,7 +270,9 @@ def unify(made: Sequence[Made], ledger: Ledger) -> None:
     if "messages" in forms:
         for example in examples:
             if "completion" in example:
-                example["messages"] = example.pop("prompt") + example.pop("completion")
+                # Of a prompt nothing is trained on, in whatever form its row is.
+                before = [unspoken(message) for message in example.pop("prompt")]
+                example["messages"] = before + example.pop("completion")
     margins = [example["margin"] for example in examples if "margin" in example]
     if margins and len(margins) < len(examples):
         few = f"{len(margins)} of {len(examples)} pairs have a margin"
@@ -271,3 +285,12 @@ def unify(made: Sequence[Made], ledger: Ledger) -> None:
             f"the column margin says how far apart `reward` is to score the two sides of a pair: "
             f"{min(margins):g} to {max(margins):g}, {mean:.3g} on average; `dpo` does not use it"
         )
+    for name in ("tools", "chat_template_kwargs"):
+        if any(name in example for example in examples):
+            for example in examples:
+                example.setdefault(name, None)
+
+
+def unspoken(message: Message) -> Message:
+    """A message of a prompt: nothing of it is trained on."""
+    return {**message, "train": False} if message["role"] == "assistant" else message

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.data.carried import CARRIED, carrying
 from modelforge.data.check import Checked
 from modelforge.data.convert import DataKind
 from modelforge.data.ledger import Ledger
@@ -53,13 +54,34 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
         name: [item.example[name] for item in rows] for name in rows[0].example
     }
     if ledger.kind == "prompt":
+        given = {name: columns.pop(name) for name in CARRIED if name in columns}
+        for i, prompt in enumerate(columns["prompt"] if given else ()):
+            row = {name: values[i] for name, values in given.items()}
+            columns["prompt"][i] = carrying(prompt, row)
         if "answer" in extra or all(answer is None for answer in columns["answer"]):
             del columns["answer"]
         else:
             columns["answer"] = uniform(columns["answer"], "answer", ledger)
         for name in extra:
             columns[name] = uniform([item.row.cells.get(name) for item in rows], name, ledger)
-    return Dataset.from_dict(columns)
+    # Arrow would give every call the arguments of all others, empty.
+    mixed = any(map(is_nested, columns.values()))
+    return Dataset.from_dict(columns, on_mixed_types="use_json" if mixed else None)
+
+
+NESTED = frozenset({"tool_calls", "function", *CARRIED})
+
+
+def is_nested(column: Sequence[Any]) -> bool:
+    """Whether cells hold objects of their own keys: functions, their calls, keyword arguments."""
+    for cell in column:
+        if isinstance(cell, Mapping):
+            return True
+        if isinstance(cell, list) and any(
+            isinstance(each, Mapping) and not NESTED.isdisjoint(each) for each in cell
+        ):
+            return True
+    return False
 
 
 # Levels of lists and objects in a cell. datasets takes twice as long for each one more.
@@ -110,7 +132,12 @@ def deeper(value: Any, levels: int) -> bool:
 
 
 def token_columns(
-    tokens: Sequence[Encoded], rows: Dataset, *, kind: DataKind, max_length: int | None
+    tokens: Sequence[Encoded],
+    rows: Dataset,
+    *,
+    kind: DataKind,
+    max_length: int | None,
+    prompt_apart: bool = False,
 ) -> Dataset:
     """Rows in tokens → the columns TRL's trainers take as already prepared.
 
@@ -120,21 +147,28 @@ def token_columns(
         kind: ``demonstration`` (for SFTTrainer) or ``preference`` (for RewardTrainer).
         max_length: Demonstrations are cut at this many tokens, and rows without a supervised
             token left are dropped; longer pairs are dropped. None: no limit.
+        prompt_apart: Whether pairs give their prompt in a column of its own, for DPOTrainer.
 
     Returns:
-        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there.
+        ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there,
+        with ``prompt_ids`` where it is apart.
     """
     import pyarrow
     from datasets import Dataset
 
-    names = ("chosen_ids", "rejected_ids") if kind == "preference" else ("input_ids", "labels")
+    names = ["chosen_ids", "rejected_ids"] if kind == "preference" else ["input_ids", "labels"]
+    names += ["prompt_ids"] * prompt_apart
     ids = pyarrow.list_(pyarrow.int64())
     schema = pyarrow.schema([(name, ids) for name in names])
     kept = [i for i, row in enumerate(tokens) if not is_left_out(row, kind, max_length)]
     tables = [schema.empty_table()]
     # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
     for begin in range(0, len(kept), BATCH):
-        cells = [token_cells(tokens[i], kind, max_length) for i in kept[begin : begin + BATCH]]
+        batch = [tokens[i] for i in kept[begin : begin + BATCH]]
+        cells = [
+            sides_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
+            for row in batch
+        ]
         columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
         tables.append(pyarrow.table(columns, schema=schema))
     table = pyarrow.concat_tables(tables)
@@ -160,6 +194,13 @@ def token_cells(
         return row.ids[0][:max_length].tolist(), row.labels(max_length)
     chosen, rejected = row.ids
     return chosen.tolist(), rejected.tolist()
+
+
+def sides_and_prompt(row: Encoded) -> tuple[list[int], list[int], list[int]]:
+    """Both replies of a pair, and the prompt before them."""
+    chosen, rejected = row.ids
+    prompt = chosen[: row.start]
+    return chosen[row.start :].tolist(), rejected[row.start :].tolist(), prompt.tolist()
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:

@@ -12,12 +12,18 @@ from modelforge.data.formats import TABLE, Format
 from modelforge.data.read import Row
 from modelforge.errors import DataError, Problem, did_you_mean
 
+# What a row of any format may hold for the chat template, beside its messages.
+BESIDE: Mapping[str, tuple[str, ...]] = {
+    "tools": ("tools", "functions"),
+    "chat_template_kwargs": ("chat_template_kwargs",),
+    "enable_thinking": ("enable_thinking",),
+}
 LOOKED_AT = 100  # rows whose values decide whether a format fits
 
 
 def known_names() -> set[str]:
     """Every column name the table knows, and every role."""
-    groups = [group for form in TABLE for group in (form.columns, form.optional)]
+    groups = [BESIDE, *(group for form in TABLE for group in (form.columns, form.optional))]
     return {name for group in groups for names in group.values() for name in names}
 
 
@@ -127,7 +133,7 @@ def fit(
         values = [value for value in values if value is not None and value != ""]
         if not values or 2 * sum(map(looks_right, values)) < len(values):
             return None
-    for role, names in form.optional.items():
+    for role, names in (*form.optional.items(), *BESIDE.items()):
         there = (optional[name] for name in names if name in optional)
         column = next((name for name in there if name not in columns.values()), None)
         if column is not None and role not in columns:

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import DataKind, Example, Text
-from modelforge.data.tokens import Encoded, RenderError, encode, pairwise
+from modelforge.data.render import RenderError
+from modelforge.data.tokens import Encoded, encode, pairwise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

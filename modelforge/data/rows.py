@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from modelforge.data.blocks import in_blocks
 from modelforge.data.check import (
@@ -38,6 +38,7 @@ class Data:
         ledger: What happened to every row.
         train_tokens: The training rows in tokens, uncut, in the order of ``train``.
         eval_tokens: The same of the evaluation rows; empty for none.
+        template_kwargs: What every conversation gives the chat template.
     """
 
     train: Dataset
@@ -45,22 +46,28 @@ class Data:
     ledger: Ledger
     train_tokens: Sequence[Encoded]
     eval_tokens: Sequence[Encoded]
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def tokenised(
-        self, *, train_length: int | None, eval_length: int | None
+        self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
     ) -> tuple[Dataset, Dataset | None]:
         """Demonstrations or pairs in the columns TRL's trainers take as already prepared.
 
         Args:
             train_length: Where training rows are cut (pairs: left out), in tokens; None nowhere.
             eval_length: The same of evaluation rows.
+            prompt_apart: Whether pairs give their prompt in a column of its own, for DPOTrainer.
 
         Returns:
             ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and, where the rows
-            have it, ``margin``. Nothing is encoded for it.
+            have it, ``margin``; with ``prompt_ids`` where it is apart. Nothing is encoded for it.
         """
         train, evaluation = (
-            token_columns(tokens, rows, kind=self.ledger.kind, max_length=length) if rows else None
+            token_columns(
+                tokens, rows, kind=self.ledger.kind, max_length=length, prompt_apart=prompt_apart
+            )
+            if rows
+            else None
             for tokens, rows, length in (
                 (self.train_tokens, self.train, train_length),
                 (self.eval_tokens, self.eval, eval_length),
@@ -86,6 +93,7 @@ class Rows:
         end_ids: Token ids that end a reply.
         name: How messages call the data.
         reading: What happened while the files were read.
+        template_kwargs: What every conversation gives the chat template.
     """
 
     parts: Sequence[Sequence[Tokenised]]
@@ -99,6 +107,7 @@ class Rows:
     end_ids: frozenset[int]
     name: str
     reading: Ledger
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def within(
         self,
@@ -142,6 +151,7 @@ class Rows:
             ledger,
             [item.encoded for item in epoch],
             [item.encoded for item in evaluation],
+            self.template_kwargs,
         )
 
     def _divide(

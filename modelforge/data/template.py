@@ -45,6 +45,18 @@ def built_in_templates() -> dict[str, str]:
     }
 
 
+def trl_templates() -> dict[str, str]:
+    """The chat templates of models that TRL ships: name → Jinja text, as the models have them."""
+    import trl
+
+    folder = Path(trl.__file__).parent / "chat_templates"
+    return {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in sorted(folder.glob("*.jinja"))
+        if not path.stem.endswith("_training")
+    }
+
+
 def load_tokenizer_template(
     tokenizer: PreTrainedTokenizerBase, *, chat_template: str, task: str, base_dir: Path
 ) -> TemplateChoice:
@@ -53,8 +65,8 @@ def load_tokenizer_template(
     Args:
         tokenizer: Its ``chat_template`` is changed in place.
         chat_template: ``auto`` (the tokenizer's own, else the built-in for the task), ``none``, a
-            built-in's name, or the path of a ``.jinja`` file (relative to ``base_dir``, then to
-            the working folder).
+            built-in's name, that of one of TRL's, or the path of a ``.jinja`` file (relative to
+            ``base_dir``, then to the working folder).
         task: ``text-generation``, ``summarization`` or ``question-answering``.
         base_dir: The config file's folder.
 
@@ -65,7 +77,8 @@ def load_tokenizer_template(
     choice = choose(tokenizer, chat_template=chat_template, task=task, base_dir=base_dir)
     if choice.text is not None:
         check_syntax(tokenizer, choice)
-    tokenizer.chat_template = choice.text
+    if choice.name != "tokenizer":  # its own stays as it is: it may have one for tools beside it
+        tokenizer.chat_template = choice.text
     return choice
 
 
@@ -90,7 +103,11 @@ def choose(
                 what = f"the template {path} cannot be read: {error}"
                 raise ModelError(Problem("chat_template", what)) from None
             return TemplateChoice(str(path), "file named in the config", text)
-    names = ["auto", "none", *built_in_templates()]
+    known = trl_templates()
+    if chat_template in known:
+        reason = "one of TRL's, chosen in the config"
+        return TemplateChoice(chat_template, reason, known[chat_template])
+    names = ["auto", "none", *built_in_templates(), *known]
     what = f"no built-in template and no file is called '{chat_template}'"
     raise ModelError(Problem("chat_template", what, did_you_mean(chat_template, names)))
 

@@ -1,31 +1,32 @@
 """Normal form → token ids and labels, batch-wise, as TRL's trainers make them.
 
-For prompt and completion the result equals ``SFTTrainer._prepare_dataset`` token for token, for
-pairs ``RewardTrainer._prepare_dataset`` (TRL 1.14 to 1.16). For conversations, where TRL needs a
-template with ``{% generation %}`` marks, templates without them are read by their prefixes.
+For prompt and completion the tokens equal those of ``SFTTrainer._prepare_dataset``, for pairs those
+of ``RewardTrainer._prepare_dataset`` (TRL 1.14 to 1.16). What of a conversation is trained on is
+what ``assistant_only_loss`` trains on, under TRL's training template where it has one; any other
+template's turns are found by `modelforge.data.spans`.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from modelforge.data.convert import DataKind, Example, Text
-from modelforge.data.dialogue import Message
+from modelforge.data.convert import DataKind, Example
+from modelforge.data.left_out import look_for_left_out
+from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
+from modelforge.data.message import Message
+from modelforge.data.render import Conversation, Renderer, RenderError, Span
+from modelforge.data.spans import SpanFinder, lost_in, training_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MASKED = -100  # the label that torch's cross entropy ignores
 BATCH = 1000  # rows tokenized at once
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
-
-class RenderError(Exception):
-    """The chat template refuses a conversation."""
+TrainOn = Literal["all", "last", "everything"]
 
 
 @dataclass(slots=True)
@@ -34,15 +35,15 @@ class Encoded:
 
     Attributes:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
-        start: The index of the first completion token, of a pair in both; for a conversation 0.
+        start: The index of the first token to train on; of a pair the same in both.
         spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
-        last_turn_only: Whether only the last of several assistant turns could be told apart.
+        findings: What the template did to it (see `modelforge.data.ledger.FINDINGS`).
     """
 
     ids: tuple[array[int], ...]
     start: int
     spans: array[int] | None = None
-    last_turn_only: bool = False
+    findings: tuple[str, ...] = ()
 
     def labels(self, limit: int | None = None) -> list[int]:
         """Labels of a demonstration's first ``limit`` tokens: ids, or -100 where masked."""
@@ -59,55 +60,256 @@ class Encoded:
         return sum(max(0, min(end, most) - begin) for begin, end in spans)
 
 
+@dataclass(frozen=True)
+class How:
+    """How rows are rendered, and what of them is trained on.
+
+    Attributes:
+        train_on: ``all`` assistant turns, the ``last`` one, or ``everything``, prompts too.
+        template_kwargs: What every conversation gives the chat template.
+        end_ids: Token ids that end a reply.
+        scores: Whether pairs train a reward model, which is asked with the model's own template.
+    """
+
+    train_on: TrainOn = "all"
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    end_ids: frozenset[int] = frozenset()
+    scores: bool = False
+
+
 def pairwise(spans: array[int] | None) -> Iterator[tuple[int, int]]:
     """Spans as pairs of begin and end."""
     borders = iter(spans or ())
     return zip(borders, borders, strict=True)
 
 
-def compact(*ids: list[int], start: int, spans: Sequence[int] | None = None) -> Encoded:
+def compact(
+    *ids: list[int],
+    start: int,
+    spans: Sequence[int] | None = None,
+    findings: tuple[str, ...] = (),
+) -> Encoded:
     """An example from lists of token ids."""
     return Encoded(
         tuple(array("i", sequence) for sequence in ids),
         start,
         None if spans is None else array("i", spans),
+        findings,
     )
 
 
+Result = Encoded | RenderError
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A conversation as text, the spans of it to train on, and what was found."""
+
+    text: str
+    spans: list[Span]
+    findings: tuple[str, ...]
+
+
+def labelled(row: Chosen, ids: list[int], offsets: Sequence[Span]) -> Encoded:
+    """Spans of characters → spans of tokens."""
+    spans = token_spans(offsets, row.spans)
+    return compact(ids, start=spans[0] if spans else 0, spans=spans, findings=row.findings)
+
+
 def encode(
-    examples: Sequence[Example], *, kind: DataKind, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Encoded | RenderError]:
+    examples: Sequence[Example],
+    *,
+    kind: DataKind,
+    tokenizer: PreTrainedTokenizerBase,
+    how: How | None = None,
+) -> Iterator[Result]:
     """Tokenize examples of one schema, in order; an error stands in for a row that fails."""
-    encoder = {
-        "demonstration": encode_demonstrations,
-        "preference": encode_pairs,
-        "prompt": encode_prompts,
+    encoder = Encoder(tokenizer, how or How())
+    encode_batch = {
+        "demonstration": encoder.demonstrations,
+        "preference": encoder.pairs,
+        "prompt": encoder.prompts,
     }[kind]
     for begin in range(0, len(examples), BATCH):
-        yield from encoder(examples[begin : begin + BATCH], tokenizer)
+        yield from encode_batch(examples[begin : begin + BATCH])
 
 
-def encode_demonstrations(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded | RenderError]:
-    """Completion-only labels; every assistant turn of a conversation; all of a plain text."""
-    if "input_ids" in examples[0]:
-        return [given(example, tokenizer) for example in examples]
-    if "text" in examples[0]:
-        texts = [with_eos(example["text"], tokenizer) for example in examples]
-        whole_texts = tokenize_text(texts, tokenizer)
-        return [compact(ids, start=0, spans=(0, len(ids))) for ids in whole_texts]
-    if "messages" in examples[0]:
-        return encode_conversations([example["messages"] for example in examples], tokenizer)
-    prompts, whole = prompts_and_wholes(examples, "completion", tokenizer)
-    encoded: list[Encoded | RenderError] = []
-    for prompt_ids, ids in zip(prompts, whole, strict=True):
-        if isinstance(prompt_ids, RenderError) or isinstance(ids, RenderError):
-            encoded.append(first_error(prompt_ids, ids))
-            continue
-        start = common_prefix_length(prompt_ids, ids)
-        encoded.append(compact(ids, start=start, spans=(start, len(ids))))
-    return encoded
+class Encoder:
+    """Examples of one data set → tokens.
+
+    Args:
+        tokenizer: With the model's chat template, if it has one.
+        how: What is trained on.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, how: How) -> None:
+        self.tokenizer, self.how = tokenizer, how
+        if not tokenizer.chat_template:
+            return
+        self.own = Renderer(tokenizer, kwargs=how.template_kwargs)
+        template = training_template(tokenizer)
+        self.trained = self.own
+        if template is not None:
+            self.trained = Renderer(tokenizer, template=template, kwargs=how.template_kwargs)
+        self.finder = SpanFinder(self.trained, self.own, how.end_ids)
+        # The policy writes its thoughts itself; a template that strips them hides them from it.
+        strips = self.own.thought_form == "" and self.trained.thought_form != ""
+        self.paired = self.trained if strips and not how.scores else self.own
+
+    # --- demonstrations ------------------------------------------------------------------------
+
+    def demonstrations(self, examples: Sequence[Example]) -> list[Result]:
+        """Labels on every assistant turn, or on a completion; on all of a plain text."""
+        tokenizer = self.tokenizer
+        if "input_ids" in examples[0]:
+            return [given(example, tokenizer) for example in examples]
+        if "text" in examples[0]:
+            texts = [with_eos(example["text"], tokenizer) for example in examples]
+            whole = tokenize_text(texts, tokenizer)
+            return [compact(ids, start=0, spans=(0, len(ids))) for ids in whole]
+        if "messages" in examples[0] or isinstance(examples[0]["prompt"], list):
+            return self.conversations(examples)
+        prompts = tokenize_text([example["prompt"] for example in examples], tokenizer)
+        encoded: list[Result] = []
+        for prompt_ids, ids in zip(prompts, self.closed(examples, "completion"), strict=True):
+            start = common_prefix_length(prompt_ids, ids)
+            first = 0 if self.how.train_on == "everything" else start
+            encoded.append(compact(ids, start=start, spans=(first, len(ids))))
+        return encoded
+
+    def closed(self, examples: Sequence[Example], reply: str) -> list[list[int]]:
+        """Token ids of each prompt with its reply, as plain text that ends with EOS."""
+        texts = [e["prompt"] + with_eos(e[reply], self.tokenizer) for e in examples]
+        return tokenize_text(texts, self.tokenizer)
+
+    def conversations(self, examples: Sequence[Example]) -> list[Result]:
+        """Labels on the assistant turns, found in the text."""
+        rows = [self._found(example) for example in examples]
+        texts = [row.text for row in rows if not isinstance(row, RenderError)]
+        tokens: Any = (
+            self.tokenizer(
+                texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )
+            if texts
+            else {"input_ids": (), "offset_mapping": ()}
+        )
+        found = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        return [
+            row if isinstance(row, RenderError) else labelled(row, *next(found)) for row in rows
+        ]
+
+    def _found(self, example: Example) -> Chosen | RenderError:
+        """A conversation as text, the spans of it to train on, and what was found."""
+        before = example.get("prompt", ())
+        messages = [*before, *example.get("completion", ()), *example.get("messages", ())]
+        try:
+            look_for_left_out(example, messages, self.trained)
+            found = self.finder.find(conversation_of(example, messages))
+        except RenderError as error:
+            return error
+        context = [i for i in found.cut if messages[i]["role"] != "assistant"]
+        if context:
+            return RenderError(*dropped(messages, context[0], found.cut))
+        speaks = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        wanted = [i for i in speaks if i >= len(before) and is_trained(messages[i])]
+        if self.how.train_on == "last":
+            wanted = [i for i in wanted if i == speaks[-1]]
+        whole = [i for i in wanted if i in found.turns and i not in found.cut]
+        cut = [i for i in wanted if i in found.cut]
+        if cut and not whole:
+            return RenderError(*dropped(messages, cut[-1], found.cut))
+        spans = [span for i in whole for span in kept_parts(found, messages[i], i)]
+        if self.how.train_on == "everything":
+            spans = [(0, len(found.text))]
+        said = (
+            *(f"turn cut: {found.cut[i]}" for i in cut[:1]),
+            *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
+            *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
+        )
+        return Chosen(found.text, spans, said)
+
+    # --- pairs and prompts ---------------------------------------------------------------------
+
+    def pairs(self, examples: Sequence[Example]) -> list[Result]:
+        """Prompt with chosen and prompt with rejected, both with the index where they part."""
+        if isinstance(examples[0]["prompt"], str):
+            prompts: Any = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
+            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in SIDES]
+        else:
+            prompts = [ids for ids, _ in self.texts(examples, self.paired, generate=True)]
+            sides = [self.texts(examples, self.paired, reply=name) for name in SIDES]
+        encoded: list[Result] = []
+        for prompt_ids, (good, said), (bad, also) in zip(prompts, *sides, strict=True):
+            failed = [ids for ids in (prompt_ids, good, bad) if isinstance(ids, RenderError)]
+            if failed:
+                encoded.append(failed[0])
+                continue
+            # As DPOTrainer does, so that both sides have the same prompt.
+            start = min(common_prefix_length(prompt_ids, ids) for ids in (good, bad))
+            findings = tuple(dict.fromkeys((*said, *also)))
+            if start < len(prompt_ids) and isinstance(examples[0]["prompt"], list):
+                findings += self._not_opened()
+            encoded.append(compact(good, bad, start=start, findings=findings))
+        return encoded
+
+    def _not_opened(self) -> tuple[str, ...]:
+        return (f"not opened: {self.finder.opening}",) if self.finder.opening else ()
+
+    def prompts(self, examples: Sequence[Example]) -> list[Result]:
+        """Prompts as they are generated from."""
+        if isinstance(examples[0]["prompt"], str):
+            whole = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
+            return [compact(ids, start=len(ids)) for ids in whole]
+        return [
+            ids if isinstance(ids, RenderError) else compact(ids, start=len(ids), findings=said)
+            for ids, said in self.texts(examples, self.own, generate=True)
+        ]
+
+    def texts(
+        self,
+        examples: Sequence[Example],
+        renderer: Renderer,
+        *,
+        reply: str = "",
+        generate: bool = False,
+    ) -> list[tuple[Any, tuple[str, ...]]]:
+        """Token ids of each prompt, with its reply if one is named, and what was found."""
+        # A prompt reads so when the model answers it, too; and so a reward model is asked.
+        learned = bool(reply) and not self.how.scores
+        rows: list[tuple[str | RenderError, tuple[str, ...]]] = []
+        for example in examples:
+            messages = [*example["prompt"], *(example[reply] if reply else ())]
+            try:
+                look_for_left_out(example, messages, renderer, thoughts=learned)
+                text = renderer.text(conversation_of(example, messages), generate=generate)
+                shown = [renderer.untagged(message) for message in messages]
+                rows.append((text, self._told(shown, text, len(example["prompt"]))))
+            except RenderError as error:
+                rows.append((error, ()))
+        good = [text for text, _ in rows if isinstance(text, str)]
+        ids = iter(tokenize_text(good, self.tokenizer, special=False) if good else [])
+        return [(next(ids) if isinstance(text, str) else text, said) for text, said in rows]
+
+    def _told(self, messages: Sequence[Message], text: str, prompt: int) -> tuple[str, ...]:
+        """What the template took away where the row can be used without it.
+
+        Raises:
+            RenderError: If it cannot.
+        """
+        cut = lost_in(messages, text, {})
+        said = []
+        for i, what in cut.items():
+            if i < prompt and what == "thought":
+                # So the prompt reads when the model answers it, too.
+                said.append("earlier thought")
+            elif i >= prompt and self.how.scores:
+                said.append(f"not scored: {what}")
+            else:
+                raise RenderError(*dropped(messages, i, cut))
+        return tuple(dict.fromkeys(said))
+
+
+SIDES = ("chosen", "rejected")
 
 
 def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | RenderError:
@@ -115,65 +317,14 @@ def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | Ren
     ids, labels = example["input_ids"], example["labels"]
     if not all(0 <= token < len(tokenizer) for token in ids):
         return RenderError("a token that the tokenizer does not have")
-    return compact(ids, start=0, spans=spans_of([label != MASKED for label in labels]))
+    trained = [label != MASKED for label in labels]
+    borders = zip([False, *trained], [*trained, False], strict=True)
+    return compact(ids, start=0, spans=[i for i, (a, b) in enumerate(borders) if a != b])
 
 
-def encode_pairs(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded | RenderError]:
-    """Prompt with chosen and prompt with rejected, both with the index where they part."""
-    prompts, chosen = prompts_and_wholes(examples, "chosen", tokenizer)
-    rejected = wholes(examples, "rejected", tokenizer)
-    encoded: list[Encoded | RenderError] = []
-    for prompt_ids, good, bad in zip(prompts, chosen, rejected, strict=True):
-        if (
-            isinstance(prompt_ids, RenderError)
-            or isinstance(good, RenderError)
-            or isinstance(bad, RenderError)
-        ):
-            encoded.append(first_error(prompt_ids, good, bad))
-            continue
-        # As DPOTrainer does, so that both sides have the same prompt.
-        start = min(common_prefix_length(prompt_ids, ids) for ids in (good, bad))
-        encoded.append(compact(good, bad, start=start))
-    return encoded
-
-
-def encode_prompts(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded | RenderError]:
-    """Prompts as they are generated from."""
-    prompts = tokenize_texts([e["prompt"] for e in examples], tokenizer, generate=True)
-    return [
-        ids if isinstance(ids, RenderError) else compact(ids, start=len(ids)) for ids in prompts
-    ]
-
-
-def first_error(*found: Any) -> RenderError:
-    """The first error among results."""
-    return next(item for item in found if isinstance(item, RenderError))
-
-
-Ids = list[int] | RenderError
-
-
-def prompts_and_wholes(
-    examples: Sequence[Example], reply: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Ids], list[Ids]]:
-    """Token ids of each prompt alone, and of the prompt with its reply."""
-    prompts = tokenize_texts([e["prompt"] for e in examples], tokenizer, generate=True)
-    return prompts, wholes(examples, reply, tokenizer)
-
-
-def wholes(
-    examples: Sequence[Example], reply: str, tokenizer: PreTrainedTokenizerBase
-) -> list[Ids]:
-    """Token ids of each prompt with its reply; raw text ends with EOS."""
-    texts = [
-        e["prompt"] + (with_eos(e[reply], tokenizer) if isinstance(e[reply], str) else e[reply])
-        for e in examples
-    ]
-    return tokenize_texts(texts, tokenizer)
+def conversation_of(example: Example, messages: Sequence[Message]) -> Conversation:
+    """Messages with what their row gives the template beside them."""
+    return Conversation(messages, example.get("tools"), example.get("chat_template_kwargs") or {})
 
 
 def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -191,161 +342,9 @@ def tokenize_text(
     return encoded["input_ids"]
 
 
-def tokenize_texts(
-    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, generate: bool = False
-) -> list[Ids]:
-    """Token ids of strings, or of conversations under the chat template."""
-    if isinstance(texts[0], str):
-        return list(tokenize_text(list(texts), tokenizer))  # type: ignore[arg-type]
-    rendered = render(texts, tokenizer, generate=generate)  # type: ignore[arg-type]
-    good = [text for text in rendered if isinstance(text, str)]
-    ids = iter(tokenize_text(good, tokenizer, special=False) if good else [])
-    return [next(ids) if isinstance(text, str) else text for text in rendered]
-
-
-def render(
-    conversations: Sequence[list[Message]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    generate: bool = False,
-) -> list[str | RenderError]:
-    """Conversations as text; an error for each that the template refuses."""
-    try:
-        rendered: Any = tokenizer.apply_chat_template(
-            list(conversations), tokenize=False, add_generation_prompt=generate
-        )
-        return rendered
-    except Exception as error:  # a template is a program of its author; it may raise anything
-        if len(conversations) == 1:
-            return [RenderError(" ".join(str(error).split()) or type(error).__name__)]
-    return [
-        text
-        for conversation in conversations
-        for text in render([conversation], tokenizer, generate=generate)
-    ]
-
-
 def common_prefix_length(ids: list[int], others: list[int]) -> int:
     """How many leading tokens two sequences share."""
     if others[: len(ids)] == ids:
         return len(ids)
     pairs = enumerate(zip(ids, others, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(ids), len(others)))
-
-
-# --- conversations -----------------------------------------------------------------------------
-
-
-def encode_conversations(
-    conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded | RenderError]:
-    """Labels on every assistant turn."""
-    rendered = render(conversations, tokenizer)
-    good = [c for c, text in zip(conversations, rendered, strict=True) if isinstance(text, str)]
-    if not good:
-        encoded: Iterator[Encoded] = iter(())
-    elif GENERATION.search(tokenizer.get_chat_template()):
-        encoded = iter(by_generation_marks(good, tokenizer))
-    else:
-        texts = [text for text in rendered if isinstance(text, str)]
-        encoded = iter(by_prefixes(good, texts, tokenizer))
-    return [next(encoded) if isinstance(text, str) else text for text in rendered]
-
-
-def by_generation_marks(
-    conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded]:
-    """Assistant turns as the template marks them; equals TRL's ``assistant_only_loss``."""
-    found: Any = tokenizer.apply_chat_template(
-        conversations,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"verbose": False},
-    )
-    return [
-        compact(ids, start=0, spans=spans_of(mask))
-        for ids, mask in zip(found["input_ids"], found["assistant_masks"], strict=True)
-    ]
-
-
-def by_prefixes(
-    conversations: list[list[Message]], texts: list[str], tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded]:
-    """Assistant turns found by rendering the conversation up to each of them.
-
-    The turn at i begins where ``messages[:i]`` with the generation prompt ends, and ends where
-    ``messages[:i + 1]`` ends. If one of these is not a prefix of the whole (templates that strip
-    earlier thoughts), only the last turn is supervised.
-    """
-    spans = assistant_spans(conversations, texts, tokenizer)
-    found: Any = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    encoded = []
-    for i, conversation in enumerate(conversations):
-        ids, wanted = found["input_ids"][i], spans[i]
-        if wanted is None:
-            encoded.append(last_turn(conversation, ids, tokenizer))
-            continue
-        trained = [
-            # A token across the border belongs to the turn, as where TRL's sequences part.
-            any(begin < stop and max(end, begin + 1) > start for start, stop in wanted)
-            for begin, end in found["offset_mapping"][i]
-        ]
-        encoded.append(compact(ids, start=0, spans=spans_of(trained)))
-    return encoded
-
-
-def spans_of(mask: Sequence[int]) -> list[int]:
-    """Where runs of true values begin and end: begin, end, begin, …"""
-    borders = zip([0, *mask], [*mask, 0], strict=True)
-    return [i for i, (before, after) in enumerate(borders) if bool(before) != bool(after)]
-
-
-def assistant_spans(
-    conversations: list[list[Message]], texts: list[str], tokenizer: PreTrainedTokenizerBase
-) -> list[list[tuple[int, int]] | None]:
-    """Character spans of the assistant turns in each text; None where prefixes do not hold."""
-    turns = [
-        (row, at)
-        for row, conversation in enumerate(conversations)
-        for at, message in enumerate(conversation)
-        if message["role"] == "assistant"
-    ]
-    befores = [conversations[row][:at] for row, at in turns]
-    opened = render_non_empty(befores, tokenizer, generate=True)
-    closed = render_non_empty([conversations[row][: at + 1] for row, at in turns], tokenizer)
-    spans: list[list[tuple[int, int]] | None] = [[] for _ in conversations]
-    for (row, _), start, stop in zip(turns, opened, closed, strict=True):
-        holds = isinstance(start, str) and isinstance(stop, str) and stop.startswith(start)
-        wanted = spans[row]
-        if wanted is None or not holds or not texts[row].startswith(stop):  # type: ignore[arg-type]
-            spans[row] = None
-        else:
-            wanted.append((len(start), len(stop)))  # type: ignore[arg-type]
-    return spans
-
-
-def render_non_empty(
-    conversations: list[list[Message]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    generate: bool = False,
-) -> list[str | RenderError]:
-    """`render`, where a conversation without messages is an error of its own only."""
-    rendered = iter(render([c for c in conversations if c], tokenizer, generate=generate))
-    return [next(rendered) if c else RenderError("no message before it") for c in conversations]
-
-
-def last_turn(
-    conversation: list[Message], ids: list[int], tokenizer: PreTrainedTokenizerBase
-) -> Encoded:
-    """Supervise the last assistant turn and what follows it, as TRL does a completion."""
-    turns = [i for i, message in enumerate(conversation) if message["role"] == "assistant"]
-    (prompt,) = (
-        tokenize_texts([conversation[: turns[-1]]], tokenizer, generate=True)
-        if turns[-1]
-        else [RenderError("no message before it")]
-    )
-    start = 0 if isinstance(prompt, RenderError) else common_prefix_length(prompt, ids)
-    return replace(compact(ids, start=0, spans=(start, len(ids))), last_turn_only=True)

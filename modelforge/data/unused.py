@@ -12,16 +12,9 @@ from typing import Any
 
 from modelforge.data.cells import is_empty
 from modelforge.data.convert import DataKind
-from modelforge.data.dialogue import (
-    READ_KEYS,
-    READ_PART_KEYS,
-    TEXT_KEYS,
-    Skip,
-    is_message,
-    is_messages,
-    unpacked,
-)
+from modelforge.data.dialogue import is_messages, unpacked
 from modelforge.data.ledger import Ledger, Tally
+from modelforge.data.message import READ_KEYS, READ_PART_KEYS, TEXT_KEYS, Skip, is_message
 from modelforge.data.read import Row
 from modelforge.data.recognise import canonical
 

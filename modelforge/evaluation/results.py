@@ -67,7 +67,8 @@ def _samples(
     with samples.undisturbed(model):
         if head == "reward":
             return samples.score(model, rows, tokens, limit=limit)
-        return samples.answer(model, tokenizer, rows, limit=limit)
+        kwargs = data.template_kwargs
+        return samples.answer(model, tokenizer, rows, limit=limit, template_kwargs=kwargs)
 
 
 def _figures(trainer: Any) -> dict[str, float]:

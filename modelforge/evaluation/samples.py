@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import track
+from modelforge.data.carried import carrying, chat_ids
+from modelforge.data.dialogue import answer_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,7 +45,7 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
     if "messages" in row:
         turns = row["messages"]
         last = max((i for i, m in enumerate(turns) if m["role"] == "assistant"), default=len(turns))
-        return turns[:last], turns[last]["content"] if last < len(turns) else ""
+        return turns[:last], answer_of(turns[last]) if last < len(turns) else ""
     if "text" in row:
         words = row["text"].split(" ")
         return " ".join(words[:12]), " ".join(words[12:])
@@ -54,7 +56,7 @@ def prompt_and_reference(row: dict[str, Any]) -> tuple[Any, str]:
 def _shown(answer: Any) -> str:
     """An answer of the data as text: the last of messages, or all of several right ones."""
     if isinstance(answer, list) and answer and isinstance(answer[-1], dict):
-        answer = answer[-1].get("content", answer[-1])
+        answer = answer_of(answer[-1]) if "content" in answer[-1] else answer[-1]
     if isinstance(answer, list):
         return " or ".join(map(_shown, answer))
     return json.dumps(answer, ensure_ascii=False) if isinstance(answer, dict) else str(answer)
@@ -79,6 +81,7 @@ def answer(
     *,
     limit: int,
     new_tokens: int = _MAX_NEW_TOKENS,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
 
@@ -88,15 +91,18 @@ def answer(
         rows: Rows in normal form.
         limit: Longest prompt and answer together, in tokens; the prompt's end is kept.
         new_tokens: Longest answer, in tokens.
+        template_kwargs: What every prompt gives the chat template.
     """
+    import torch
+
     samples = []
     new_tokens = min(new_tokens, limit // 2)
     chosen = rows.select(range(min(COUNT, len(rows))))
     for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
         prompt, reference = prompt_and_reference(readable(row, tokenizer))
         if isinstance(prompt, list):
-            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+            messages = carrying(prompt, row)
+            ids = torch.tensor([chat_ids(tokenizer, messages, template_kwargs, generate=True)])
         else:
             ids = tokenizer(prompt, return_tensors="pt").input_ids
         ids = ids[:, -(limit - new_tokens) :].to(model.device)

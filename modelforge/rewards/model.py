@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import find_adapter_config_file
 
+from modelforge.data.carried import chat_ids, is_special
 from modelforge.errors import ModelError, Problem
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu
@@ -37,7 +38,11 @@ def encode(
                 text += tokenizer.eos_token
             ids = tokenizer(text)["input_ids"]
         else:
-            ids = tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"]
+            messages = [*prompt, *completion]
+            if is_special(messages):
+                ids = chat_ids(tokenizer, messages)
+            else:
+                ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         rows.append({"input_ids": ids if max_length is None else ids[-max_length:]})
     padded = tokenizer.pad(rows, padding_side="right", return_tensors="pt")
     return {key: padded[key] for key in ("input_ids", "attention_mask")}

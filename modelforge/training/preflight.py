@@ -75,7 +75,9 @@ def same_as_base(prepared: Prepared, model: Any) -> None:
 
     rows = prepared.data.train.select([0])
     with undisturbed(model):
-        ask = {"limit": prepared.config.settings.max_seq_length, "new_tokens": 8}
+        limit = prepared.config.settings.max_seq_length
+        ask: dict[str, Any] = {"limit": limit, "new_tokens": 8}
+        ask["template_kwargs"] = prepared.data.template_kwargs
         with_adapter = answer(model, prepared.tokenizer, rows, **ask)
         with model.disable_adapter():
             without = answer(model, prepared.tokenizer, rows, **ask)

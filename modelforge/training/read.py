@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modelforge.common.console import headline, say, warn
 from modelforge.data import (
     Data,
+    How,
     Rows,
     keep_prompts_open,
     load_tokenizer_template,
@@ -71,6 +72,11 @@ def read(resolved: Resolved) -> Read:
         seed=settings.seed,
         base_dir=config.base_dir,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
+        how=How(
+            train_on=config.get("train_on", "all"),
+            template_kwargs=settings.chat_template_kwargs,
+            scores=strategy.head == "reward",
+        ),
     )
     data = cut(rows, config, strategy)
     if strategy.head == "reward":

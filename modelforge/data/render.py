@@ -1,0 +1,343 @@
+"""Conversations → text, by a chat template and in the form that this template reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from modelforge.data.calls import returned, split_calls
+from modelforge.data.message import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+Tools = list[dict[str, Any]]
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# What a message says of its training; no template reads it.
+OURS = frozenset({"train", "weight"})
+# What a template without a tokenizer writes.
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+THOUGHT = re.compile(r"(</?think>)")
+INLINE = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+
+
+class RenderError(Exception):
+    """The chat template refuses a conversation.
+
+    Attributes:
+        reason: One of `modelforge.data.ledger.ADVICE`, with a detail.
+    """
+
+    def __init__(self, detail: str, reason: str = "template fails") -> None:
+        super().__init__(detail)
+        self.reason = f"{reason}: {detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a template is given.
+
+    Attributes:
+        messages: In normal form (see `modelforge.data.dialogue`).
+        tools: The functions that may be called, in OpenAI's form; None for none.
+        kwargs: Of this row alone, such as ``enable_thinking``.
+    """
+
+    messages: Sequence[Message]
+    tools: Tools | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def upto(self, count: int) -> Conversation:
+        """Its first messages."""
+        return replace(self, messages=self.messages[:count])
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How a template takes a message that calls functions.
+
+    Attributes:
+        empty: What stands as content where there is none.
+        text: Whether the arguments are JSON text; else an object.
+    """
+
+    empty: str | None = ""
+    text: bool = False
+
+
+CALL_FORMS = (CallForm(), CallForm(None), CallForm("", text=True), CallForm(None, text=True))
+# Words no data holds, to see what of a message a template renders.
+PROBES = ("zqtool", "zqkey", "zqvalue", "zqresult", "zqthought", "zqanswer")
+
+
+class Renderer:
+    """One chat template of one tokenizer, with the arguments that every row gives it.
+
+    Args:
+        tokenizer: Its special tokens, and its template; None for a template alone.
+        template: Another template to render with.
+        kwargs: For every conversation; a row's own come over them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        template: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        special = SPECIAL if tokenizer is None else tokenizer.special_tokens_map
+        self.kwargs = {**special, **(kwargs or {})}
+        self._templates: dict[bool, str] = {}
+
+    def template_for(self, tools: Tools | None) -> str:
+        """The Jinja text; a tokenizer may have one of its own for rows with tools."""
+        if self.template is not None:
+            return self.template
+        key = bool(tools)
+        if key not in self._templates:
+            assert self.tokenizer is not None, "a template alone is given"
+            self._templates[key] = self.tokenizer.get_chat_template(tools=tools or None)
+        return self._templates[key]
+
+    @cached_property
+    def has_marks(self) -> bool:
+        """Whether the template says itself what the assistant speaks."""
+        return bool(GENERATION.search(self.template_for(None)))
+
+    def text(self, conversation: Conversation, *, generate: bool = False) -> str:
+        """A conversation as text.
+
+        Args:
+            conversation: At least one message.
+            generate: Open the assistant's turn at its end.
+
+        Raises:
+            RenderError: If the template refuses it.
+        """
+        return self._render(conversation, generate=generate)[0]
+
+    def marked(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        """A conversation as text, and where the template says that the assistant speaks.
+
+        Raises:
+            RenderError: If the template refuses it.
+        """
+        return self._render(conversation, marks=True)
+
+    def _render(
+        self, conversation: Conversation, *, generate: bool = False, marks: bool = False
+    ) -> tuple[str, list[Span]]:
+        from transformers.utils import chat_template_utils as transformers_templates
+
+        if not conversation.messages:
+            raise RenderError("no message")
+        try:
+            # What `apply_chat_template` calls: it gives the marks in characters, and takes
+            # content that is None, which some templates ask for beside tool calls.
+            render: Any = transformers_templates.render_jinja_template
+            texts, spans = render(
+                conversations=[[self.shaped(message) for message in conversation.messages]],
+                tools=conversation.tools,
+                chat_template=self.template_for(conversation.tools),
+                return_assistant_tokens_mask=marks,
+                add_generation_prompt=generate,
+                **{**self.kwargs, **conversation.kwargs},
+            )
+        except Exception as error:  # a template is a program of its author; it may raise anything
+            raise RenderError(" ".join(str(error).split()) or type(error).__name__) from None
+        return texts[0], spans[0] if marks else []
+
+    # --- what the template reads ---------------------------------------------------------------
+
+    def shaped(self, message: Message) -> dict[str, Any]:
+        """A message as this template reads it."""
+        shown = dict(self.untagged(message))
+        for key in OURS & shown.keys():
+            del shown[key]
+        thought = shown.pop("reasoning_content", None)
+        if thought and self.thought_form == "inline":
+            shown["content"] = f"<think>\n{thought}\n</think>\n\n{shown['content']}"
+        elif thought:
+            shown |= {"reasoning_content": thought, "thinking": thought}
+        if "tool_calls" in shown:
+            shown = shaped_calls(shown, self.call_form or CALL_FORMS[0])
+        if self.takes_parts and shown["content"] is not None:
+            shown["content"] = [{"type": "text", "text": shown["content"]}]
+        return shown
+
+    def untagged(self, message: Message) -> Message:
+        """A message whose tags for thoughts and calls are taken out, where they are not its own."""
+        role, words = message["role"], message["content"]
+        changed: dict[str, Any] = {}
+        if role == "tool" and "<tool_response>" in words and self.call_form is not None:
+            changed["content"] = returned(words)
+        if role == "assistant" and "</think>" in words and self.thoughts_apart:
+            thought, words = split_thought(words)
+            if thought and not message.get("reasoning_content"):
+                changed |= {"reasoning_content": thought, "content": words}
+        if role == "assistant" and "<tool_call>" in words and self.calls_apart:
+            words, calls = split_calls(words)
+            if calls and "tool_calls" not in message:
+                changed |= {"tool_calls": calls, "content": words}
+        return {**message, **changed} if changed else message
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether it reads content as parts only, as templates for pictures do."""
+        asked, word = {"role": "user"}, PROBES[0]
+        parts = [{"type": "text", "text": word}]
+        plain, apart = (self._probe([{**asked, "content": content}]) for content in (word, parts))
+        return word not in plain and word in apart
+
+    @cached_property
+    def thoughts_apart(self) -> bool:
+        """Whether a thought reaches its place only in a field of its own, not in the content."""
+        if self.thought_form != "field":
+            return False
+        thought, answer = PROBES[4:]
+        inline = {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{answer}"}
+        fields = {"content": answer, "reasoning_content": thought, "thinking": thought}
+        asked = {"role": "user", "content": "?"}
+        found, right = (self._probe([asked, each]) for each in (inline, {**inline, **fields}))
+        return "".join(found.split()) != "".join(right.split())
+
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """How it takes calls of functions and what they return; None: it drops them."""
+        return next((form for form in CALL_FORMS if self._shows_calls(form)), None)
+
+    @cached_property
+    def calls_apart(self) -> bool:
+        """Whether it writes calls otherwise than between Hermes' tags."""
+        if self.call_form is None:
+            return False
+        call = {"name": PROBES[0], "arguments": {PROBES[1]: PROBES[2]}}
+        asked, said = {"role": "user", "content": "?"}, {"role": "assistant", "content": ""}
+        tagged = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
+        right = shaped_calls(
+            {**said, "tool_calls": [{"type": "function", "function": call}]}, self.call_form
+        )
+        texts = (self._probe([asked, each]) for each in ({**said, "content": tagged}, right))
+        return len({"".join(text.split()) for text in texts}) > 1
+
+    def _shows_calls(self, form: CallForm) -> bool:
+        name, key, value, result, *_ = PROBES
+        call = {"type": "function", "function": {"name": name, "arguments": {key: value}}}
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        answer = {"role": "tool", "name": name, "content": result}
+        asked = {"role": "user", "content": "?"}
+        # An answer ends the turn: some templates write what was returned only there.
+        rest = [answer, {"role": "assistant", "content": "!"}]
+        text = self._probe([asked, shaped_calls(calling, form), *rest])
+        return all(word in text for word in (name, key, value, result))
+
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether it renders the functions that may be called."""
+        name, *_ = PROBES
+        parameters = {"type": "object", "properties": {"a": {"type": "string"}}}
+        function = {"name": name, "description": "?", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
+        text = self._probe([{"role": "user", "content": "?"}], tools)
+        return name in text
+
+    @cached_property
+    def thought_form(self) -> str:
+        """``field`` or ``inline``, by where it renders a thought; empty: it drops it."""
+        thought, answer = PROBES[4:]
+        asked = {"role": "user", "content": "?"}
+        fields = {"reasoning_content": thought, "thinking": thought}
+        if thought in self._probe([asked, {"role": "assistant", "content": answer, **fields}]):
+            return "field"
+        inline = f"<think>\n{thought}\n</think>\n\n{answer}"
+        known = "<think>" in self.template_for(None)
+        shown = self._probe([asked, {"role": "assistant", "content": inline}])
+        return "inline" if known and thought in shown else ""
+
+    def _probe(self, messages: Sequence[dict[str, Any]], tools: Tools | None = None) -> str:
+        """Messages as they are, as text; empty where the template refuses them."""
+        from transformers.utils import chat_template_utils as transformers_templates
+
+        try:
+            template = self.template_for(tools)
+            render: Any = transformers_templates.render_jinja_template
+            texts, _ = render(
+                conversations=[list(messages)], tools=tools, chat_template=template, **self.kwargs
+            )
+        except Exception:  # see `_render`
+            return ""
+        return str(texts[0])
+
+
+def split_thought(content: str) -> tuple[str | None, str]:
+    """The thought that content begins with, and the rest."""
+    found = INLINE.match(content)
+    return (found[1].strip("\n"), found[2].lstrip("\n")) if found else (None, content)
+
+
+def shaped_calls(message: dict[str, Any], form: CallForm) -> dict[str, Any]:
+    """A message that calls functions, in a template's form."""
+    calls = message["tool_calls"]
+    if form.text:
+        calls = [
+            {**call, "function": {**call["function"], "arguments": as_text(call["function"])}}
+            for call in calls
+        ]
+    return {**message, "content": message["content"] or form.empty, "tool_calls": calls}
+
+
+def as_text(function: Mapping[str, Any]) -> str:
+    """The arguments of a call as JSON text."""
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def words_of(message: Message) -> Iterator[tuple[str, str]]:
+    """The texts of a message that its rendering must hold, each with what it is.
+
+    The content is split at the marks of a thought, for templates write those anew.
+    """
+    thought = (message.get("reasoning_content") or "").strip()
+    if thought:
+        yield "thought", thought
+    what = "text"
+    for part in THOUGHT.split(message["content"]):
+        if part == "<think>":
+            what = "thought"
+        elif part == "</think>":
+            what = "text"
+        elif part.strip():
+            yield what, part.strip()
+    for call in message.get("tool_calls", ()):
+        yield "call", call["function"]["name"]
+        yield from (("call", words) for words in leaves(call["function"]["arguments"]))
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """The texts in a structure."""
+    if isinstance(value, str) and value.strip():
+        yield value.strip()
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from leaves(each)
+
+
+def holds(text: str, words: str) -> bool:
+    """Whether a rendering holds a text, white space and the escapes of JSON aside."""
+    if words in text:
+        return True
+    escaped = json.dumps(words, ensure_ascii=False)[1:-1]
+    return escaped in text or "".join(words.split()) in "".join(text.split())

@@ -1,0 +1,340 @@
+"""Where the assistant speaks in a rendered conversation, and what the template took away.
+
+A template with ``{% generation %}`` marks says it itself; TRL ships such a template for many models
+(`training_template`). Any other one is rendered a second time with a character behind each message
+that no text holds. Between two of them stands what the template writes around the messages, so one
+more rendering finds all turns, however long the conversation is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from modelforge.data.message import Message
+from modelforge.data.render import Conversation, Renderer, RenderError, Span, holds, words_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Of a private plane of Unicode: one a message.
+FIRST_MARK, MARKS = 0xF0000, 0x8000
+MARK = re.compile(f"[{chr(FIRST_MARK)}-{chr(FIRST_MARK + MARKS - 1)}]")
+
+
+def training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """TRL's training template for the tokenizer's own; None where it has none, or needs none."""
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        return get_training_chat_template(tokenizer)
+    except Exception:  # no template of those it knows
+        return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A conversation as text.
+
+    Attributes:
+        text: As rendered.
+        turns: Message → where the assistant's words and their end stand; none for one whose place
+            was not found.
+        cut: Message → what of it the template takes away; only those it does so to.
+        unopened: Whether an answer does not begin as generation does.
+    """
+
+    text: str
+    turns: dict[int, list[Span]]
+    cut: dict[int, str]
+    unopened: bool = False
+
+
+class SpanFinder:
+    """Finds the assistant's turns under one template.
+
+    Args:
+        renderer: The template that the rows are rendered with.
+        generation: The template that answers are generated with, where it is another one.
+        end_ids: Token ids that end a reply.
+    """
+
+    def __init__(
+        self, renderer: Renderer, generation: Renderer | None, end_ids: frozenset[int]
+    ) -> None:
+        self.renderer, self.generation = renderer, generation or renderer
+        self.end_ids = end_ids
+
+    def find(self, conversation: Conversation) -> Found:
+        """Render a conversation and find what the assistant says in it.
+
+        Raises:
+            RenderError: If the template refuses it.
+        """
+        messages = conversation.messages
+        speaks = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if self.renderer.has_marks:
+            text, blocks = self.renderer.marked(conversation)
+            turns = self._of_blocks(conversation, text, blocks, speaks)
+        else:
+            text = self.renderer.text(conversation)
+            turns, text = self._of_marks(conversation, text, speaks)
+        cut = lost_in([self.renderer.untagged(m) for m in messages], text, turns)
+        return Found(text, turns, cut, self._unopened(text, turns))
+
+    # --- templates that mark the turns ---------------------------------------------------------
+
+    def _of_blocks(
+        self, conversation: Conversation, text: str, blocks: list[Span], speaks: list[int]
+    ) -> dict[int, list[Span]]:
+        """The marked blocks, each with its message."""
+        blocks = [block for block in blocks if block[0] < block[1]]
+        if len(blocks) == len(speaks):
+            return {i: [block] for i, block in zip(speaks, blocks, strict=True)}
+        # Several blocks to a message, or none: see between which messages they stand.
+        ends = self._ends(conversation, text) or {}
+        turns: dict[int, list[Span]] = {}
+        for block in blocks:
+            owner = next((i for i in speaks if block[0] <= reach(conversation, ends, i)), None)
+            if owner is not None:
+                turns.setdefault(owner, []).append(block)
+        return turns
+
+    # --- templates that do not -----------------------------------------------------------------
+
+    def _of_marks(
+        self, conversation: Conversation, text: str, speaks: list[int]
+    ) -> tuple[dict[int, list[Span]], str]:
+        """The turns by a rendering with a mark behind each message; and the text, closed."""
+        ends, last = self._ends(conversation, text), len(conversation.messages) - 1
+        turns: dict[int, list[Span]] = {}
+        for i in speaks:
+            span = self._by_ends(conversation.messages, text, ends, i) if ends is not None else None
+            span = span or self._by_prefixes(conversation, text, i)
+            if span is not None:
+                turns[i] = [span]
+        if last in turns and not self.shape.tail and self.shape.closes:
+            # The next turn's first token ends this one, and no turn follows.
+            text = text.rstrip() + self.shape.closes
+            turns[last] = [(turns[last][0][0], len(text))]
+        return turns, text
+
+    def _ends(self, conversation: Conversation, text: str) -> dict[int, int] | None:
+        """Message → where its content ends; None where marks change what is rendered."""
+        messages = conversation.messages
+        if len(messages) > MARKS or MARK.search(text):
+            return None
+        marked = [with_mark(message, i) for i, message in enumerate(messages)]
+        try:
+            found = self.renderer.text(
+                Conversation(marked, conversation.tools, conversation.kwargs)
+            )
+        except RenderError:
+            return None
+        ends: dict[int, int] = {}
+        for count, match in enumerate(MARK.finditer(found)):
+            at = ord(match[0]) - FIRST_MARK
+            if at in ends:
+                return None
+            ends[at] = match.start() - count
+        return ends if MARK.sub("", found) == text else None
+
+    def _by_ends(
+        self, messages: Sequence[Message], text: str, ends: dict[int, int], i: int
+    ) -> Span | None:
+        """A turn between what opens it, behind the message before, and what closes it."""
+        before = max((ends[j] for j in range(i) if j in ends), default=0)
+        limit = min((ends[j] for j in range(i + 1, len(messages)) if j in ends), default=len(text))
+        start = self._start(messages, text, ends, i, before)
+        if start is None or not before <= start <= ends.get(i, limit):
+            return None
+        if i == len(messages) - 1:
+            return start, max(len(text.rstrip()), ends.get(i, 0))
+        at = ends.get(i, start)
+        close = text.find(self.shape.closes, at, limit) if self.shape.closes else at
+        if close < 0 or (not messages[i].get("tool_calls") and text[at:close].strip()):
+            return None
+        return start, close + len(self.shape.closes)
+
+    def _start(
+        self, messages: Sequence[Message], text: str, ends: dict[int, int], i: int, before: int
+    ) -> int | None:
+        """Where a turn's words begin: behind its header, or where its content does."""
+        shape = self.shape
+        if shape.header:
+            at = text.find(shape.header, before)
+            return None if at < 0 else at + len(shape.header)
+        if i and messages[i - 1]["role"] == "user" and shape.opens:
+            at = text.find(shape.opens, before)
+            return at + len(shape.opens) if at >= 0 and not text[before:at].strip() else None
+        words = messages[i]["content"].rstrip()
+        at = ends.get(i, 0) - len(words)
+        return at if words and text[max(at, 0) : ends.get(i, 0)] == words else None
+
+    def _by_prefixes(self, conversation: Conversation, text: str, i: int) -> Span | None:
+        """A turn between the conversation up to it, opened, and the conversation with it."""
+        try:
+            opened = self.renderer.text(conversation.upto(i), generate=True)
+            closed = self.renderer.text(conversation.upto(i + 1))
+        except RenderError:
+            return None
+        if i == len(conversation.messages) - 1:
+            # As TRL finds a completion: where the prompt and the whole part.
+            return len(shared_start(opened, text)), len(text.rstrip())
+        if not closed.startswith(opened) or not text.startswith(closed):
+            return None
+        return len(opened), len(opened) + len(closed[len(opened) :].rstrip())
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What the template writes around messages."""
+        return shape_of(self.renderer, self.end_ids)
+
+    # --- how answers begin ---------------------------------------------------------------------
+
+    @cached_property
+    def opening(self) -> str:
+        """What generation writes behind the header that an answer need not begin with."""
+        return self._generated.opening.strip()
+
+    @cached_property
+    def _header(self) -> str:
+        return self._generated.header.strip()
+
+    @cached_property
+    def _generated(self) -> Shape:
+        return shape_of(self.generation, self.end_ids)
+
+    def _unopened(self, text: str, turns: dict[int, list[Span]]) -> bool:
+        opening = self.opening
+        if not opening:
+            return False
+        header = self._header
+        for (begin, end), *_ in turns.values():
+            # A template may mark its header too.
+            said = text[begin:end].lstrip().removeprefix(header).lstrip()
+            if not said.startswith(opening):
+                return True
+        return False
+
+
+def reach(conversation: Conversation, ends: Mapping[int, int], i: int) -> float:
+    """Where the last block of message i may begin: before the words of the next message end."""
+    following = conversation.messages[i + 1 : i + 2]
+    if i in ends and following and following[0]["role"] == "assistant":
+        return ends[i]
+    return min((end for j, end in ends.items() if j > i), default=float("inf"))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a template writes around messages.
+
+    Attributes:
+        opens: Between a user's words and the assistant's.
+        header: The end of it that opens the assistant's turn, whoever spoke before.
+        closes: Behind the assistant's words, without the line break that may follow.
+        tail: The same at the end of a conversation, as it is.
+        opening: What generation writes behind the header that an answer may lack: a thought's mark.
+    """
+
+    opens: str = ""
+    header: str = ""
+    closes: str = ""
+    tail: str = ""
+    opening: str = ""
+
+
+def shape_of(renderer: Renderer, end_ids: frozenset[int]) -> Shape:
+    """Render a few conversations of marks alone; a template that refuses them has no shape."""
+    marks = [chr(FIRST_MARK + i) for i in range(4)]
+    talk = [
+        {"role": "assistant" if i % 2 else "user", "content": mark} for i, mark in enumerate(marks)
+    ]
+    try:
+        asked, opened, answered, whole = (
+            renderer.text(Conversation(talk[:1])),
+            renderer.text(Conversation(talk[:1]), generate=True),
+            renderer.text(Conversation(talk[:2])),
+            renderer.text(Conversation(talk)),
+        )
+        between = answered.split(marks[0])[1].split(marks[1])[0]
+        generated, tail = opened.split(marks[0])[1], answered.split(marks[1])[1]
+        behind = whole.split(marks[1])[1].split(marks[2])[0]
+        user_end = asked.split(marks[0])[1]
+    except (RenderError, IndexError):
+        return Shape()
+    opens = shared_start(between, generated)
+    header = opens[len(user_end) :] if opens.startswith(user_end) else ""
+    return Shape(
+        opens,
+        header.lstrip(),  # a line break before it may be missing at the beginning
+        closing(behind, tail, renderer.tokenizer, end_ids),
+        tail,
+        generated[len(opens) :],
+    )
+
+
+def closing(
+    behind: str, tail: str, tokenizer: PreTrainedTokenizerBase | None, end_ids: frozenset[int]
+) -> str:
+    """What closes the assistant's turn.
+
+    Args:
+        behind: From the assistant's words to the user's that follow.
+        tail: From the assistant's words to the end.
+        tokenizer: Knows the tokens that stand for themselves.
+        end_ids: Token ids that end a reply.
+    """
+    assert tokenizer is not None, "only a template that is trained with is looked at"
+    special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    piece = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
+    first, last = ((piece.split(text) if piece else [text]) for text in (behind, tail))
+    shared: list[str] = []
+    for a, b in zip(first, last, strict=False):
+        if a != b:
+            # Plain words may go on in the next turn's header; a token is one or another.
+            if a not in special and b not in special:
+                shared.append(shared_start(a, b))
+            break
+        shared.append(a)
+    found = "".join(shared).rstrip()
+    token = first[1] if len(first) > 1 and not first[0].strip() else ""
+    if found or not token:
+        return found
+    # Another token than at the end (gpt-oss); or, with none there, the next turn's first, where
+    # generation stops at it (GLM-4).
+    ends = bool(tail.strip()) or tokenizer.convert_tokens_to_ids(token) in end_ids
+    return first[0] + token if ends else ""
+
+
+def shared_start(a: str, b: str) -> str:
+    """The beginning that two texts share."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
+
+
+def with_mark(message: Message, i: int) -> Message:
+    """A message with a mark behind its words; without words, as it is."""
+    content = message["content"]
+    words = content.rstrip()
+    if not words:
+        return message
+    return {**message, "content": words + chr(FIRST_MARK + i) + content[len(words) :]}
+
+
+def lost_in(
+    messages: Sequence[Message], text: str, turns: Mapping[int, Sequence[Span]]
+) -> dict[int, str]:
+    """`lost` of those messages that lose something."""
+    each = ((i, lost(message, text, turns.get(i))) for i, message in enumerate(messages))
+    return {i: what for i, what in each if what}
+
+
+def lost(message: Message, text: str, spans: Sequence[Span] | None) -> str:
+    """What of a message the template takes away: ``text``, ``thought``, ``call`` or nothing."""
+    where = text if not spans else text[spans[0][0] : spans[-1][1]]
+    return next((what for what, words in words_of(message) if not holds(where, words)), "")

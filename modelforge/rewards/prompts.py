@@ -1,0 +1,34 @@
+"""Prompts with what their rows give the chat template: functions, and arguments of its own.
+
+TRL's trainers that sample render all prompts alike. In normal form the first message of a prompt
+holds what is its row's alone (see `modelforge.data.carried`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelforge.data.carried import chat_ids, is_special
+
+#: What of TRL's private parts `carrying` overrides, with the parameters it is called with.
+HOOKS = {"_tokenize_prompts": ["prompts"]}
+
+
+def carrying(trainer_class: type[Any]) -> type[Any]:
+    """A trainer class that samples, made to render such prompts."""
+    return type(trainer_class.__name__, (Carrying, trainer_class), {})
+
+
+class Carrying:
+    """Mixed into a trainer of TRL, in front of it."""
+
+    processing_class: Any
+    chat_template_kwargs: Mapping[str, Any]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        if not any(map(is_special, prompts)):
+            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
+        kwargs = self.chat_template_kwargs
+        ids = [chat_ids(self.processing_class, each, kwargs, generate=True) for each in prompts]
+        return ids, None, {}

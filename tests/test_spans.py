@@ -1,0 +1,246 @@
+"""Which tokens of a conversation are trained on, under templates of many kinds."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trl
+from test_data_tokens import message, toy_tokenizer, without_marks
+
+from modelforge.data import built_in_templates, load_data
+from modelforge.data.render import RenderError
+from modelforge.data.tokens import MASKED, How, encode
+from modelforge.errors import DataError
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+THOUGHT = "<think>\nTwo and two make four.\n</think>\n\nThe answer is 4."
+# Drops a thought always, and opens one where the model is to answer.
+STRIPS = (
+    "{%- for m in messages %}{%- set c = m['content'] %}{%- if '</think>' in c %}"
+    "{%- set c = c.split('</think>')[-1] %}{%- endif %}"
+    "{{- '<|' + m['role'] + '|>' + c }}{{- eos_token if m['role'] == 'assistant' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|assistant|><think>\n' }}{%- endif %}"
+)
+# The next turn's first token ends an answer; nothing does at the end of a conversation.
+OPEN_ENDED = (
+    "[gMASK]{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+FIRST = [
+    message("assistant", "Welcome."),
+    message("user", "Name a color"),
+    message("assistant", "Blue."),
+    message("user", "another"),
+    message("assistant", "Red."),
+]
+
+
+def with_text(template, *, special=()):
+    """A tokenizer with a template, and tokens of its own for what the template writes."""
+    tokenizer = toy_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+ENDS = {"deepseek_r1_distill": "<｜end▁of▁sentence｜>", "deepseekv3": "<｜end▁of▁sentence｜>"}
+
+
+def trl_template(name):
+    special = ["<|im_end|>", "<|im_start|>", "<think>", "</think>", "<｜Assistant｜>"]
+    text = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = with_text(text, special=[*special, *ENDS.values()])
+    tokenizer.eos_token = ENDS.get(name, "<|im_end|>")
+    return tokenizer
+
+
+def trained(row, tokenizer):
+    """The stretches of a row that are trained on, as text."""
+    ids = row.ids[0]
+    spans = iter(row.spans)
+    return [
+        tokenizer.decode(ids[begin:end].tolist()) for begin, end in zip(spans, spans, strict=True)
+    ]
+
+
+def one(tokenizer, row, kind="demonstration", **how):
+    (found,) = encode([row], kind=kind, tokenizer=tokenizer, how=How(**how))
+    return found
+
+
+def ledger(tmp_path, rows, tokenizer, kind="demonstration", **options):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_data(
+        max_length=None, dataset=str(path), eval_split=0, kind=kind, tokenizer=tokenizer,
+        seed=1, **options,
+    ).ledger  # fmt: skip
+
+
+# --- every turn is found -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*built_in_templates(), "own"])
+def test_all_turns_are_trained_where_the_assistant_begins(name):
+    bare = "{{- bos_token }}" + STRIPS
+    tokenizer = with_text(bare if name == "own" else without_marks(built_in_templates()[name]))
+    found = one(tokenizer, {"messages": FIRST})
+    said = [text.strip().removesuffix("</s>") for text in trained(found, tokenizer)]
+    assert [text.split("<|")[0] for text in said] == ["Welcome.", "Blue.", "Red."]
+    assert not [name for name in found.findings if not name.startswith("not opened")]
+
+
+def test_a_turn_that_the_next_one_ends_is_closed_at_the_end_too():
+    tokenizer = with_text(OPEN_ENDED, special=["[gMASK]", "<|user|>", "<|assistant|>"])
+    end = tokenizer.convert_tokens_to_ids("<|user|>")
+    row = {"messages": FIRST[1:]}
+    found = one(tokenizer, row, end_ids=frozenset([end, tokenizer.eos_token_id]))
+    assert trained(found, tokenizer) == ["Blue.<|user|>", "Red.<|user|>"]
+    # Where generation does not stop there, it is no part of the answer.
+    assert trained(one(tokenizer, row), tokenizer) == ["Blue.", "Red."]
+
+
+def test_an_empty_turn_is_not_trained(tmp_path):
+    row = {"messages": [FIRST[1], message("assistant", ""), FIRST[3], FIRST[4]]}
+    tokenizer = with_text(built_in_templates()["plain"])
+    assert ledger(tmp_path, [row], tokenizer).silent.count == 1
+
+
+def test_a_prompt_is_not_trained_on_whatever_it_is_mixed_with(tmp_path):
+    rows = [{"prompt": FIRST[:2], "completion": FIRST[2:3]}]
+    (tmp_path / "b.jsonl").write_text(json.dumps({"messages": FIRST}) + "\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    tokenizer = with_text(built_in_templates()["plain"])
+    data = load_data(
+        max_length=None, dataset=str(tmp_path), eval_split=0, kind="demonstration",
+        tokenizer=tokenizer, seed=1,
+    )  # fmt: skip
+    assert [trained(row, tokenizer) for row in data.train_tokens] == [
+        [" Blue.</s>"],
+        [" Welcome.</s>", " Blue.</s>", " Red.</s>"],
+    ]
+
+
+# --- what the template takes away --------------------------------------------------------------
+
+
+ASKED = message("user", "What is 2 plus 2?")
+ROWS = {
+    "prompt and completion": ("demonstration", {"prompt": ASKED["content"], "completion": THOUGHT}),
+    "messages": ("demonstration", {"messages": [ASKED, message("assistant", THOUGHT)]}),
+    "pair": (
+        "preference",
+        {"prompt": ASKED["content"], "chosen": THOUGHT, "rejected": "I do not know."},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_a_thought_that_the_template_drops_is_not_dropped_unsaid(tmp_path, form):
+    kind, row = ROWS[form]
+    with pytest.raises(DataError, match="template drops text: thought of the assistant"):
+        ledger(tmp_path, [row] * 3, with_text(STRIPS), kind)
+    if kind == "preference":
+        told = ledger(tmp_path, [row] * 3, with_text(STRIPS), kind, how=How(scores=True))
+        assert "3 rows with replies of which the chat template takes away the thought" in (
+            "".join(told.warnings)
+        )
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_thoughts_are_trained_with_the_training_template_of_trl(tmp_path, form):
+    """DeepSeek-R1-Distill's own template drops them; the saved one stays as it is."""
+    kind, row = ROWS[form]
+    tokenizer = trl_template("deepseek_r1_distill")
+    own = tokenizer.chat_template
+    told = ledger(tmp_path, [row] * 3, tokenizer, kind)
+    assert told.kept == 3 and tokenizer.chat_template == own
+    wanted = ("The answer is 4.", "Two and two make four.")
+    if kind == "demonstration":
+        assert not told.warnings
+        found = one(tokenizer, {"messages": ROWS["messages"][1]["messages"]})
+        shown = "".join(trained(found, tokenizer))
+    else:
+        talk = {name: [message("assistant", row[name])] for name in ("chosen", "rejected")}
+        found = one(tokenizer, {"prompt": [ASKED], **talk}, "preference")
+        shown = tokenizer.decode(found.ids[0][found.start :].tolist())
+        assert "with answers that do not begin with '<think>'" in "".join(told.warnings)
+    assert all(words in shown for words in wanted)
+
+
+def test_earlier_thoughts_are_kept_by_trl_or_their_turns_are_only_read():
+    talk = [ASKED, message("assistant", THOUGHT), ASKED, message("assistant", THOUGHT)]
+    tokenizer = trl_template("qwen3")
+    kept = trained(one(tokenizer, {"messages": talk}), tokenizer)
+    assert len(kept) == 2 and all("make four" in text for text in kept)
+    # As a template that TRL does not know.
+    tokenizer.chat_template += "{# mine #}"
+    found = one(tokenizer, {"messages": talk})
+    assert trained(found, tokenizer) == [THOUGHT + "<|im_end|>"]
+    assert found.findings == ("turn cut: thought",)
+
+
+def test_answers_that_do_not_begin_as_generation_does_are_said(tmp_path):
+    row = {"messages": [ASKED, message("assistant", "4.")]}
+    for tokenizer in (with_text(STRIPS), trl_template("deepseek_r1_distill")):
+        told = ledger(tmp_path, [row], tokenizer)
+        assert "1 row with answers that do not begin with '<think>'" in told.warnings[0]
+    # Qwen3.5 opens a thought too, and its answers always have one.
+    assert not ledger(tmp_path, [row], trl_template("qwen3_5_think")).warnings
+
+
+def test_a_message_that_the_template_leaves_out_costs_the_row():
+    deaf = with_text(STRIPS.replace("{{- '<|'", "{%- if m.role != 'system' %}{{- '<|'", 1).replace(
+        "{%- endfor", "{%- endif %}{%- endfor"))  # fmt: skip
+    talk = [message("system", "Be brief."), ASKED]
+    rows = {
+        "demonstration": {"messages": [*talk, FIRST[2]]},
+        "preference": {"prompt": talk, "chosen": [FIRST[2]], "rejected": [FIRST[4]]},
+        "prompt": {"prompt": talk},
+    }
+    for kind, row in rows.items():
+        found = one(deaf, row, kind)
+        assert isinstance(found, RenderError)
+        assert found.reason == "template drops text: text of the system"
+
+
+def test_thoughts_of_earlier_turns_of_a_prompt_are_left_out_as_in_use(tmp_path):
+    row = {"prompt": [ASKED, message("assistant", THOUGHT), ASKED]}
+    told = ledger(tmp_path, [row], trl_template("qwen3"), "prompt")
+    assert not told.warnings and "thoughts of earlier turns" in "".join(told.notes)
+
+
+# --- equal to TRL ------------------------------------------------------------------------------
+
+
+def conversations():
+    system = message("system", "Be brief.")
+    return [[system, *FIRST[1:]], FIRST[1:3], [ASKED, message("assistant", THOUGHT)], FIRST]
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2_5", "qwen3", "qwen3_6", "phi3_5", "gptoss", "llama3", "deepseekv3", "gemma3"]
+)
+def test_masks_are_those_of_the_training_template_of_trl(name):
+    from jinja2 import TemplateError
+    from trl.chat_template_utils import get_training_chat_template
+
+    tokenizer = trl_template(name)
+    template = get_training_chat_template(tokenizer)
+    for talk in conversations():
+        found = one(tokenizer, {"messages": talk})
+        try:
+            theirs = tokenizer.apply_chat_template(
+                talk, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+            )
+        except TemplateError:
+            assert isinstance(found, RenderError)
+            continue
+        if isinstance(found, RenderError):  # the one that also TRL's template cuts
+            assert name == "deepseekv3" and talk[-1]["content"] == THOUGHT
+            continue
+        if name == "gptoss" and talk[-1]["content"] == THOUGHT:
+            continue  # the thought goes to its own channel
+        assert found.ids[0].tolist() == theirs["input_ids"]
+        mask = [int(label != MASKED) for label in found.labels()]
+        assert mask == theirs["assistant_masks"]
