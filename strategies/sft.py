@@ -66,6 +66,12 @@ class SFT(Strategy):
             key = next(k for k in ("completion_only_loss", "assistant_only_loss") if k in said)
             yield Problem(f"{config.name}: {key}", what, fix)
 
+        packed = said.get("eval_packing") and not said.get("packing")
+        if packed and said.get("padding_free"):
+            what = "is on, and TRL cannot pack the held-out rows alone where nothing is padded"
+            fix = "set it to false, or set packing to true"
+            yield Problem(f"{config.name}: padding_free", what, fix)
+
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.
         whole = config.get("padding_free") and not config.get("packing")

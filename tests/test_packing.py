@@ -92,6 +92,12 @@ def test_held_out_rows_that_are_not_packed_are_cut_and_counted(ready):
     assert only.data.ledger.truncated.count == 4
 
 
+def test_the_held_out_rows_alone_are_packed_where_rows_are_padded(ready):
+    assert ready(eval_packing=True).args.max_length == BLOCK
+    with pytest.raises(modelforge.ConfigError, match="padding_free: is on"):
+        ready(eval_packing=True, padding_free=True, attn_implementation="sdpa")
+
+
 @pytest.mark.parametrize("strategy", ["sft", "dpo"])
 def test_cutting_at_the_front_is_refused(ready, strategy):
     with pytest.raises(modelforge.ConfigError, match="truncation_mode"):
