@@ -177,7 +177,13 @@ class Rewarded(Strategy):
             "temperature": settings.generation.temperature,
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,
+            **self._penalty(config),
         }
+
+    def _penalty(self, config: Config) -> dict[str, float]:
+        """transformers takes a float alone, and breaks on 2 once it generates."""
+        penalty = config.get("repetition_penalty")
+        return {} if penalty is None else {"repetition_penalty": float(penalty)}
 
     def reward_models(self, config: Config) -> list[str]:
         """Folders and hub ids of the reward models that are learned from."""
