@@ -41,7 +41,8 @@ REFUSED = {
     "a pattern that meets a tied head": ({"lora_target_modules": r".*(q_proj|lm_head)"}, TIED),
     "a schedule's unknown argument": ({"lr_scheduler_kwargs": {"nosuch": 1}}, "nosuch"),
     "a schedule that ends before it begins": (
-        {"lr_scheduler_type": "polynomial", "max_steps": 1, "warmup_ratio": 0.1}, "no step to decay",
+        {"lr_scheduler_type": "polynomial", "max_steps": 1, "warmup_ratio": 0.1},
+        "no step to decay",
     ),
     "a schedule's text for arguments": ({"gradient_checkpointing_kwargs": "a"}, "an object"),
     "columns that rewards need": (
