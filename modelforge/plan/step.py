@@ -116,7 +116,7 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
 def on_meta(trainer_class: type[Any]) -> type[Any]:
     """The trainer class with its device replaced, and with nothing that reads weights."""
 
-    class OnMeta(trainer_class):  # type: ignore[misc, valid-type]
+    class OnMeta(trainer_class):
         def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
             with _without_weights(trainer_class, model):
                 super().__init__(model, *args, **kwargs)
