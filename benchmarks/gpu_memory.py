@@ -89,7 +89,7 @@ def tiny_model(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vocab_size=500,
+        vocab_size=512,
     ).save_pretrained(folder)
     return folder
 

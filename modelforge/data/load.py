@@ -24,18 +24,17 @@ from modelforge.config import DatasetSource
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Skip
-from modelforge.data.folder import choose
-from modelforge.data.ledger import Ledger
-from modelforge.data.read import (
-    Row,
-    Table,
-    ending,
+from modelforge.data.exports import plain
+from modelforge.data.files import (
     find,
     looks_like_hub_id,
     missing,
     read_file,
     read_files,
 )
+from modelforge.data.folder import choose
+from modelforge.data.ledger import Ledger
+from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.special import without_bos
@@ -108,22 +107,28 @@ def read_rows(
     del found
     made = convert_all([*tables, *held_out], mode, columns or {}, ledger, eval_from=len(sources))
     del tables, held_out  # from here on the examples are enough
-    doubled = without_bos((example for rows in made for _, example in rows), tokenizer)
-    if doubled:
-        what = f"{doubled} rows begin with the text {tokenizer.bos_token}"
-        ledger.note(f"{what}, which the tokenizer adds: it is taken off")
+    take_bos_off(made, tokenizer, ledger)
     ends = end_ids(tokenizer, eos_token_ids)
     return Rows(
         parts=[tokenise(rows, kind, tokenizer=tokenizer, end_ids=ends) for rows in made],
         weights=[source.weight for source in sources],
         eval_split=eval_split,
         held_out=reason,
+        decode=lambda ids: str(tokenizer.decode(list(ids))),
         seed=seed,
         min_rows=min_rows,
         end_ids=ends,
         name=str(dataset) if isinstance(dataset, str | Path) else "dataset",
         reading=ledger,
     )
+
+
+def take_bos_off(made: Sequence[Made], tokenizer: PreTrainedTokenizerBase, ledger: Ledger) -> None:
+    """Take the BOS off that is written in plain text, in place, where the tokenizer adds one."""
+    doubled = without_bos((example for rows in made for _, example in rows), tokenizer)
+    if doubled:
+        what = f"{doubled} rows begin with the text {tokenizer.bos_token}"
+        ledger.note(f"{what}, which the tokenizer adds: it is taken off")
 
 
 def described(choice: TemplateChoice | None) -> dict[str, str]:
@@ -214,7 +219,7 @@ def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False
         raise DataError(Problem(source.path, what, fix))
     if not path.is_dir():
         return Found([read_file(path, shown=source.path)])
-    chosen = choose(source.path, path, split=source.split, held_out=held_out, ending=ending)
+    chosen = choose(source.path, path, split=source.split, held_out=held_out)
     return Found(
         read_files(source.path, path, chosen.files),
         read_files(source.path, path, chosen.held_out),
@@ -282,7 +287,12 @@ def convert(
     table: Table, mode: Mode, columns: Mapping[str, str], ledger: Ledger, role: str
 ) -> Iterator[tuple[Row, Example]]:
     """The examples of one file, whose format goes into the ledger."""
-    rows = rename(table.rows, columns, mode.kind) if columns else table.rows
+    for note in table.notes:
+        ledger.note(note)
+    rows, tool = plain(table.rows)
+    if tool:
+        ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
+    rows = rename(rows, columns, mode.kind) if columns else rows
     match = recognise(rows, mode.kind, tuple(columns))
     form = match.format
     ledger.sources.append(

@@ -164,6 +164,7 @@ def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
             prepared.tokenizer,
             prepared.data.train_tokens,
             head=prepared.strategy.head,
+            trust_remote_code=prepared.config.settings.trust_remote_code,
         )
 
 

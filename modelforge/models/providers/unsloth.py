@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +81,7 @@ class Unsloth(HuggingFace):
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
             with redirect_stdout(sys.stderr):
-                import_module("unsloth")
+                import unsloth  # noqa: F401
         except (ImportError, NotImplementedError, RuntimeError) as error:
             what = f"Unsloth cannot be imported: {' '.join(str(error).split())[:300]}"
             raise RunError(Problem("provider", what, OTHERWISE)) from None
