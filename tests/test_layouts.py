@@ -13,6 +13,15 @@ TALK = [*TOLD, user("Q"), assistant("A")]
 
 # one row, kind, what comes of it
 CASES = [
+    ({"context": "Q", "response": "A"}, "demonstration", DEMO),
+    ({"problem": "Q", "generated_solution": "A"}, "demonstration", DEMO),
+    (
+        {"prompt": "Q", "chosen_messages": [assistant("A")], "rejected_messages": [assistant("B")]},
+        "preference",
+        PAIR,
+    ),
+    ({"completion": [user("Q"), assistant("A")], "label": True}, "demonstration", DEMO),
+    ({"page": "words"}, "demonstration", {"text": "words"}),
     (
         {"instruction": "Q", "input": "", "output": "A", "history": [["Hi", "Hello"]]},
         "demonstration",

@@ -29,7 +29,7 @@ from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.sources import Asked, Parts, read_parts
-from modelforge.data.special import without_bos
+from modelforge.data.special import segments_to_tokens, without_bos
 from modelforge.data.template import TemplateChoice
 from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
@@ -84,6 +84,8 @@ def read_rows(
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     parts = read_parts(asked, ledger)
     made = convert_all(parts, mode, ledger)
+    segments_to_tokens((example for rows in made for _, example in rows), tokenizer)
+    unify(made, ledger)
     weights = [part.weight for part in parts.train]
     own = [part.held_out for part in parts.train]
     reason = parts.reason
@@ -184,7 +186,6 @@ def convert_all(parts: Parts, mode: Mode, ledger: Ledger) -> list[Made]:
         made.append(rows)
     if problems:
         raise DataError(*problems)
-    unify(made, ledger)
     return made
 
 
