@@ -122,7 +122,7 @@ def prompt_of(cells: Cells, mode: Mode) -> Text:
     Raises:
         Skip: If it is empty, or a column cannot be placed beside messages.
     """
-    value = cells.get("prompt")
+    value: Any = cells.get("prompt")
     if isinstance(value, Mapping) and is_messages(value.get("messages")):
         value = value["messages"]  # {"messages": [...], "tools": [...]}
     if is_messages(value) or is_message(value):
@@ -289,7 +289,8 @@ def read_text(cells: Cells, mode: Mode) -> Iterator[Example]:
 
 def read_tokens(cells: Cells, mode: Mode) -> Iterator[Example]:
     """Rows that are tokenised already, with labels where given; padding is left out."""
-    ids, labels, mask = (cells.get(role) for role in ("input_ids", "labels", "mask"))
+    found: list[Any] = [cells.get(role) for role in ("input_ids", "labels", "mask")]
+    ids, labels, mask = found
     labels = ids if labels is None else labels
     mask = [1] * len(ids or ()) if mask is None else mask
     for role, values in (("input_ids", ids), ("labels", labels), ("mask", mask)):

@@ -171,7 +171,9 @@ def item_lines(text: str, items: list[Any], key: str) -> list[int]:
     at = text.find("[", max(0, text.find(json.dumps(key))) if key else 0) + 1
     line, counted, lines = 1, 0, []
     for item in items:
-        at = BETWEEN_ITEMS.match(text, at).end()  # type: ignore[union-attr]
+        between = BETWEEN_ITEMS.match(text, at)
+        assert between is not None, "it matches the empty text too"
+        at = between.end()
         line += text.count("\n", counted, at)
         counted = at
         lines.append(line)
