@@ -1,7 +1,7 @@
 """Layouts that trainers document: all of a row is read, or the row is refused, or it is named."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_formats import DEMO, PAIR, assistant, made, system, user
 
@@ -261,6 +261,7 @@ names = st.sampled_from(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     row=st.dictionaries(
         names, st.sampled_from(["word", 3, True, "two words"]), min_size=1, max_size=6
