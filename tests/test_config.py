@@ -279,3 +279,46 @@ def test_a_path_that_no_system_knows_is_refused_wherever_it_stands(key):
     values = MINIMAL | {"strategy": "grpo", key: "~nobody-of-that-name/x"}
     assert problems(values) == [f"config: {key}: there is no user ~nobody-of-that-name"]
     assert "longer than a path can be" in problems(values | {key: "x" * 300})[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("base_model", "m", "here it is model_name"),
+        ("sequence_len", 512, "here it is max_seq_length"),
+        ("use_peft", True, "here it is lora_r"),
+        ("micro_batch_size", 2, "here it is per_device_train_batch_size"),
+        ("val_set_size", 0.1, "here it is eval_split"),
+        ("learning_rat", 1e-4, "did you mean 'learning_rate'?"),
+    ],
+)
+def test_the_keys_of_other_trainers_lead_to_ours(key, value, told):
+    (found,) = problems({**MINIMAL, key: value})
+    assert found.startswith(f"config: {key}: is not a key") and told in found
+
+
+def test_what_is_told_of_other_trainers_keys_are_keys():
+    from modelforge.configfile import schema
+    from modelforge.configfile.peers import peer_keys
+    from modelforge.registry import get_strategy, list_strategies
+
+    known = {k for name in list_strategies() for k in schema.load(get_strategy(name))["properties"]}
+    for theirs, ours in peer_keys().items():
+        first = ours.split()[0].rstrip(",").split(".")[0].split("/")[0].split("[")[0]
+        assert first in known or ours.startswith("its keys"), (theirs, ours)
+
+
+def test_a_config_without_a_strategy_shows_all_that_is_wrong_with_it():
+    found = problems({"model_name": "m", "base_model": "m", "lora_r": -1, "num_generations": 4})
+    told = "\n".join(found)
+    for part in ("strategy: is missing", "dataset: is missing", "base_model: ", "lora_r: is -1"):
+        assert part in told
+    assert "num_generations" not in told  # a key of grpo's
+    assert any("lora_r" in line for line in problems({**MINIMAL, "strategy": "sftt", "lora_r": -1}))
+
+
+def test_null_and_auto_leave_a_key_open():
+    said = {"bf16": "auto", "lora_r": None, "learning_rate": None, "eval_split": None}
+    config = load_config({**MINIMAL, **said}, overrides=["fp16=auto", "max_seq_length=null"])
+    assert not any(config.given(key) for key in ("bf16", "fp16", "lora_r", "max_seq_length"))
+    assert config.settings.lora_r == 16 and config.settings.max_seq_length == 1024

@@ -148,6 +148,11 @@ def test_rows_in_tokens_are_trained_on_as_they_are(load, tmp_path, tokenizer):
     path.write_text(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     data = load("t.jsonl")
     assert data.train_tokens[0].labels() == labels
+    pieces = [{"label": False, "text": "one"}, {"label": True, "text": " two<|eos|>"}]
+    path.write_text(json.dumps({"segments": pieces}) + "\n")
+    (row,) = load("t.jsonl").train_tokens
+    trained = [label for label in row.labels() if label != -100]
+    assert row.ids[0].tolist() == ids and tokenizer.decode(trained) == " two<|eos|>"
     path.write_text(json.dumps({"input_ids": [1, 10**6], "labels": [1, 10**6]}) + "\n")
     with pytest.raises(DataError, match="a token that the tokenizer does not have"):
         load("t.jsonl")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelforge.common.sources import DatasetSource
@@ -128,6 +128,7 @@ def test_folders_that_are_not_read_are_named(load):
         load("d/raw/b.jsonl", dataset="d/d")
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     word=st.sampled_from(["train", "dev", "test"]), rest=st.text("abcxyz", min_size=1, max_size=8)
 )

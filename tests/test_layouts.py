@@ -1,7 +1,7 @@
 """Layouts that trainers document: all of a row is read, or the row is refused, or it is named."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_formats import DEMO, PAIR, assistant, made, system, user
 
@@ -13,6 +13,15 @@ TALK = [*TOLD, user("Q"), assistant("A")]
 
 # one row, kind, what comes of it
 CASES = [
+    ({"context": "Q", "response": "A"}, "demonstration", DEMO),
+    ({"problem": "Q", "generated_solution": "A"}, "demonstration", DEMO),
+    (
+        {"prompt": "Q", "chosen_messages": [assistant("A")], "rejected_messages": [assistant("B")]},
+        "preference",
+        PAIR,
+    ),
+    ({"completion": [user("Q"), assistant("A")], "label": True}, "demonstration", DEMO),
+    ({"page": "words"}, "demonstration", {"text": "words"}),
     (
         {"instruction": "Q", "input": "", "output": "A", "history": [["Hi", "Hello"]]},
         "demonstration",
@@ -252,6 +261,7 @@ names = st.sampled_from(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     row=st.dictionaries(
         names, st.sampled_from(["word", 3, True, "two words"]), min_size=1, max_size=6

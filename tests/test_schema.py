@@ -46,7 +46,9 @@ def test_the_schema_and_the_code_accept_the_same(data):
     keys = sorted(set(document["properties"]) - {"strategy", "$schema", "rewards", "columns"})
     drawn = data.draw(st.dictionaries(st.sampled_from([*keys, "typo"]), VALUES, max_size=4))
     config = {"strategy": name, "model_name": "m", "dataset": "d.jsonl"} | drawn
-    fits = jsonschema.Draft202012Validator(document).is_valid(config)
+    left_open = schema.left_open(config, get_strategy(name))
+    said = {key: value for key, value in config.items() if key not in left_open}
+    fits = jsonschema.Draft202012Validator(document).is_valid(said)
     try:
         load_config(config)
         accepted = True

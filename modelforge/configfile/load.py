@@ -78,10 +78,13 @@ def load_config(
     where = path.name if path else "config"
     raw.pop("$schema", None)
     said = _overrides(raw, overrides)
+    strategy = _strategy({**raw, **said}, where)
+    for values in (raw, said):
+        for key in schema.left_open(values, strategy):
+            del values[key]
     choices = {key: Choice(value, "config") for key, value in under(raw, said).items()}
     choices |= {key: Choice(value, "--set") for key, value in said.items()}
     values = {key: choice.value for key, choice in choices.items()}
-    strategy = registry.strategy_for(values, where=where)
     own = strategy.settings.model_fields
     config = Config(
         settings=_typed(values, strategy, where),
@@ -104,6 +107,19 @@ def load_config(
     if problems:
         raise ConfigError(*problems)
     return config
+
+
+def _strategy(values: Mapping[str, Any], where: str) -> type[Strategy]:
+    """The class of the strategy that a raw config names.
+
+    Raises:
+        ConfigError: If it names none that there is, with what else is wrong.
+    """
+    try:
+        return registry.strategy_for(values, where=where)
+    except ConfigError as error:
+        others = schema.validate_without_strategy(values, where=where)
+        raise ConfigError(*error.problems, *others) from None
 
 
 def _typed(values: Mapping[str, Any], strategy: type[Strategy], where: str) -> Settings:

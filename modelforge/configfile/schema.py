@@ -20,6 +20,7 @@ from typing import Any
 from modelforge import registry
 from modelforge.common.paths import KeysOf
 from modelforge.configfile.bounds import BOUNDS, OBJECTS, VALUES
+from modelforge.configfile.peers import advice
 from modelforge.errors import Problem, did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -28,6 +29,10 @@ if typing.TYPE_CHECKING:
     from modelforge.strategy import Strategy
 
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+UNKNOWN = "is not a key of this strategy"
+# Numbers' formats that may be left to the machine in a word.
+_AUTO = ("bf16", "fp16", "tf32")
 
 # Fields of TRL's config classes that ModelForge fills itself, with what to say instead.
 OWNED = {
@@ -136,6 +141,34 @@ def validate(values: Mapping[str, Any], strategy: type[Strategy], *, where: str)
     return list(dict.fromkeys(problems))
 
 
+def validate_without_strategy(values: Mapping[str, Any], *, where: str) -> list[Problem]:
+    """What is wrong with a config whatever strategy it means: `validate` as far as it goes."""
+    anyhow = {**values, "strategy": "sft"}
+    known = {key for name in registry.list_strategies() for key in _keys(name)}
+    return [
+        problem
+        for problem in validate(anyhow, registry.get_strategy("sft"), where=where)
+        if not (problem.what == UNKNOWN and problem.where.partition(": ")[2] in known)
+    ]
+
+
+def _keys(strategy: str) -> Iterable[str]:
+    keys: dict[str, Any] = load(registry.get_strategy(strategy))["properties"]
+    return keys
+
+
+def left_open(values: Mapping[str, Any], strategy: type[Strategy]) -> set[str]:
+    """The keys that are said and say nothing: ``null`` where it is no value, ``bf16: auto``."""
+    schema = load(strategy)
+    found = {key for key in _AUTO if values.get(key) == "auto"}
+    for key, value in values.items():
+        if value is None and key in schema["properties"]:
+            branch = {"$defs": schema.get("$defs", {}), **schema["properties"][key]}
+            if not _validator(json.dumps(branch, sort_keys=True)).is_valid(None):
+                found.add(key)
+    return found
+
+
 @cache
 def _validator(schema: str) -> Any:
     from jsonschema import Draft202012Validator
@@ -217,7 +250,8 @@ def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Itera
         known = list(schema.get("properties", {}))
         for key in typing.cast("dict[str, Any]", error.instance):
             if key not in known:
-                yield _unknown(key, known, f"{here}.{key}" if path else f"{where}: {key}")
+                told = advice(key) if not path else ""
+                yield _unknown(key, known, f"{here}.{key}" if path else f"{where}: {key}", told)
     elif error.validator == "required":
         missing = error.message.split("'")[1]
         text = schema.get("properties", {}).get(missing, {}).get("description", "")
@@ -242,10 +276,10 @@ def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Itera
         yield Problem(here, f"is {_short(error.instance)}", fix)
 
 
-def _unknown(key: str, known: list[str], where: str) -> Problem:
+def _unknown(key: str, known: list[str], where: str, told: str) -> Problem:
     if key in OWNED:
         return Problem(where, "is not set here", OWNED[key])
-    return Problem(where, "is not a key of this strategy", did_you_mean(key, known))
+    return Problem(where, UNKNOWN, told or did_you_mean(key, known))
 
 
 def _short(value: Any) -> str:

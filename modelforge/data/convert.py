@@ -303,6 +303,19 @@ def read_tokens(cells: Cells, mode: Mode) -> Iterator[Example]:
     yield {"input_ids": [pair[0] for pair in kept], "labels": [pair[1] for pair in kept]}
 
 
+def read_segments(cells: Cells, mode: Mode) -> Iterator[Example]:
+    """Pieces of text, each with whether it is trained on; nothing is put around them."""
+    pieces = []
+    for segment in cells["segments"] or ():
+        words = written(segment.get("text")) if isinstance(segment, Mapping) else None
+        if words is None or not isinstance(segment.get("label"), bool | int):
+            raise Skip("segments not understood", "segments")
+        pieces.append({"text": words, "label": bool(segment["label"])})
+    if not any(piece["label"] for piece in pieces):
+        raise Skip("no supervised token")
+    yield {"segments": pieces}
+
+
 def convert_paragraphs(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """SQuAD's articles: paragraphs, each with its questions."""
     for item in items:

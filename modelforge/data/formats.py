@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
 
 from modelforge.data.compare import (
     convert_compared,
@@ -18,7 +14,6 @@ from modelforge.data.compare import (
     is_label,
 )
 from modelforge.data.convert import (
-    Converter,
     DataKind,
     convert_paragraphs,
     read_exchanges,
@@ -26,61 +21,21 @@ from modelforge.data.convert import (
     read_messages,
     read_prompt,
     read_reply,
+    read_segments,
     read_text,
     read_tokens,
     read_turns,
     row_by_row,
 )
 from modelforge.data.dialogue import is_messages
+from modelforge.data.layout import Format, is_dialogue, is_list, is_number, is_text
 from modelforge.data.pairs import read_best_and_wrong, read_messages_and_rejected, read_pair
 from modelforge.data.turns import is_exchanges
-
-
-def is_number(value: Any) -> bool:
-    """Whether a cell is a number, also one written as text (as in CSV)."""
-    if isinstance(value, str):
-        return bool(re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value))
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_list(value: Any) -> bool:
-    """Whether a cell is a list."""
-    return isinstance(value, list)
-
-
-def is_text(value: Any) -> bool:
-    """Whether a cell is one text or number, not a structure."""
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
-
 
 PAIR = frozenset[DataKind]({"preference", "demonstration", "prompt"})
 REPLY = frozenset[DataKind]({"demonstration", "prompt"})
 PROMPT = frozenset[DataKind]({"prompt"})
 TEXT = frozenset[DataKind]({"demonstration"})
-
-
-@dataclass(frozen=True)
-class Format:
-    """One layout of columns.
-
-    Attributes:
-        name: For the ledger.
-        columns: Role → the column names that may fill it, the first found counts. All are needed.
-            Names are compared in lower case, blanks and hyphens as ``_``.
-        convert: Makes the examples.
-        serves: The kinds it can make.
-        optional: Roles filled if there.
-        values: Role → what at least half its cells must look like in the first rows.
-        alone: Whether the file must have no other column.
-    """
-
-    name: str
-    columns: Mapping[str, tuple[str, ...]]
-    convert: Converter
-    serves: frozenset[DataKind]
-    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    values: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
-    alone: bool = False
 
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -224,6 +179,14 @@ TABLE: tuple[Format, ...] = (
         {"messages": is_messages, "label": is_label},
     ),
     Format(
+        "dialogue of a completion and a label",
+        {"messages": ("completion",), "label": NAMES["label"]},
+        convert_labelled,
+        PAIR,
+        SYSTEM,
+        {"messages": is_dialogue, "label": is_label},
+    ),
+    Format(
         "completion and a label",
         {"prompt": ASKED, "completion": ANSWERED, "label": NAMES["label"]},
         convert_labelled,
@@ -317,6 +280,20 @@ TABLE: tuple[Format, ...] = (
         row_by_row(read_reply),
         REPLY,
         AROUND,
+    ),
+    Format(
+        "context/response",
+        {"prompt": ("context",), "completion": ("response", "answer", "output", "reply")},
+        row_by_row(read_reply),
+        REPLY,
+        SYSTEM,
+    ),
+    Format(
+        "segments",
+        {"segments": ("segments",)},
+        row_by_row(read_segments),
+        TEXT,
+        values={"segments": is_list},
     ),
     Format(
         "two messages",

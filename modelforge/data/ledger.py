@@ -37,6 +37,7 @@ ADVICE = {
     "turns not understood": 'use messages, or pairs such as ["question", "answer"]',
     "tokens not understood": "input_ids, labels and attention_mask are lists of whole numbers, "
     "equally long",
+    "segments not understood": 'a segment is {"label": true or false, "text": "…"}',
     "choices not understood": "choices are a list of texts",
     "not text": "the cell must hold text; map another column with `columns`",
     "broken messages": 'each message needs a known role and text: {"role": "user", "content": "…"}',

@@ -31,7 +31,7 @@ from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.sources import Asked, Parts, read_parts
-from modelforge.data.special import without_bos
+from modelforge.data.special import segments_to_tokens, without_bos
 from modelforge.data.template import TemplateChoice
 from modelforge.data.tokens import How
 from modelforge.data.unused import count, refuse
@@ -89,6 +89,9 @@ def read_rows(
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     parts = read_parts(asked, ledger)
     made = convert_all(parts, mode, ledger)
+    segments_to_tokens((example for rows in made for _, example in rows), tokenizer)
+    unify(made, ledger)
+    same_weights([example for rows in made for _, example in rows], ledger)
     weights = [part.weight for part in parts.train]
     own = [part.held_out for part in parts.train]
     reason = parts.reason
@@ -190,8 +193,6 @@ def convert_all(parts: Parts, mode: Mode, ledger: Ledger) -> list[Made]:
         made.append(rows)
     if problems:
         raise DataError(*problems)
-    unify(made, ledger)
-    same_weights([example for rows in made for _, example in rows], ledger)
     return made
 
 

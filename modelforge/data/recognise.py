@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelforge.data.convert import DataKind, Item
-from modelforge.data.formats import TABLE, Format
+from modelforge.data.formats import TABLE
+from modelforge.data.layout import Format
 from modelforge.data.read import Row
 from modelforge.errors import DataError, Problem, did_you_mean
 

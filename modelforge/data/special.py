@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import Example
 from modelforge.data.template import adds_bos
+from modelforge.data.tokens import MASKED
 from modelforge.errors import ModelError, Problem
 
 if TYPE_CHECKING:
@@ -72,6 +73,24 @@ def _templates(processor: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
         yield processor
     for part in processor.get("processors", []):
         yield from _templates(part)
+
+
+def segments_to_tokens(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pieces of text → tokens with labels, in place, after BOS where the tokenizer adds it."""
+    for example in examples:
+        pieces = example.pop("segments", None)
+        if pieces is None:
+            continue
+        ids: list[int] = []
+        labels: list[int] = []
+        for piece in pieces:
+            found = list(tokenizer(piece["text"], add_special_tokens=False)["input_ids"])
+            ids += found
+            labels += found if piece["label"] else [MASKED] * len(found)
+        bos = tokenizer.bos_token_id
+        if bos is not None and adds_bos(tokenizer) and ids[:1] != [bos]:
+            ids, labels = [bos, *ids], [MASKED, *labels]
+        example |= {"input_ids": ids, "labels": labels}
 
 
 def without_bos(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> int:
