@@ -230,7 +230,8 @@ class Settings(Section):
     chat_template: Annotated[
         LocalText,
         Field(
-            description="The chat template: auto, none, a built-in name, one of TRL's, or a .jinja file.",
+            description="The chat template: auto, none, a built-in name, one of TRL's, or a .jinja "
+            "file.",
             min_length=1,
         ),
     ] = "auto"
