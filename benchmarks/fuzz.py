@@ -26,6 +26,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -176,7 +177,7 @@ def fuzz_data(
                 tally,
                 number,
                 folder,
-                lambda: load_data(**options, tokenizer=tokenizer, seed=0, base_dir=folder),  # noqa: B023
+                partial(load_data, **options, tokenizer=tokenizer, seed=0, base_dir=folder),
             )
             path.unlink()
     return tally

@@ -128,7 +128,7 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
             exact_4bit_on_cpu(model)
             return Loaded(model, lora_config(config.settings, head=head))
 
-    choice.get_provider = lambda name: Random  # type: ignore[assignment, return-value]
+    choice.get_provider = lambda name: Random
     result = modelforge.train(config_of(strategy, folder, card, length, steps))
     plan = json.loads((result.run_dir / "plan.json").read_text())
     lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()

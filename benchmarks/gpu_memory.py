@@ -89,7 +89,7 @@ def tiny_model(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vocab_size=500,
+        vocab_size=512,
     ).save_pretrained(folder)
     return folder
 
@@ -132,7 +132,7 @@ def train(job: MetaRun, device: str) -> None:
         args.generation_kwargs = {"min_new_tokens": job.generates[2]}
     batches = 2 * args.gradient_accumulation_steps
 
-    class Real(job.trainer_class):  # type: ignore[name-defined, misc]
+    class Real(job.trainer_class):
         def get_train_dataloader(self) -> Any:
             return [self.data_collator(job.batch)] * batches
 

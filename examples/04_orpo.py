@@ -17,7 +17,7 @@ TINY = Path(__file__).parent / "tiny"
 
 @modelforge.register_strategy
 class ORPO(Strategy):
-    """ORPO (Hong et al. 2024): the chosen answer learned, the rejected one made unlikelier."""
+    """ORPO (Hong et al. 2024): learn the chosen answer, and make the rejected one less likely."""
 
     name = "orpo"
     summary = "odds ratio preference optimisation, in one stage from a base (LoRA)"

@@ -62,7 +62,9 @@ class Generation(Section):
         Field(description="Longest completion, in tokens; by default half of max_seq_length."),
     ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
-    top_k: Annotated[int, Field(description="Keep the k likeliest tokens; 0 keeps all.", ge=0)] = 0
+    top_k: Annotated[
+        int, Field(description="Keep the k most likely tokens; 0 keeps all.", ge=0)
+    ] = 0
     top_p: Annotated[
         float, Field(description="The probability mass of nucleus sampling.", gt=0, le=1)
     ] = 1.0

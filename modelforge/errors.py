@@ -6,7 +6,7 @@ ModelForgeError
 │   ├── DataError        a file, row or column of the data
 │   ├── ModelError       a model, tokenizer or template that cannot serve
 │   └── RunError         the run's folder, or what the machine lacks
-├── Interrupted      a signal stopped a run that can go on; exit code 75
+├── Interrupted      a signal stopped a run that can be resumed; exit code 75
 └── (anything else is a bug of ours and keeps its traceback; exit code 1)
 """
 

@@ -106,7 +106,7 @@ class Result:
         model_dir: The trained adapter (or model) with its tokenizer.
         before: Held-out figures of the model the run began with.
         after: The same of the trained model.
-        resumed_from: The checkpoint the run went on from, or None.
+        resumed_from: The checkpoint that the run resumed from, or None.
     """
 
     run_dir: Path
@@ -216,7 +216,7 @@ class Strategy:
 
         Args:
             config: With every value filled in.
-            adapted: Whether the model to train is an adapter that goes on training.
+            adapted: Whether the model to train is an adapter that is trained further.
         """
         return self, config
 

@@ -152,6 +152,10 @@ class Rewarded(Strategy):
             generation = settings.generation.model_copy(update=half).model_dump()
             why = "half of max_seq_length for the completion"
             choices["generation"] = Choice(generation, "default", why)
+        best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
+        if best and not config.given("metric_for_best_model"):
+            why = "the figure that the run is judged by; a policy's loss says nothing of it"
+            choices["metric_for_best_model"] = Choice(self.measure.key, "default", why)
         if config.get("use_vllm") and not config.given("vllm_max_model_length"):
             length = Choice(settings.max_seq_length, "default", "no row is longer")
             choices["vllm_max_model_length"] = length
@@ -174,7 +178,13 @@ class Rewarded(Strategy):
             "top_k": settings.generation.top_k,
             "top_p": settings.generation.top_p,
             "chat_template_kwargs": settings.chat_template_kwargs or None,
+            **self._penalty(config),
         }
+
+    def _penalty(self, config: Config) -> dict[str, float]:
+        """transformers takes a float alone, and breaks on 2 once it generates."""
+        penalty = config.get("repetition_penalty")
+        return {} if penalty is None else {"repetition_penalty": float(penalty)}
 
     def reward_models(self, config: Config) -> list[str]:
         """Folders and hub ids of the reward models that are learned from."""

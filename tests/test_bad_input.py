@@ -89,7 +89,7 @@ CASES = {
     "missing data file": case("data.jsonl", {"dota.jsonl": lines(GOOD_SFT)}),
     "empty data file": case("holds no rows", {"data.jsonl": ""}),
     "empty list": case("data.json", {"data.json": "[]"}, dataset="data.json"),
-    "unknown ending": case("data.txt", {"data.txt": "hello"}, dataset="data.txt"),
+    "unknown ending": case("data.docx", {"data.docx": "hello"}, dataset="data.docx"),
     "broken line": case("data.jsonl:3", {"data.jsonl": lines(GOOD_SFT, GOOD_SFT, '{"prompt": ')}),
     "a row that is no object": case("data.jsonl:2", {"data.jsonl": lines(GOOD_SFT, "[1]")}),
     "missing column": case("columns", {"data.jsonl": lines({"colour": "red", "size": 3})}),
@@ -110,7 +110,7 @@ CASES = {
     "every row masked": case(
         "no assistant", {"data.jsonl": lines({"messages": [{"role": "user", "content": "Hi"}]})}
     ),
-    "wrong encoding": case("UTF-8", {"data.jsonl": lines(GOOD_SFT).encode("utf-16")}),
+    "wrong encoding": case("UTF-8", {"data.jsonl": lines(GOOD_SFT).encode("utf-16-le")}),
     "template that does not parse": case(
         "template", DATA | {"t.jinja": "{% for m in messages %}"}, chat_template="t.jinja"
     ),

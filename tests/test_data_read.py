@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelforge.config import DatasetSource
+from modelforge.data.files import SUFFIXES, read_file
 from modelforge.data.load import read_source
-from modelforge.data.read import SUFFIXES, read_file
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
@@ -22,11 +22,12 @@ def as_bytes(suffix: str, rows: list[dict]) -> bytes:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     if suffix == ".json":
         return json.dumps(rows, indent=1).encode()
-    if suffix == ".csv":
+    if suffix in (".csv", ".tsv"):
         import csv
 
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        mark = "," if suffix == ".csv" else "\t"
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), delimiter=mark)
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().encode()
@@ -34,8 +35,23 @@ def as_bytes(suffix: str, rows: list[dict]) -> bytes:
     import pyarrow.parquet
 
     out = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+    table = pyarrow.Table.from_pylist(rows)
+    if suffix == ".arrow":
+        with pyarrow.ipc.new_stream(out, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        pyarrow.parquet.write_table(table, out)
     return out.getvalue()
+
+
+def packed_by(how: str, raw: bytes) -> bytes:
+    if how == ".gz":
+        return gzip.compress(raw, mtime=0)
+    if how == ".zst":
+        import pyarrow
+
+        return pyarrow.compress(raw, codec="zstd", asbytes=True)
+    return raw
 
 
 def write(folder: Path, name: str, content: bytes | str) -> Path:
@@ -50,16 +66,48 @@ def problems(path: Path) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("suffix", SUFFIXES)
+TABLES = [suffix for suffix in SUFFIXES if suffix != ".txt"]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", TABLES)
 def test_every_ending_gives_the_same_rows(tmp_path, suffix, packed):
-    raw = as_bytes(suffix, ROWS)
-    name = f"rows{suffix}" + (".gz" if packed else "")
-    path = write(tmp_path, name, gzip.compress(raw, mtime=0) if packed else raw)
+    name = f"rows{suffix}{packed}"
+    path = write(tmp_path, name, packed_by(packed, as_bytes(suffix, ROWS)))
     table = read_file(path, shown=name)
     assert [row.cells for row in table.rows] == ROWS
     assert table.rows[1].where.startswith(f"{name}:")
     assert len(table.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"), [(",", None), (";", "';'"), ("\t", "'\\t'"), ("|", "'|'")]
+)
+def test_a_csv_tells_what_stands_between_its_cells(tmp_path, mark, said):
+    lines = [mark.join(cells) for cells in (("q", "a"), ("one, two", "x"), ('"a;b"', "y"))]
+    if mark == ",":
+        lines[1] = '"one, two",x'
+    table = read_file(write(tmp_path, "a.csv", "\n".join(lines)), shown="a.csv")
+    expected = [{"q": "one, two", "a": "x"}, {"q": "a;b", "a": "y"}]
+    assert [row.cells for row in table.rows] == expected
+    assert table.notes == ([f"a.csv: read with {said} between the cells"] if said else [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding):
+    raw = '{"a": "é"}'.encode(encoding)
+    if encoding == "utf-16-be":
+        raw = b"\xfe\xff" + raw
+    table = read_file(write(tmp_path, "a.jsonl", raw), shown="a.jsonl")
+    assert [row.cells for row in table.rows] == [{"a": "é"}]
+    known = encoding.upper()[:6] if encoding != "utf-8-sig" else ""
+    assert table.notes == ([f"a.jsonl: read as {known}"] if known else [])
+
+
+def test_a_json_object_may_hold_one_list_under_any_name(tmp_path):
+    text = '{"version": "1",\n "tags": ["x"], "rows": [\n{"a": 1},\n{"a": 2}]}'
+    rows = read_file(write(tmp_path, "a.json", text), shown="a.json").rows
+    assert [(row.line, row.cells) for row in rows] == [(3, {"a": 1}), (4, {"a": 2})]
 
 
 def test_jsonl_tolerates_bom_crlf_and_blank_lines(tmp_path):
@@ -110,8 +158,9 @@ def test_many_problems_are_counted_beyond_ten(tmp_path):
         ("a.json", b"[]", "holds no rows"),
         ("a.json", b'{"a": 1}', "must hold a list of objects"),
         ("a.json", b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
+        ("a.json", b'{"a": [{"b": 1}], "c": [{"b": 2}]}', "holds several lists: a, c"),
         ("a.jsonl", b'{"a": "caf\xe9"}', "not UTF-8 at byte 10 (0xe9)"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16")[:-1], "not UTF-16, which its first bytes say"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\0"}', "a.jsonl:2: NUL byte at byte 16"),
         ("a.jsonl", b'{"a": "\\ud800"}', "surrogate"),
         ("a.jsonl", b"[" * 100000, "a.jsonl:1: "),
@@ -121,7 +170,10 @@ def test_many_problems_are_counted_beyond_ten(tmp_path):
         ("a.parquet", b"PAR1 no", "not a readable Parquet file"),
         ("a.jsonl.gz", b"not gzip", "not a whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}' * 99, mtime=0)[:-9], "not a whole gzip file"),
-        ("a.txt", b"hello", "cannot read files ending in '.txt'"),
+        ("a.jsonl.zst", b"not zst", "not a whole Zstandard file"),
+        ("a.arrow", b"ARROW no", "not a readable Arrow file"),
+        ("a.txt", b" \n", "holds no rows"),
+        ("a.doc", b"hello", "cannot read files ending in '.doc'"),
     ],
 )
 def test_bad_files_give_one_clear_problem(tmp_path, name, content, told):

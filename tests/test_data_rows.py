@@ -1,6 +1,7 @@
 """Rows that are read and encoded once, and held against one length after another."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,11 @@ def test_rows_held_against_a_length_are_those_loaded_at_that_length(
     rows = read_rows(**ask)
     for path in folder.glob("*.jsonl"):
         path.rename(path.with_suffix(".kept"))  # no file is read again
-    held = [outcome(lambda: rows.within(length, long_rows=rule)) for length, rule in asked]  # noqa: B023
+    held = [outcome(partial(rows.within, length, long_rows=rule)) for length, rule in asked]
     for path in folder.glob("*.kept"):
         path.rename(path.with_suffix(".jsonl"))
     fresh = [
-        outcome(lambda: load_data(max_length=length, long_rows=rule, **ask))  # noqa: B023
+        outcome(partial(load_data, max_length=length, long_rows=rule, **ask))
         for length, rule in asked
     ]
     assert held == fresh

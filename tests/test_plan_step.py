@@ -13,7 +13,12 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+)
 
 from modelforge import registry
 from modelforge.configfile.load import load_config
@@ -30,6 +35,7 @@ from modelforge.rewards.shared_base import SharedBaseReward
 # The step runs on the CPU; which types it runs in follows from the machine it is planned for.
 IN_32_BITS = Hardware("cpu", "", 0, 0.0, None, False, 16.0, 2)
 IN_16_BITS = Hardware("cuda", "", 1, 16.0, (8, 0), True, 16.0, 2)
+TOKENIZER = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 OWN_STRATEGY = Path(__file__).parents[1] / "examples" / "04_orpo.py"
 PPO = {"generation": {"max_new_tokens": 40}, "gradient_accumulation_steps": 2}
 RL = {"generation": {"max_new_tokens": 40}, "num_generations": 2}
@@ -92,7 +98,8 @@ def real_trainer(job, model, config):
     trainer = Real(**(arguments | {"model": model}))
     if getattr(config.settings, "reward_model", None):
         folder = Path(config.settings.reward_model)
-        reward = SharedBaseReward(folder, name="0", tokenizer=None).attach(trainer.model)
+        tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+        reward = SharedBaseReward(folder, name="0", tokenizer=tokenizer).attach(trainer.model)
         scorer = reward_models._scorer(reward.score, config, args.per_device_train_batch_size)
     if job.generates:
         _, prompt, new = job.generates

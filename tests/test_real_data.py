@@ -40,7 +40,7 @@ def test_a_real_file_is_recognised_and_trains(strategy, name, tmp_path):
     # Whole files are read by test_data_load.py.
     data = tmp_path / f"{name}.jsonl"
     with (SHARED / "data" / data.name).open(encoding="utf-8") as rows:
-        data.write_text("".join(itertools.islice(rows, 100)), encoding="utf-8")
+        data.write_text("".join(itertools.islice(rows, 300)), encoding="utf-8")
     config = {
         "strategy": strategy,
         "model_name": str(MODEL),
@@ -57,7 +57,7 @@ def test_a_real_file_is_recognised_and_trains(strategy, name, tmp_path):
     if strategy == "grpo":
         config |= {"num_generations": 2, "generation": {"max_new_tokens": 8}}
         if name not in ("gsm8k_train", "svamp"):
-            config["rewards"] = [{"name": "length", "arguments": {"max": 40}}]
+            config["rewards"] = [{"name": "length", "arguments": {"target": 4}}]
     result = modelforge.train(config)
     assert result.after
     assert (result.model_dir / "adapter_model.safetensors").is_file()

@@ -110,6 +110,13 @@ def test_without_rewards_numbers_are_compared_and_the_reason_is_true(tmp_path, a
     assert chosen.reason.startswith("the reference answers are numbers (12")
 
 
+def test_the_best_policy_is_the_one_of_the_highest_reward(tmp_path):
+    steps = {"eval_strategy": "steps", "eval_steps": 5, "save_steps": 5, "eval_split": 2}
+    made = prepared(tmp_path, "numeric_answer", load_best_model_at_end=True, **steps)
+    assert made.args.metric_for_best_model == "eval_reward" and made.args.greater_is_better
+    assert "judged by" in made.config.choices["metric_for_best_model"].reason
+
+
 # --- a thought that the template has opened ------------------------------------------------------
 
 

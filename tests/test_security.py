@@ -155,14 +155,14 @@ def test_a_reward_function_runs_only_for_its_config_and_is_named(tmp_path, capsy
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     values = config(tmp_path, strategy="grpo", dataset=str(tmp_path / "data.jsonl"))
     values |= {"num_generations": 2, "generation": {"max_new_tokens": 4}}
-    # Named by the data alone, it is a column like any other; named by the config, it is read and
-    # checked before the run, and run by the run.
+    # Named by the data alone, it is a column like any other. Named by the config, it is read with
+    # the config, and run where it is tried on the first rows.
     train(values)
     reward = f"{tmp_path / 'r.py'}:score"
-    prepare(load_config(values | {"rewards": [reward], "run_name": "second"}))
+    named = load_config(values | {"rewards": [reward], "run_name": "second"})
     assert not (tmp_path / "mark").exists()
     capsys.readouterr()
-    train(values | {"rewards": [reward], "run_name": "second"})
+    prepare(named)
     assert (tmp_path / "mark").exists()
     assert f"running {(tmp_path / 'r.py').resolve()}" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
-STEPS = {"sft": 60, "qlora": 30, "reward": 80, "dpo": 60, "grpo": 40}
+STEPS = {"sft": 40, "qlora": 14, "reward": 45, "dpo": 55, "grpo": 40}
 
 
 def run(strategy, tmp_path, *overrides, rows=32):
@@ -42,7 +42,7 @@ def results(tmp_path_factory):
     ("strategy", "measure", "least"),
     [
         ("sft", "eval_loss", -3.0),
-        ("qlora", "eval_loss", -3.0),
+        ("qlora", "eval_loss", -1.0),
         ("reward", "eval_accuracy", 0.1),
         ("dpo", "eval_rewards/accuracies", 0.3),
         ("grpo", "eval_reward", 0.1),
@@ -149,7 +149,9 @@ def test_each_row_is_encoded_once(strategy, sequences, tmp_path, monkeypatch):
     # A language model also answers: the first prompt with its fresh adapter and without, and the
     # prompts of four samples before training and after.
     answered = 2 + 2 * 4 if strategy == "sft" else 0
-    assert len(encoded) == (24 + 8) * sequences + answered
+    # Whether the tokenizer adds BOS and EOS is asked twice; the saved model reads four texts.
+    asked = 2 + 4
+    assert len(encoded) == (24 + 8) * sequences + answered + asked
 
 
 @pytest.mark.slow
@@ -163,7 +165,7 @@ def test_a_finished_run_is_not_trained_again_unless_asked(results, capsys):
 @pytest.mark.slow
 def test_dpo_goes_on_from_the_adapter_that_sft_left(results, tmp_path):
     start = results("sft")
-    result = run("dpo", tmp_path, f"model_name={start.run_dir}", "max_steps=40")
+    result = run("dpo", tmp_path, f"model_name={start.run_dir}", "max_steps=30")
     assert result.after["eval_rewards/accuracies"] > 0.7
     adapter = json.loads((result.model_dir / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == str(ROOT / "examples" / "tiny" / "model")

@@ -1,4 +1,4 @@
-"""What is seen of a run that learns from rewards: its answers, and warnings when it goes wrong."""
+"""Warnings when a run that learns from rewards goes wrong."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Alarms(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take up the logs of the run that is resumed, and what was said of it."""
+        """Load the logs of the run that is resumed, and the warnings that it has had."""
         for logs in state.log_history:
             self._keep(logs)
         self.said = {problem.where for problem in findings(self.train, self.eval, args)}

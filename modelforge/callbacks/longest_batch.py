@@ -1,4 +1,4 @@
-"""The longest batch first, undone: what does not fit the memory shows in the first minute."""
+"""The longest batch is tried first: what does not fit the memory shows in the first minute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LongestBatchFirst(TrainerCallback):
 
 
 def try_longest_batch(trainer: Any, *, generates: bool) -> None:
-    """Forward, backward and optimiser step on the longest rows; then all as it was.
+    """Do one step on the longest rows (forward, backward, optimiser), and take it back.
 
     Answers are sampled to their full length. Reward functions see them, once.
 

@@ -16,7 +16,7 @@ from modelforge.common.processes import anyone
 
 
 class Stopper(TrainerCallback):
-    """Ends a run after the step it is in when a signal asks: saved, to go on another time."""
+    """Ends a run after the current step when a signal asks; the run is saved and can be resumed."""
 
     def __init__(self) -> None:
         self.asked = False

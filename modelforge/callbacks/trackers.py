@@ -50,7 +50,7 @@ def check_trackers(config: Config) -> None:
 def prepare_trackers(config: Config) -> None:
     """Keep wandb offline where it would ask for an account."""
     if "wandb" in _named(config) and "WANDB_MODE" not in os.environ and not _knows_wandb():
-        say("wandb: no account is set up here, so the run is kept offline (`wandb sync` later)")
+        say("wandb: no account is set up here, so the run stays offline (`wandb sync` later)")
         os.environ["WANDB_MODE"] = "offline"
 
 
@@ -73,7 +73,7 @@ def add_trackers(trainer: Any, names: Sequence[str], run: RunDir) -> None:
     """Give a built trainer its trackers, each held back from ending the run.
 
     What a tracker raises, from its making to its last call, is said once; that tracker is then off
-    for the rest of the run, and the others and the training go on.
+    for the rest of the run, and the others and the training continue.
 
     Args:
         trainer: Made with ``report_to`` empty; its arguments get the trackers that work.

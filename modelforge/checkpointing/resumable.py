@@ -77,7 +77,7 @@ class Resumable(Trainer):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         self._staging: Path | None = None
-        #: The checkpoint's folder that training goes on from.
+        #: The folder of the checkpoint that training resumes from.
         self.resumed_from: Path | None = None
         self._root: int | None = None
         self._micro_batches: list[tuple[Any, torch.Tensor]] = []
@@ -98,7 +98,7 @@ class Resumable(Trainer):
         return {}
 
     def set_own_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `own_state` gave."""
+        """Restore what `own_state` gave."""
 
     def whole_state(self) -> dict[str, Any]:
         """Counters, and the losses and metrics gathered since the last log."""
@@ -113,7 +113,7 @@ class Resumable(Trainer):
         }
 
     def set_whole_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `whole_state` gave."""
+        """Restore what `whole_state` gave."""
         for name, value in state["counters"].items():
             setattr(self, name, value)
         if hasattr(self, "_step"):
@@ -222,7 +222,7 @@ class Resumable(Trainer):
             (folder / STATE).write_text(text, encoding="utf-8")
 
     def _within_rollout(self) -> bool:
-        """Whether the next step goes on with answers that are there already."""
+        """Whether the next step uses answers that were sampled before."""
         if getattr(self, "_buffered_inputs", None) is None:
             return False
         return self._step % (self.args.steps_per_generation * self.args.num_iterations) != 0

@@ -64,8 +64,8 @@ def show_plan(
     """Plan a run; with a budget, fit what the user left open to it.
 
     Args:
-        config: As loaded; no weights are needed. Data that are not here are stood in for by rows
-            of the full length.
+        config: As loaded; no weights are needed. Where the data cannot be read, rows of the full
+            length take their place.
         vram_gb: Plan for a card of this size, in GiB, in place of this machine.
         as_it_is: Only say what the config needs, and change nothing.
 
@@ -73,7 +73,7 @@ def show_plan(
         The plan, and the config with every value filled in.
 
     Raises:
-        UserError: If nothing fits the budget, or the model's shape is not to be had.
+        UserError: If nothing fits the budget, or the model's shape cannot be found.
     """
     machine = None if vram_gb is None else card(vram_gb)
     resolved = resolve(config, planned_for=machine, planning=True)
@@ -100,5 +100,5 @@ def _rows(resolved: Resolved) -> Read | None:
         return read(resolved)
     except UserError as error:
         problem = error.problems[0]
-        say(f"note: planned for rows of max_seq_length tokens, since none can be read. {problem}")
+        say(f"note: no row can be read, so each is taken to have max_seq_length tokens. {problem}")
         return None

@@ -32,8 +32,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases: a few lines of them expand to more than any memory holds."""
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="write the value out: no *alias", problem_mark=mark)
         return super().compose_node(parent, index)
 
@@ -64,7 +64,7 @@ def load_config(
 
     Args:
         source: A ``.json``, ``.yaml`` or ``.yml`` file, the mapping itself, or a run's folder:
-            the config it was begun with, to go on with it there.
+            the config that it began with, so that the run can be resumed there.
         overrides: ``key=value`` strings that win over the file (``--set``); a value is read as
             JSON where it parses, as a string otherwise; ``a.b=value`` reaches into a section.
         trust_remote_code: Allow the key of that name to be true: a config alone, which may come
@@ -137,14 +137,14 @@ def _typed(values: Mapping[str, Any], strategy: type[Strategy], where: str) -> S
 
 
 def _request(folder: Path) -> dict[str, Any]:
-    """What a run's folder was asked for, to go on with it there."""
+    """The config that a run's folder began with, so that the run can be resumed there."""
     for name in (files.CHOICES, files.STAGES):
         if (folder / name).is_file():
             try:
                 said = dict(json.loads((folder / name).read_text(encoding="utf-8"))["said"])
             except (OSError, ValueError, KeyError, TypeError):
                 what = "is not what a run wrote"
-                fix = "give the config it was begun with"
+                fix = "give the config that the run began with"
                 raise ConfigError(Problem(str(folder / name), what, fix)) from None
             place = {"output_dir": str(folder.resolve().parent), "run_name": folder.resolve().name}
             return said | place | {"resume": "auto"}

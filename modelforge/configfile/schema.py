@@ -18,6 +18,7 @@ from typing import Any
 
 from modelforge import registry
 from modelforge.common.paths import KeysOf
+from modelforge.configfile.bounds import BOUNDS, VALUES
 from modelforge.errors import Problem, did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -59,33 +60,6 @@ OWNED = {
     "top_p": "set generation.top_p",
 }
 
-# What TRL and transformers check only once a model is loaded, checked before instead.
-_BOUNDS: dict[str, dict[str, Any]] = {
-    "beta": {"minimum": 0},
-    "eval_steps": {"exclusiveMinimum": 0},
-    "gradient_accumulation_steps": {"minimum": 1},
-    "learning_rate": {"exclusiveMinimum": 0},
-    "logging_steps": {"exclusiveMinimum": 0},
-    "max_grad_norm": {"minimum": 0},
-    "max_length": {"minimum": 8},
-    "max_steps": {"minimum": -1},
-    "num_generations": {"minimum": 2},
-    "num_train_epochs": {"exclusiveMinimum": 0},
-    "per_device_eval_batch_size": {"minimum": 1},
-    "per_device_train_batch_size": {"minimum": 1},
-    "save_steps": {"exclusiveMinimum": 0},
-    "save_total_limit": {"minimum": 1},
-    "steps_per_generation": {"minimum": 1},
-    "temperature": {"exclusiveMinimum": 0},
-    "top_p": {"exclusiveMinimum": 0, "maximum": 1},
-    "warmup_steps": {"minimum": 0},
-    "weight_decay": {"minimum": 0},
-}
-_ENUMS: dict[str, tuple[str, ...]] = {
-    "packing_strategy": ("bfd", "bfd_split", "wrapped"),
-    "truncation_mode": ("keep_start", "keep_end"),
-}
-
 
 def build(strategy: type[Strategy]) -> dict[str, Any]:
     """The strategy's schema, from the installed TRL (imports it)."""
@@ -101,7 +75,8 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         if field.init and field.name not in own and field.name not in OWNED:
-            own[field.name] = _field_schema(field, hints[field.name])
+            values = _values(config_class, field.name)
+            own[field.name] = _field_schema(field, hints[field.name], values)
             schema.setdefault("$defs", {}).update(own[field.name].pop("$defs", {}))
     _without_titles(schema)
     return {
@@ -166,15 +141,25 @@ def _validator(schema: str) -> Any:
     return Draft202012Validator(json.loads(schema))
 
 
-def _field_schema(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+def _values(config_class: type, name: str) -> tuple[str, ...] | None:
+    """The values that a field can have, where its class does not say so."""
+    keys = [name, *(f"{cls.__name__}.{name}" for cls in config_class.__mro__)]
+    return next((VALUES[key] for key in keys if key in VALUES), None)
+
+
+def _field_schema(
+    field: dataclasses.Field[Any], hint: Any, values: tuple[str, ...] | None
+) -> dict[str, Any]:
     """The schema of one field of a TRL config class."""
     from pydantic import TypeAdapter
 
     members = typing.get_args(hint) or (hint,)
     enums = [m for m in members if isinstance(m, type) and issubclass(m, enum.Enum)]
-    choices = dict(field.metadata).get("choices") or _ENUMS.get(field.name)
-    if choices:
-        schema: dict[str, Any] = {"enum": list(choices)}
+    choices = dict(field.metadata).get("choices") or values
+    if choices and typing.get_origin(hint) is list:
+        schema: dict[str, Any] = {"type": "array", "items": {"enum": list(choices)}, "minItems": 1}
+    elif choices:
+        schema = {"enum": [*choices, *([None] if type(None) in members else [])]}
     elif enums:
         # "Enum | str" in transformers means "one of the enum, by name": say so.
         schema = {"enum": [member.value for cls in enums for member in cls]}
@@ -187,7 +172,7 @@ def _field_schema(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     branches: list[dict[str, Any]] = schema.get("anyOf", [schema])
     for branch in branches:
         if branch.get("type") in ("integer", "number"):
-            branch.update(_BOUNDS.get(field.name, {}))
+            branch.update(BOUNDS.get(field.name, {}))
     text = " ".join(str(dict(field.metadata).get("help", "")).replace("%%", "%").split())
     if text:
         schema["description"] = text

@@ -291,8 +291,8 @@ def read_text(cells: Cells, mode: Mode) -> Iterator[Example]:
 
 def read_tokens(cells: Cells, mode: Mode) -> Iterator[Example]:
     """Rows that are tokenised already, with labels where given; padding is left out."""
-    given: Iterator[Any] = (cells.get(role) for role in ("input_ids", "labels", "mask"))
-    ids, labels, mask = given
+    found: list[Any] = [cells.get(role) for role in ("input_ids", "labels", "mask")]
+    ids, labels, mask = found
     labels = ids if labels is None else labels
     mask = [1] * len(ids or ()) if mask is None else mask
     for role, values in (("input_ids", ids), ("labels", labels), ("mask", mask)):

@@ -92,7 +92,7 @@ def split_common(
 ) -> tuple[list[Message], list[Message], list[Message]]:
     """Split two conversations into the prompt they share and their different ends.
 
-    The prompt is the longest common beginning after which both go on with an assistant message.
+    The prompt is the longest common beginning after which both continue with an assistant message.
 
     Raises:
         Skip: If they are equal, share no prompt, or one has no reply of its own.

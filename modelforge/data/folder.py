@@ -7,10 +7,11 @@ The names are those that ``datasets`` reads splits from: ``train.jsonl``, ``my_t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelforge.data.files import DOCUMENTS, ending
 from modelforge.errors import DataError, Problem, did_you_mean
 
 WORDS = {
@@ -63,28 +64,28 @@ def label(file: Path, stem: str) -> str | None:
     return next((s for s, words in WORDS.items() if shard[1].lower() in words), shard[1])
 
 
-def list_files(folder: Path, ending: Callable[[Path], str]) -> tuple[list[Path], list[str]]:
+def list_files(folder: Path) -> tuple[list[Path], list[str]]:
     """The data files of a folder, of its ``data`` folder and of those named for a split.
 
-    Args:
-        folder: The folder.
-        ending: Gives the data ending of a file, empty for no data.
-
     Returns:
-        The files, relative to the folder; and the other folders in it that hold data files.
+        The files, relative to the folder; and what else in it holds data or text.
     """
 
     def wanted(file: Path) -> bool:
         return file.is_file() and bool(ending(file)) and file.name not in NO_ROWS
 
     files = [file for file in folder.iterdir() if wanted(file)]
-    others = []
+    others: list[str] = []
     for inner in sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
         if inner.name == "data" or split_of(inner.name):
             files += [file for file in inner.rglob("*") if wanted(file)]
         elif any(map(wanted, inner.iterdir())):
-            others.append(inner.name)
-    return sorted(file.relative_to(folder) for file in files), others
+            others.append(f"{inner.name}/")
+    found = sorted(file.relative_to(folder) for file in files)
+    rows = [file for file in found if ending(file) not in DOCUMENTS]
+    if rows and len(rows) < len(found):  # a README beside the data
+        others += [str(file) for file in found if ending(file) in DOCUMENTS]
+    return rows or found, others
 
 
 def choose(
@@ -93,7 +94,6 @@ def choose(
     *,
     split: str | None,
     held_out: bool,
-    ending: Callable[[Path], str],
 ) -> Chosen:
     """The files of a folder that serve a purpose.
 
@@ -102,12 +102,11 @@ def choose(
         folder: The folder.
         split: The split asked for by name; None leaves the choice to the files' names.
         held_out: Whether held-out rows are wanted, not rows to train on.
-        ending: Gives the data ending of a file, empty for no data.
 
     Raises:
         DataError: If the folder has no such split, or more than one that could be meant.
     """
-    files, others = list_files(folder, ending)
+    files, others = list_files(folder)
     if not files:
         fix = f"name one of its folders: {', '.join(others)}" if others else "put data files there"
         raise DataError(Problem(shown, "no data file in this folder", fix))
@@ -173,5 +172,5 @@ def notes_of(
     shown: str, others: Iterable[str], rest: Mapping[str | None, Iterable[Path]]
 ) -> list[str]:
     """What of a folder is not read."""
-    left = [f"{name}/" for name in others] + [str(f) for group in rest.values() for f in group]
+    left = list(others) + [str(f) for group in rest.values() for f in group]
     return [f"{shown}: not read: {', '.join(sorted(left))}"] if left else []

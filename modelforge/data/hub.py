@@ -24,7 +24,7 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
         name: The configuration.
 
     Raises:
-        DataError: If it cannot be had: unknown, private, no such split, no network.
+        DataError: If the hub does not give it: unknown, private, no such split, no network.
     """
     from datasets import load_dataset
     from datasets.config import HF_DATASETS_CACHE
@@ -36,7 +36,7 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
             rows = rows[found or next(iter(rows))]
     except DataError:
         raise
-    except Exception as error:  # the hub's libraries raise many kinds; all mean "not to be had"
+    except Exception as error:  # the hub's libraries raise many kinds; each means a refusal
         fix = "check the id, the split and the network; or give a path that exists"
         what = f"no such file or folder, and the hub does not give it: {first_line(error)}"
         offline, advice = why_offline()

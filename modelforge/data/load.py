@@ -25,18 +25,17 @@ from modelforge.data.beside import beside, same_weights
 from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Message, Skip
-from modelforge.data.folder import choose
-from modelforge.data.ledger import Ledger
-from modelforge.data.read import (
-    Row,
-    Table,
-    ending,
+from modelforge.data.exports import plain
+from modelforge.data.files import (
     find,
     looks_like_hub_id,
     missing,
     read_file,
     read_files,
 )
+from modelforge.data.folder import choose
+from modelforge.data.ledger import Ledger
+from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
 from modelforge.data.special import without_bos
@@ -109,9 +108,8 @@ def read_rows(
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     found = read_all(sources, eval_sources, base_dir or Path())
     tables, held_out, reason = arrange(found, len(sources), eval_split, ledger)
-    del found
     made = convert_all([*tables, *held_out], mode, columns or {}, ledger, eval_from=len(sources))
-    del tables, held_out  # from here on the examples are enough
+    del found, tables, held_out  # from here on the examples are enough
     take_bos_off(made, tokenizer, ledger)
     how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
     return Rows(
@@ -119,6 +117,7 @@ def read_rows(
         weights=[source.weight for source in sources],
         eval_split=eval_split,
         held_out=reason,
+        decode=lambda ids: str(tokenizer.decode(list(ids))),
         seed=seed,
         min_rows=min_rows,
         end_ids=how.end_ids,
@@ -224,7 +223,7 @@ def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False
         raise DataError(Problem(source.path, what, fix))
     if not path.is_dir():
         return Found([read_file(path, shown=source.path)])
-    chosen = choose(source.path, path, split=source.split, held_out=held_out, ending=ending)
+    chosen = choose(source.path, path, split=source.split, held_out=held_out)
     return Found(
         read_files(source.path, path, chosen.files),
         read_files(source.path, path, chosen.held_out),
@@ -293,7 +292,12 @@ def convert(
     table: Table, mode: Mode, columns: Mapping[str, str], ledger: Ledger, role: str
 ) -> Iterator[tuple[Row, Example]]:
     """The examples of one file, whose format goes into the ledger."""
-    rows = rename(table.rows, columns, mode.kind) if columns else table.rows
+    for note in table.notes:
+        ledger.note(note)
+    rows, tool = plain(table.rows)
+    if tool:
+        ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
+    rows = rename(rows, columns, mode.kind) if columns else rows
     match = recognise(rows, mode.kind, tuple(columns))
     form = match.format
     ledger.sources.append(

@@ -29,7 +29,7 @@ RESERVED = frozenset(
 
 
 def extra_columns(rows: Iterable[Checked]) -> list[str]:
-    """The columns of prompt files that go on to reward functions.
+    """The columns of prompt files that reward functions receive.
 
     Raises:
         DataError: If Arrow cannot hold a column of that name.

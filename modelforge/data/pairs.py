@@ -42,8 +42,8 @@ def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
     chosen, rejected = (whole_dialogue(cells.get(role), mode) for role in ("chosen", "rejected"))
     if chosen is not None and rejected is None and mode.kind == "preference":
         # The conversation, and a worse reply at its end.
-        prompt, better = split_last_reply(chosen)
-        if not prompt or better is None:
+        prompt, last = split_last_reply(chosen)
+        if not prompt or last is None:
             raise Skip("no assistant reply")
         rejected = [*prompt, *as_messages(reply_of(cells, "rejected"), "assistant")]
     if chosen is not None and mode.kind != "preference":

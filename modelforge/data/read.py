@@ -1,35 +1,24 @@
-"""Files → rows, each with the line it came from. What is broken is told with file and line.
-
-Read: ``.json`` (a list of objects, or ``{"data": [...]}``), ``.jsonl``, ``.csv``, ``.parquet``,
-each also with ``.gz``; a folder of such files; a data set of the Hugging Face hub.
-"""
+"""Rows with the line they came from, and JSON. What is broken is told with file and line."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
+import codecs
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from modelforge.common.progress import track
-from modelforge.errors import DataError, Problem, did_you_mean
-
-SHOWN = 10  # problems listed in full; the rest is counted
 EXCERPT = 30  # characters shown on either side of a broken spot
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BETWEEN_ITEMS = re.compile(r"[\s,]*")
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-# A cell of any length is a text somebody wrote; Python's limit of 128 KiB is for other uses.
-csv.field_size_limit(2**31 - 1)
+# What the first bytes of a text say, the longest first.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +44,17 @@ class Table:
         rows: In the file's order.
         sha256: Of the file's bytes; empty for a hub data set.
         revision: The commit of a hub data set; empty for a file.
+        notes: How it was read, where that is not plain.
     """
 
     path: str
     rows: list[Row]
     sha256: str
     revision: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
-class _Bad(ValueError):
+class Bad(ValueError):
     """One broken spot: the line (0: the file as a whole), what is wrong, and the mend."""
 
     def __init__(self, line: int, what: str, fix: str = "") -> None:
@@ -71,126 +62,19 @@ class _Bad(ValueError):
         self.line, self.what, self.fix = line, what, fix
 
 
-def read_files(source: str, folder: Path, files: Iterable[Path]) -> list[Table]:
-    """Read files of a folder.
-
-    Args:
-        source: The folder as the user wrote it.
-        folder: The folder.
-        files: Relative to it.
-
-    Raises:
-        DataError: With every problem found (of each file the first ten in full).
-    """
-    tables: list[Table] = []
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            tables.append(read_file(folder / file, shown=str(Path(source) / file)))
-        except DataError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise DataError(*problems)
-    return tables
-
-
-def find(source: str, base_dir: Path) -> Path | None:
-    """The existing file or folder that ``source`` names, or None."""
-    if not source or "\0" in source:
-        return None
-    path = Path(source).expanduser()
-    for candidate in (base_dir / path, path):
-        if candidate.exists():
-            return candidate
-    return None
-
-
-def ending(path: Path) -> str:
-    """The data ending of a file name without ``.gz``; empty if it is not one we read."""
-    name = path.name.lower().removesuffix(".gz")
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
-
-
-def looks_like_hub_id(source: str) -> bool:
-    """Whether ``source`` may be ``org/name`` on the hub rather than a path."""
-    return bool(HUB_ID.fullmatch(source)) and not ending(Path(source))
-
-
-def missing(source: str, base_dir: Path) -> Problem:
-    """The problem of a path that is not there, with the nearest name that is."""
-    if not source:
-        return Problem("dataset", "is empty", "give a file, a folder or a hub id")
-    folder = (base_dir / Path(source).expanduser()).parent
-    if not folder.is_dir():
-        return Problem(source, f"no such file, and no folder {folder}")
-    names = {entry.name.lower(): entry.name for entry in folder.iterdir()}
-    advice = did_you_mean(Path(source).name, names)
-    return Problem(source, f"no such file or folder in {folder}", advice)
-
-
-def read_file(path: Path, *, shown: str) -> Table:
-    """Read one file.
-
-    Args:
-        path: The file.
-        shown: Its name in messages.
-
-    Raises:
-        DataError: With every problem of the file (the first ten in full).
-    """
-    suffix = ending(path)
-    if not suffix:
-        fix = "use one of " + ", ".join(SUFFIXES) + ", each also with .gz"
-        raise DataError(Problem(shown, f"cannot read files ending in '{path.suffix}'", fix))
-    problems: list[_Bad] = []
-    rows: list[Row] = []
-    sha256 = ""
-    try:
-        raw = path.read_bytes()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        if path.name.lower().endswith(".gz"):
-            raw = gzip.decompress(raw)
-        count = raw.count(b"\n") if suffix == ".jsonl" else None
-        cells_of = READERS[suffix](raw, problems.append)
-        for line, cells in track(cells_of, f"reading {shown}", count):
-            rows.append(Row(cells, shown, line))
-    except _Bad as bad:
-        problems.append(bad)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        problems.append(_Bad(0, f"not a whole gzip file: {error}", "compress it again"))
-    except OSError as error:
-        problems.append(_Bad(0, f"cannot be read: {error.strerror or error}"))
-    if not rows and not problems:
-        problems.append(_Bad(0, "holds no rows", "write one JSON object a line, for example"))
-    if problems:
-        raise DataError(*listed(shown, problems))
-    return Table(shown, rows, sha256)
-
-
-def listed(shown: str, bad: list[_Bad]) -> list[Problem]:
-    """The first problems in full and the number of the others."""
-    problems = [
-        Problem(f"{shown}:{item.line}" if item.line else shown, item.what, item.fix)
-        for item in bad[:SHOWN]
-    ]
-    if len(bad) > SHOWN:
-        problems.append(Problem(shown, f"{len(bad) - SHOWN} more problems of this kind"))
-    return problems
-
-
-Report = Callable[[_Bad], None]
+Report = Callable[[Bad], None]
 Cells = Iterator[tuple[int, dict[str, Any]]]
 
 
-def read_jsonl(raw: bytes, report: Report) -> Cells:
+def read_jsonl(text: str, report: Report) -> Cells:
     """One JSON object a line; blank lines, a BOM and CRLF are tolerated."""
     # Not str.splitlines: JSON text may hold U+2028, U+0085 and others, which it would split at.
-    for number, line in enumerate(decode(raw).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             yield number, one_object(line, number)
-        except _Bad as bad:
+        except Bad as bad:
             report(bad)
 
 
@@ -198,18 +82,18 @@ def one_object(line: str, number: int) -> dict[str, Any]:
     """Parse one line.
 
     Raises:
-        _Bad: If it is not one JSON object of well-formed text.
+        Bad: If it is not one JSON object of well-formed text.
     """
     try:
         value = DECODER.decode(line)
     except json.JSONDecodeError as error:
         fix = "write one whole JSON object a line"
         what = f"broken JSON, {error.msg.lower()}:\n{excerpt(line, error.pos)}"
-        raise _Bad(number, what, fix) from None
+        raise Bad(number, what, fix) from None
     except RecursionError:
-        raise _Bad(number, "JSON nested too deeply") from None
+        raise Bad(number, "JSON nested too deeply") from None
     except ValueError as error:
-        raise _Bad(number, str(error)) from None
+        raise Bad(number, str(error)) from None
     return checked(value, number, escaped="\\u" in line)
 
 
@@ -217,10 +101,10 @@ def checked(value: Any, number: int, *, escaped: bool) -> dict[str, Any]:
     """The value if it is an object whose text can be encoded (``escaped``: look for halves)."""
     if not isinstance(value, dict):
         kind = type(value).__name__
-        raise _Bad(number, f"a row must be a JSON object, this is a {kind}", 'e.g. {"prompt": "…"}')
+        raise Bad(number, f"a row must be a JSON object, this is a {kind}", 'e.g. {"prompt": "…"}')
     if escaped and LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         fix = "write the character itself or both halves of the pair"
-        raise _Bad(number, "holds half of a surrogate pair (\\ud800…\\udfff)", fix)
+        raise Bad(number, "holds half of a surrogate pair (\\ud800…\\udfff)", fix)
     return value
 
 
@@ -231,9 +115,8 @@ def excerpt(line: str, position: int) -> str:
     return f"    {shown}\n    {' ' * (position - start)}^"
 
 
-def read_json(raw: bytes, report: Report) -> Cells:
-    """A list of objects, or an object whose ``data`` is one."""
-    text = decode(raw)
+def read_json(text: str, report: Report) -> Cells:
+    """A list of objects, or an object that holds one such list."""
     try:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -244,28 +127,53 @@ def read_json(raw: bytes, report: Report) -> Cells:
             else ""
         )
         what = f"broken JSON, {error.msg.lower()}:\n{excerpt_of_text(text, error.pos)}"
-        raise _Bad(line, what, fix) from None
+        raise Bad(line, what, fix) from None
     except RecursionError:
-        raise _Bad(0, "JSON nested too deeply") from None
+        raise Bad(0, "JSON nested too deeply") from None
     except ValueError as error:
-        raise _Bad(0, str(error)) from None
-    if isinstance(value, dict) and isinstance(value.get("data"), list):
-        value = value["data"]
-    if not isinstance(value, list):
-        raise _Bad(0, "a .json file must hold a list of objects", 'e.g. [{"prompt": "…"}]')
-    for number, item in zip(item_lines(text, value), value, strict=True):
+        raise Bad(0, str(error)) from None
+    key, value = the_list(value)
+    for number, item in zip(item_lines(text, value, key), value, strict=True):
         try:
             yield number, checked(item, number, escaped="\\u" in text)
-        except _Bad as bad:
+        except Bad as bad:
             report(bad)
 
 
-def item_lines(text: str, items: list[Any]) -> list[int]:
+def the_list(value: Any) -> tuple[str, list[Any]]:
+    """The list of objects that a JSON file is, or holds under a key (empty for none).
+
+    Raises:
+        Bad: If there is none, or several.
+    """
+    fix = 'e.g. [{"prompt": "…"}]'
+    if isinstance(value, list):
+        return "", value
+    if not isinstance(value, dict):
+        raise Bad(0, "a .json file must hold a list of objects", fix)
+    lists = {
+        key: inner
+        for key, inner in value.items()
+        if isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner)
+    }
+    if len(lists) > 1:
+        what = f"holds several lists: {', '.join(lists)}"
+        raise Bad(0, what, "write each to a file of its own, such as train.jsonl and test.jsonl")
+    if not lists:
+        if isinstance(value.get("data"), list):
+            return "data", value["data"]
+        raise Bad(0, "a .json file must hold a list of objects", fix)
+    return next(iter(lists.items()))
+
+
+def item_lines(text: str, items: list[Any], key: str) -> list[int]:
     """The line each item of the file's list begins at (its number where that cannot be told)."""
-    at = text.find("[", max(0, text.find('"data"')) if text.lstrip().startswith("{") else 0) + 1
+    at = text.find("[", max(0, text.find(json.dumps(key))) if key else 0) + 1
     line, counted, lines = 1, 0, []
     for item in items:
-        at = BETWEEN_ITEMS.match(text, at).end()  # type: ignore[union-attr]
+        between = BETWEEN_ITEMS.match(text, at)
+        assert between is not None, "it matches the empty text too"
+        at = between.end()
         line += text.count("\n", counted, at)
         counted = at
         lines.append(line)
@@ -285,65 +193,28 @@ def excerpt_of_text(text: str, position: int) -> str:
     return excerpt(text[start : None if end < 0 else end], position - start)
 
 
-def read_csv(raw: bytes, report: Report) -> Cells:
-    """Comma-separated, the first row names the columns."""
-    reader = csv.reader(io.StringIO(decode(raw), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise _Bad(1, f"column name given twice: {', '.join(map(repr, twice))}", "rename one")
-        start = reader.line_num + 1
-        for cells in reader:
-            # An empty line is a row only where there is a single column.
-            if cells and len(cells) != len(header):
-                what = f"{len(cells)} cells in a table of {len(header)} columns"
-                report(_Bad(start, what, "quote cells that hold commas or line breaks"))
-            elif cells:
-                yield start, dict(zip(header, cells, strict=True))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise _Bad(reader.line_num, f"broken CSV: {error}") from None
-
-
-def read_parquet(raw: bytes, report: Report) -> Cells:
-    """A Parquet file; its rows are numbered from 1."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        cells = pyarrow.parquet.read_table(io.BytesIO(raw)).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise _Bad(0, f"not a readable Parquet file: {first_line(error)}") from None
-    yield from enumerate(cells, 1)
-
-
-READERS: dict[str, Callable[[bytes, Report], Cells]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_json,
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
-
-
-def decode(raw: bytes) -> str:
-    """UTF-8 text with or without a byte-order mark.
+def decode(raw: bytes) -> tuple[str, str]:
+    """Text and its encoding: UTF-8, or what a byte-order mark says.
 
     Raises:
-        _Bad: If the bytes are another encoding or hold NUL.
+        Bad: If the bytes are another encoding or hold NUL.
     """
     fix = "save the file as UTF-8"
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _Bad(0, "the text is UTF-16, not UTF-8", fix)
+    for mark, encoding in MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(encoding).removeprefix("\ufeff"), encoding
+            except UnicodeDecodeError as error:
+                raise Bad(0, f"not {encoding}, which its first bytes say it is: {error}") from None
     if (position := raw.find(b"\0")) >= 0:
         line = raw.count(b"\n", 0, position) + 1
-        raise _Bad(line, f"NUL byte at byte {position}: not a text file, or damaged", fix)
+        raise Bad(line, f"NUL byte at byte {position}: not a text file, or damaged", fix)
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig"), "UTF-8"
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         what = f"not UTF-8 at byte {error.start} (0x{error.object[error.start]:02x})"
-        raise _Bad(line, what, fix) from None
+        raise Bad(line, what, fix) from None
 
 
 def no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from modelforge.data.blocks import in_blocks
 from modelforge.data.check import (
     Checked,
     Limits,
@@ -85,6 +86,7 @@ class Rows:
         weights: Of each training source, its share of the mix.
         eval_split: How many rows are held out, where no source is.
         held_out: Why the sources behind the training sources are held out; empty without one.
+        decode: Gives the text of tokens.
         seed: Of the split and the mixture.
         min_rows: Fewer training rows than this are refused.
         end_ids: Token ids that end a reply.
@@ -97,6 +99,7 @@ class Rows:
     weights: Sequence[float | None]
     eval_split: float | int | None
     held_out: str
+    decode: Callable[[Sequence[int]], str]
     seed: int
     min_rows: int
     end_ids: frozenset[int]
@@ -126,7 +129,10 @@ class Rows:
         ledger = copy.deepcopy(self.reading)
         limits = Limits(ledger.kind, max_length, long_rows, self.end_ids)
         eval_limits = replace(limits, long_rows=long_eval_rows or long_rows)
-        kept = [check(rows, limits, ledger) for rows in self.parts]
+        kept = [
+            check(list(in_blocks(rows, limits.keeps, self.decode, ledger)), limits, ledger)
+            for rows in self.parts
+        ]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
         account([item for rows in kept for item in rows], ledger, limits)

@@ -44,7 +44,8 @@ def judged(measure: Measure, before: Mapping[str, Any], after: Mapping[str, Any]
     ]
     moved = change(*zip(*pairs, strict=True)) if pairs else None
     if moved is None:
-        return _found(rows, None, None, f"{len(rows)} rows: too few to tell a change from chance")
+        few = ", too few for an interval" if pairs else ""
+        return _found(rows, None, None, f"{len(rows)} rows{few}")
     by, interval = moved
     said = (
         f"change {by:+.3g}, 95 % interval {interval[0]:+.3g} to {interval[1]:+.3g} "

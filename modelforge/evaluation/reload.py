@@ -29,6 +29,7 @@ def see_that_it_loads(
     rows: Sequence[Encoded],
     *,
     head: str,
+    trust_remote_code: bool,
 ) -> dict[str, Any]:
     """Load the saved model as its card says, and hold it against the trained one on a few rows.
 
@@ -40,6 +41,7 @@ def see_that_it_loads(
         tokenizer: As it trained.
         rows: In tokens; a few are enough.
         head: ``causal-lm`` or ``reward``.
+        trust_remote_code: Whether the model's own code may run, as in training.
 
     Returns:
         For ``results.json``: how many parameters were loaded again (0: none were), and the largest
@@ -47,7 +49,7 @@ def see_that_it_loads(
     """
     from transformers import AutoTokenizer
 
-    saved: Any = AutoTokenizer.from_pretrained(folder)
+    saved: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     lost = [
         name
         for name in ("pad_token", "eos_token", "bos_token", "chat_template")
@@ -61,7 +63,8 @@ def see_that_it_loads(
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
     trained = _outputs(model, batch)
-    loaded = _outputs(_load(folder, model, saved, head=head), batch)
+    reloaded = _load(folder, model, saved, head=head, trust_remote_code=trust_remote_code)
+    loaded = _outputs(reloaded, batch)
     difference = (trained - loaded).abs().max().item()
     dtype = str(model.config.dtype).removeprefix("torch.")
     if difference > _TOLERANCE.get(dtype, 5e-2) * max(1.0, trained.abs().max().item()):
@@ -94,7 +97,14 @@ def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return logits.float()
 
 
-def _load(folder: Path, trained: Any, tokenizer: PreTrainedTokenizerBase, *, head: str) -> Any:
+def _load(
+    folder: Path,
+    trained: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: str,
+    trust_remote_code: bool,
+) -> Any:
     """The saved model, by the calls that its card shows."""
     import peft
     import transformers
@@ -104,7 +114,11 @@ def _load(folder: Path, trained: Any, tokenizer: PreTrainedTokenizerBase, *, hea
     adapter = (folder / "adapter_config.json").is_file()
     task = "SequenceClassification" if head == "reward" else "CausalLM"
     library, kind = (peft, "AutoPeftModelFor") if adapter else (transformers, "AutoModelFor")
-    arguments: dict[str, Any] = {"dtype": trained.config.dtype}
+    arguments: dict[str, Any] = {
+        "dtype": trained.config.dtype,
+        "trust_remote_code": trust_remote_code,
+        "use_safetensors": True,
+    }
     quantised = getattr(trained.config, "quantization_config", None)
     if quantised is not None:
         arguments["quantization_config"] = quantised

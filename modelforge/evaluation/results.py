@@ -123,7 +123,8 @@ def write_end(
     if not is_main():
         return  # card and report read the folder, which only the main process writes
     run.write_lines(files.SAMPLES, _side_by_side(before["samples"], after["samples"]))
-    run.write_lines(files.HELD_OUT, _row_by_row(before["rows"], after["rows"]))
+    if after["rows"]:
+        run.write_lines(files.HELD_OUT, _row_by_row(before["rows"], after["rows"]))
     judgement = judged(measure, before, after)
     logs, steps = trainer.state.log_history, trainer.state.global_step
     silent = no_signal(logs, trainer.args)

@@ -58,17 +58,17 @@ def refuse_backend(config: Config, hardware: Hardware) -> None:
     """
     backend, where = config.settings.distributed.backend, f"{config.name}: distributed.backend"
     if backend == "fsdp" and hardware.device == "cpu":
-        what = "fsdp on a CPU would train as plain DDP, without a word"
+        what = "on a CPU, fsdp trains as plain DDP and does not say so"
         raise RunError(Problem(where, what, "set ddp, zero2 or zero3, or train on CUDA cards"))
     if backend.startswith("zero") and find_spec("deepspeed") is None:
         fix = f"{install('deepspeed')}, or set ddp"
-        raise RunError(Problem(where, f"{backend} is DeepSpeed's, which is not installed", fix))
+        raise RunError(Problem(where, f"{backend} needs DeepSpeed, which is not installed", fix))
 
 
 def refuse_other_group(trainer: Any, config: Config) -> None:
     """See that the processes train together, and are sharded as was asked: not always so.
 
-    A launcher that was told otherwise trains without a word as something else.
+    A launcher that was told otherwise trains as something else and does not say so.
 
     Raises:
         RunError: If they do not.

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 
 from modelforge.checkpointing.randomness import random_state_kept
@@ -132,8 +134,8 @@ class ByRow(Trainer):
 class ByPrompt(ByRow):
     """The same for a trainer that generates: a row is a prompt with all of its answers.
 
-    The prompts of an evaluation batch are answered at once. What is drawn for an answer depends on
-    the seed, the prompt and the answer's number alone.
+    Answers are generated as many at once as the evaluation batch has, which need not be whole
+    prompts. What is drawn for an answer depends on the seed, the prompt and its number alone.
     """
 
     num_generations_eval: Any
@@ -146,12 +148,8 @@ class ByPrompt(ByRow):
     _scores: dict[str, list[float]]
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """In the order of the data; TRL would shuffle anew at each evaluation."""
-        from trl.trainer.utils import RepeatSampler
-
-        return RepeatSampler(
-            eval_dataset, mini_repeat_count=self.num_generations_eval, shuffle=False
-        )
+        """In the order of the data, each prompt once; TRL would shuffle anew at each evaluation."""
+        return SequentialSampler(eval_dataset)
 
     def prediction_step(
         self,
@@ -162,13 +160,13 @@ class ByPrompt(ByRow):
     ) -> tuple[Any, Any, Any]:
         """Each prompt of the batch by itself."""
         size = self.num_generations_eval
-        self._asked, self._answers = [row["prompt"] for row in inputs], None
+        self._asked = [row["prompt"] for row in inputs for _ in range(size)]
         rows = []
         try:
-            for self._begin in range(0, len(inputs), size):
-                group = inputs[self._begin : self._begin + size]
-                found, row = self._measured(model, group, 1.0, prediction_loss_only)
-                rows.append(HeldOutRow(row.weight, row.figures, self._scores))
+            for i, row in enumerate(inputs):
+                self._begin, group = i * size, [row] * size
+                found, alone = self._measured(model, group, 1.0, prediction_loss_only)
+                rows.append(replace(alone, scores=self._scores))
         finally:
             self._asked = self._answers = None
         self._batches.append(rows)
@@ -178,21 +176,37 @@ class ByPrompt(ByRow):
         if self._asked is None:
             return super()._generate_single_turn(prompt_ids, *more, **other)  # type: ignore[misc]
         if self._answers is None:
-            ids, images, fields = self._tokenize_prompts(self._asked)  # type: ignore[attr-defined]
-            draws = draws_of(
-                ids,
-                seed=self.args.seed,
-                group=self.num_generations_eval,
-                length=self.args.max_completion_length,
-            )
-            with sampled_with(self.accelerator.unwrap_model(self.model), draws):
-                self._answers = super()._generate_single_turn(  # type: ignore[misc]
-                    ids, images, fields, *more[2:], **other
-                )
+            self._answers = self._answers_to(self._asked, *more[2:], **other)
         part = slice(self._begin, self._begin + len(prompt_ids))
         if isinstance(self._answers, tuple):  # ids, and their log probabilities where vLLM has them
             return tuple(None if values is None else values[part] for values in self._answers)
         return self._answers[part]
+
+    def _answers_to(self, prompts: list[Any], *more: Any, **other: Any) -> Any:
+        """Of a batch's prompts, in the form in which TRL generates them."""
+        ids, images, fields = self._tokenize_prompts(prompts)  # type: ignore[attr-defined]
+        draws = draws_of(
+            ids,
+            seed=self.args.seed,
+            group=self.num_generations_eval,
+            length=self.args.max_completion_length,
+        )
+        # vLLM batches by itself, and takes the prompts with all of their answers.
+        whole = self.args.use_vllm or images is not None
+        size = len(ids) if whole else self.args.per_device_eval_batch_size
+        parts = []
+        for begin in range(0, len(ids), size):
+            part = slice(begin, begin + size)
+            with sampled_with(self.accelerator.unwrap_model(self.model), draws[part]):
+                parts.append(
+                    super()._generate_single_turn(  # type: ignore[misc]
+                        ids[part], images, fields, *more, **other
+                    )
+                )
+        if not isinstance(parts[0], tuple):
+            return [answer for part in parts for answer in part]
+        columns = zip(*parts, strict=True)
+        return tuple(None if c[0] is None else [a for each in c for a in each] for c in columns)
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any

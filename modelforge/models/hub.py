@@ -14,7 +14,7 @@ from typing import Any
 from modelforge.common.hub import look_for_hub, refusal, why_offline
 from modelforge.common.paths import find_path, paths_in
 from modelforge.config import Config
-from modelforge.data.read import looks_like_hub_id
+from modelforge.data.files import looks_like_hub_id
 from modelforge.errors import Problem
 from modelforge.models.source import ModelSource
 

@@ -64,7 +64,7 @@ def quantization_config(settings: Settings, dtype: torch.dtype) -> BitsAndBytesC
 
 
 def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
-    """Values that follow from others: the LoRA scale, and 4-bit where it cannot be had."""
+    """Values that follow from others: the LoRA scale, and 4-bit where it cannot be used."""
     settings = config.settings
     choices: dict[str, Choice] = {}
     if settings.use_4bit and not config.given("use_4bit"):

@@ -20,7 +20,7 @@ class ModelSource:
 
     Attributes:
         base: Folder or hub id of the base weights.
-        adapter: Folder of a LoRA adapter to go on training, or None.
+        adapter: Folder of a LoRA adapter to train further, or None.
         revision: Hub revision of the base, or None.
         tokenizer: Folder or hub id that holds the tokenizer.
         trust_remote_code: Whether the model's own code may run: the config and the command line
@@ -93,7 +93,7 @@ def _adapter(folder: Path, *, base_dir: Path, revision: str | None, where: str) 
         raise ModelError(
             Problem(
                 where,
-                f"the adapter {folder} was trained on {base}, which is not here",
+                f"the adapter {folder} was trained on {base}, and that folder does not exist",
                 "bring that folder back, or correct base_model_name_or_path in adapter_config.json",
             )
         )

@@ -24,7 +24,7 @@ class Found:
 
     Attributes:
         architecture: transformers' config.
-        adapter: Folder of an adapter that training goes on from, or None.
+        adapter: Folder of an adapter that is trained further, or None.
         source: Where the shape comes from, for a reader.
     """
 
@@ -44,7 +44,7 @@ def find_architecture(name: str, *, base_dir: Path, revision: str | None, where:
         where: How to call the key in messages.
 
     Raises:
-        ModelError: If no shape is to be had.
+        ModelError: If no shape can be found.
     """
     folder = local_folder(name, base_dir)
     if folder is not None:

@@ -67,7 +67,7 @@ def fit(
         RunError: If nothing fits, with the smallest budget that does.
         NotPlanned: If the strategy does not say what its longest batch is.
         ConfigError: If TRL refuses a value.
-        ModelError: If the model's shape is not to be had.
+        ModelError: If the model's shape cannot be found.
     """
     search = _Search(
         config=config,

@@ -165,9 +165,9 @@ def _dropout(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
     # On the CPU the tensor would be real memory; a view of one element has the shape and none.
-    out = torch.empty(1, dtype=dtype, device="meta").expand(shape)
-    out.is_paged = True  # type: ignore[attr-defined]
-    out.page_deviceid = 0  # type: ignore[attr-defined]
+    out: Any = torch.empty(1, dtype=dtype, device="meta").expand(shape)
+    out.is_paged = True
+    out.page_deviceid = 0
     return out
 
 

@@ -49,7 +49,7 @@ def plan(
     Raises:
         NotPlanned: If the strategy does not say what its longest batch is.
         ConfigError: If TRL refuses a value.
-        ModelError: If the model's shape is not to be had.
+        ModelError: If the model's shape cannot be found.
     """
     from modelforge.plan.memory import simulate
 
@@ -88,7 +88,7 @@ def find(config: Config) -> Found:
     """The shape of the config's model.
 
     Raises:
-        ModelError: If it is not to be had.
+        ModelError: If it cannot be found.
     """
     from modelforge.plan.architectures import find_architecture
 

@@ -114,7 +114,7 @@ def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
 def on_meta(trainer_class: type[Any]) -> type[Any]:
     """The trainer class with its device replaced."""
 
-    class OnMeta(trainer_class):  # type: ignore[misc, valid-type]
+    class OnMeta(trainer_class):
         def create_accelerator_and_postprocess(self) -> None:
             super().create_accelerator_and_postprocess()
             _put_on_meta(self.args)

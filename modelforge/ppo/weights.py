@@ -57,4 +57,4 @@ def _load_adapter(policy: Any, folder: Path, name: str) -> None:
     if missing or result.unexpected_keys:
         key = [*missing, *result.unexpected_keys][0]
         what = f"does not fit the adapter '{name}' of this run: {key}"
-        raise RunError(Problem(str(folder), what, "resume with the settings it was begun with"))
+        raise RunError(Problem(str(folder), what, "resume with the run's first settings"))

@@ -50,6 +50,7 @@ def build_rewards(
     functions: list[RewardFunction] = []
     names: set[str] = set()
     opened = opened_tag(tokenizer, template_arguments or {})
+    function: Any
     for entry in entries:
         kind = kind_of(entry.name)
         if kind == "builtin":
@@ -69,7 +70,7 @@ def build_rewards(
         while name in names:
             name, n = f"{base}_{n + 1}", n + 1
         names.add(name)
-        function.__name__ = name  # type: ignore[attr-defined]
+        function.__name__ = name
         functions.append(function)
     return functions, [entry.weight for entry in entries]
 

@@ -56,4 +56,5 @@ def head_keys(path: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(str(path), framework="numpy") as file:
-        return [key for key in file.keys() if set(HEAD_NAMES) & set(key.split("."))]  # noqa: SIM118
+        keys = file.keys()
+    return [key for key in keys if set(HEAD_NAMES) & set(key.split("."))]

@@ -211,7 +211,7 @@ def run_path(config: Config) -> Path:
 
 
 def open_run(config: Config) -> tuple[RunDir, Path | None]:
-    """The run's folder and the checkpoint to go on from, if any. Of several processes all
+    """The run's folder and the checkpoint to resume from, if any. Of several processes all
     get the same. Writes nothing.
 
     Raises:
@@ -302,7 +302,7 @@ def _changed(config: Config, before: Mapping[str, Any]) -> list[str]:
 
 
 def refuse_other_data(run: RunDir, fingerprint: str, *, where: str) -> None:
-    """A run goes on over the rows it began with, or it would see some twice and some never.
+    """Refuse to resume on other rows: the run would see some twice and others never.
 
     Raises:
         RunError: If they are others.

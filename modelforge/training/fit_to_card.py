@@ -14,14 +14,14 @@ from modelforge.plan.calibration import learn, recall
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
-# Choices that a run goes on with, whatever would be chosen by now.
+# A resumed run keeps these choices, even where others would be made now.
 _KEPT = ("plan", "memory")
 
 
 def within_budget(
     config: Config, hardware: Hardware, *, longest_row: int | None, run: RunDir, resumed: bool
 ) -> tuple[Config, Plan | None]:
-    """The config fitted to the card, or to ``memory_budget_gb``; as it was where a run goes on.
+    """The config fitted to the card, or to ``memory_budget_gb``; a resumed run keeps its own.
 
     A strategy that cannot be planned trains all the same, as configured, with a warning.
 
@@ -30,7 +30,7 @@ def within_budget(
         hardware: The machine.
         longest_row: Tokens of the longest row; None where the data do not tell.
         run: The run's folder.
-        resumed: Whether a checkpoint there is gone on from.
+        resumed: Whether the run resumes from a checkpoint there.
 
     Raises:
         RunError: If nothing fits, with the smallest budget that does.

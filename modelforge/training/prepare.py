@@ -43,7 +43,7 @@ class Prepared:
         args: The TRL config object.
         hardware: The machine.
         run: The run's folder; nothing is written there yet.
-        checkpoint: Where to go on from, or None.
+        checkpoint: Where to resume from, or None.
         plan: What it will need, where there is a budget to keep.
         fingerprint: Of the rows, training and held-out.
     """
@@ -71,7 +71,7 @@ def prepare(
     """Everything before the weights; the arguments are those of `resolve`.
 
     Raises:
-        UserError: If anything of it will not do. Nothing is written.
+        UserError: If a part of it cannot be used. Nothing is written.
     """
     from modelforge.data import fingerprint
 

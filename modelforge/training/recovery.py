@@ -1,4 +1,4 @@
-"""A run that goes on: after running out of memory in it, and in another one after a signal."""
+"""A run that continues after it ran out of memory, or resumes after a signal."""
 
 from __future__ import annotations
 

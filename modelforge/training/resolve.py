@@ -83,10 +83,10 @@ def resolve(
         opened: The run's folder and checkpoint, where they were looked up already.
         planned_for: A machine in place of this one.
         planning: Whether nothing is going to run here: then what this machine lacks is only said,
-            and a model that is not to be had is stood in for by a shape that is shipped.
+            and a shipped shape takes the place of a model that cannot be loaded.
 
     Raises:
-        UserError: If config, model or machine will not do.
+        UserError: If config, model or machine cannot be used.
     """
     strategy = strategy or registry.get_strategy(config.settings.strategy)()
     hardware = planned_for or detect_hardware()

@@ -39,7 +39,8 @@ def run_once(config: Config, strategy: Strategy) -> Result:
 def _run(config: Config, strategy: Strategy) -> Result:
     run, checkpoint = opened = open_run(config)
     if config.settings.resume == "auto" and finished(run, config):
-        say(f'{run.path} holds this run, finished. Say "resume": "never" to train it again.')
+        again = 'Set "resume": "never" to train it again.'
+        say(f"{run.path} holds this run, and it is finished. {again}")
         return result_of(run, None)
 
     prepared = prepare(config, strategy, opened=opened)
@@ -163,6 +164,7 @@ def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
             prepared.tokenizer,
             prepared.data.train_tokens,
             head=prepared.strategy.head,
+            trust_remote_code=prepared.config.settings.trust_remote_code,
         )
 
 

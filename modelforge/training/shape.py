@@ -116,7 +116,8 @@ def _with_adapter(model: Any, folder: Path, head: Head, where: str) -> Any:
     except SafetensorError as error:
         what = f"{folder}/adapter_model.safetensors cannot be read: {_words(error)}"
         raise ModelError(Problem(where, what, "copy the file again")) from error
-    places = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    parameters = dict(adapted.named_parameters())  # a packed weight has no state without values
+    places = get_peft_model_state_dict(adapted, state_dict=parameters, save_embedding_layers=False)
     for key, tensor in places.items():
         if key in held and held[key] != list(tensor.shape):
             what = f"the adapter {folder} was made for another base: {key} is {held[key]}, and "

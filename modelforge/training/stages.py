@@ -89,7 +89,7 @@ class RLHFTrainer:
         self.done: dict[str, Result] = {}
 
     def train_sft(self) -> Result:
-        """Fine-tune on the chosen answers; later stages go on from there."""
+        """Fine-tune on the chosen answers; later stages start from that model."""
         return self._stage("sft")
 
     def train_reward_model(self) -> Result:
@@ -122,8 +122,8 @@ class RLHFTrainer:
         """All stages of the config; the result is the last one's.
 
         Raises:
-            UserError: If the config, data, model or machine will not do; as far as it can be
-                known, before the first stage.
+            UserError: If the config, data, model or machine cannot be used. Where this can be
+                known beforehand, it is raised before the first stage.
         """
         prepare_environment()
         strategy: Any = registry.get_strategy(self.settings.strategy)
@@ -168,7 +168,7 @@ class RLHFTrainer:
         try:
             result = run_once(config, strategy(functions) if rewarded else strategy())
         except Interrupted as stopped:
-            raise Interrupted(self.root, stopped.step) from None  # the whole goes on, not a stage
+            raise Interrupted(self.root, stopped.step) from None  # the whole is resumed
         self.done[name] = result
         from modelforge.training.recovery import free_memory
 
@@ -286,7 +286,7 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
     """
     accuracy = result.after.get("eval_accuracy")
     if accuracy is None:
-        say("the reward model is unchecked: no pairs were held out (eval_dataset or eval_split)")
+        say("the reward model was not checked: no pairs are held out (eval_dataset, eval_split)")
         return
     pairs = RunDir(result.run_dir).read_json(files.DATA)["eval_rows"]
     error = 0.5 / math.sqrt(max(pairs, 1))
@@ -301,9 +301,10 @@ def _look_at_reward_model(result: Result, least: float | None, where: str) -> No
         raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))
     say(f"the reward model {what} (± {error:.1%})")
     if accuracy < 0.5 + 2 * error:
-        warn(f"that cannot be told from chance, and optimises noise → {more}")
+        warn(f"this accuracy may be chance, so PPO would optimise noise → {more}")
     elif accuracy < WEAK_ACCURACY:
-        warn(f"that is weak, and its reward easy to exploit → {more}, or raise ppo.kl_coef")
+        more = f"{more}, or raise ppo.kl_coef"
+        warn(f"this accuracy is low, so the policy can exploit the reward easily → {more}")
 
 
 def _contents(path: Path) -> list[list[str]]:

@@ -26,7 +26,7 @@ def train(
         overrides: ``key=value`` strings that win over the config.
 
     Raises:
-        UserError: If the config, the data, the model or the machine will not do; raised before a
+        UserError: If the config, the data, the model or the machine cannot be used; raised before a
             model is loaded, with every problem found. Nothing is written then.
     """
     if not isinstance(config, Config):

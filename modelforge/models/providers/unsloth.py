@@ -95,9 +95,9 @@ class Unsloth(HuggingFace):
         warm-up, seed, …), so each field is passed with TRL's; what it changes all the same is
         an error.
         """
-        stock = copy.copy(strategy)
+        stock: Any = copy.copy(strategy)
         plain = plain_class(strategy.trl_config_class())
-        stock.trl_config_class = lambda: plain  # type: ignore[method-assign]
+        stock.trl_config_class = lambda: plain
         defaults = {
             field.name: field.default
             for field in dataclasses.fields(plain)
@@ -229,7 +229,7 @@ def plain_class(config_class: type) -> type:
 
 
 def _adapter_problems(config: Config, source: ModelSource, adapter: Path) -> Iterator[Problem]:
-    """What Unsloth cannot do with an adapter to go on training."""
+    """What Unsloth cannot do with an adapter that is trained further."""
     where = f"{config.name}: provider"
     recorded = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if recorded["base_model_name_or_path"] != source.base:
