@@ -176,7 +176,7 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("distributed.backend=fsdp", "fsdp on a CPU would train as plain DDP"),
+        ("distributed.backend=fsdp", "on a CPU, fsdp trains as plain DDP"),
         ("dataset=nowhere.jsonl", "nowhere.jsonl"),
     ],
 )

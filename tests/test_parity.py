@@ -37,7 +37,8 @@ def by_hand(strategy, data, tmp_path):
         "dpo": (trl.DPOConfig, trl.DPOTrainer),
         "grpo": (trl.GRPOConfig, trl.GRPOTrainer),
     }[strategy]
-    extra = {"sft": {"max_length": 128}, "dpo": {"max_length": 128}}.get(
+    # TRL switches dropout off for DPO, and ModelForge on where lora_dropout is set.
+    extra = {"sft": {"max_length": 128}, "dpo": {"max_length": 128, "disable_dropout": False}}.get(
         strategy, {"num_generations": 4, "max_completion_length": 16, "beta": 0.0, "top_k": 0}
     )
     trainer = trainer_class(

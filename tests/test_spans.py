@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import trl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_data_tokens import message, toy_tokenizer, without_marks
 
 from modelforge.data import built_in_templates, load_data
@@ -119,6 +121,66 @@ def test_a_prompt_is_not_trained_on_whatever_it_is_mixed_with(tmp_path):
         [" Blue.</s>"],
         [" Welcome.</s>", " Blue.</s>", " Red.</s>"],
     ]
+
+
+# What a template writes: its text, its own tokens, and what ends a turn.
+LAYOUTS = {
+    "vicuna": (
+        "{% for m in messages %}{{ {'user': 'USER: ', 'assistant': 'ASSISTANT: '}[m.role] }}"
+        "{{ m.content }}{{ eos_token if m.role == 'assistant' else ' ' }}{% endfor %}"
+        "{{ 'ASSISTANT:' if add_generation_prompt }}",
+        (),
+        "</s>",
+    ),
+    "mistral": (  # nothing opens the assistant's turn
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+        "[INST] {{ m.content | trim }} [/INST]{% else %} {{ m.content | trim }}{{ eos_token }}"
+        "{% endif %}{% endfor %}",
+        ("[INST]", "[/INST]"),
+        "</s>",
+    ),
+    "another end in the middle": (
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}"
+        "{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+        "{{ '<|start|>assistant<|message|>' if add_generation_prompt }}",
+        ("<|start|>", "<|message|>", "<|end|>", "<|return|>"),
+        ("<|end|>", "<|return|>"),
+    ),
+    "words end it": (
+        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n### End\n\n{% endfor %}"
+        "{{ '### assistant:\n' if add_generation_prompt }}",
+        (),
+        "\n### End",
+    ),
+    "cohere": (
+        "{{ bos_token }}{% for m in messages %}<|t|><|{{ m.role }}|>{{ m.content.strip() }}<|e|>"
+        "{% endfor %}{{ '<|t|><|assistant|>' if add_generation_prompt }}",
+        ("<|t|>", "<|e|>", "<|assistant|>"),
+        "<|e|>",
+    ),
+}
+WORDS = ["hello", " a b", "User:", "ASSISTANT: no", "é\n", "### End", "x\n\ny", "0", "[INST]"]
+words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map("".join)
+
+
+@settings(max_examples=40, deadline=None)
+@given(said=st.lists(words, min_size=2, max_size=7), name=st.sampled_from(sorted(LAYOUTS)))
+def test_what_is_trained_is_what_the_assistant_says_and_its_end(said, name):
+    template, special, ends = LAYOUTS[name]
+    if any(token in word for word in said for token in (*special, "### End")):
+        return  # a message that writes the template's own marks cannot be told from them
+    tokenizer = with_text(template, special=special)
+    roles = ["user", "assistant"] * 4
+    talk = [message(role, text) for role, text in zip(roles, said, strict=False)]
+    found = trained(one(tokenizer, {"messages": talk}), tokenizer)
+    replies = [m["content"].strip() for m in talk if m["role"] == "assistant"]
+    middle, last = ends if isinstance(ends, tuple) else (ends, ends)
+    whole = [reply + middle for reply in replies]
+    if talk[-1]["role"] == "assistant":
+        whole[-1] = replies[-1] + last
+    # White space between the words and their end is the user's own.
+    assert ["".join(text.split()) for text in found] == ["".join(text.split()) for text in whole]
+    assert not any(text.endswith("\n") for text in found)
 
 
 # --- what the template takes away --------------------------------------------------------------

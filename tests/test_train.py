@@ -149,8 +149,8 @@ def test_each_row_is_encoded_once(strategy, sequences, tmp_path, monkeypatch):
     # A language model also answers: the first prompt with its fresh adapter and without, and the
     # prompts of four samples before training and after.
     answered = 2 + 2 * 4 if strategy == "sft" else 0
-    # Whether the tokenizer adds BOS and EOS is asked twice; the saved model reads four texts.
-    asked = 2 + 4
+    # Whether the tokenizer adds BOS and EOS is asked twice; its template is tried twice.
+    asked = 2 + 2
     assert len(encoded) == (24 + 8) * sequences + answered + asked
 
 

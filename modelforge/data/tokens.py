@@ -130,8 +130,8 @@ def encode(
         "preference": encoder.pairs,
         "prompt": encoder.prompts,
     }[kind]
-    for begin in range(0, len(examples), BATCH):
-        yield from encode_batch(examples[begin : begin + BATCH])
+    batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
+    return (found for batch in batches for found in encode_batch(batch))
 
 
 class Encoder:
