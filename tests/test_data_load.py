@@ -365,9 +365,8 @@ REAL = {
     "hh_helpful_base_train": {"demonstration": 943, "preference": 937, "prompt": 945},
     "lf_dpo_en": {"demonstration": 103, "preference": 103, "prompt": 103},
     "lf_kto_en": {"demonstration": 61, "prompt": 111},
-    # Of 150 rows 74 call functions, a role that is not known: they are dropped, and say so. For the
-    # same reason lf_reason_tool_use, whose messages hold parts, serves no kind.
-    "lf_toolcall_en": {"demonstration": 71, "prompt": 22},
+    # lf_toolcall_en and lf_reason_tool_use call functions, for which the tiny model's template has
+    # no place: they are refused, and serve no kind.
     "mt_bench": {"prompt": 73},
     "self_instruct_user": {"demonstration": 142, "prompt": 142},
     "svamp": {"demonstration": 500, "prompt": 500},
