@@ -55,6 +55,13 @@ def test_flash_attention_only_where_it_is_there_and_runs(hardware, kernels, said
     assert chosen(hardware, kernels, **said)["attn_implementation"] == expected
 
 
+def test_an_offloaded_cache_is_refused_without_a_card_to_offload():
+    said = {"rewards": ["numeric_answer"], "cache_implementation": "offloaded"}
+    (problem,) = machine_problems(config_of("grpo", **said), CPU)
+    assert "cache_implementation" in problem.where and "CUDA" in problem.what
+    assert not list(machine_problems(config_of("grpo", **said), card(24.0)))
+
+
 def test_batches_go_without_padding_only_where_the_kernel_skips_it():
     batch = {"per_device_train_batch_size": 4}
     assert chosen(card(24.0), **batch)["padding_free"] is True

@@ -82,10 +82,14 @@ def warnings(config: Config) -> Iterator[str]:
 
 
 def machine_problems(config: Config, hardware: Hardware) -> Iterator[Problem]:
-    """What the attention kernel asked for needs, and this machine lacks."""
+    """What the attention kernel and the cache asked for need, and this machine lacks."""
     asked = config.settings.attn_implementation
     for what in _against(asked, config, hardware, installed_kernels()):
         yield Problem(f"{config.name}: attn_implementation", what, "set it to auto")
+    cache = str(config.get("cache_implementation"))
+    if cache.startswith("offloaded") and hardware.device != "cuda":
+        what = f"{cache} moves the cache off a CUDA device, and there is none"
+        yield Problem(f"{config.name}: cache_implementation", what, "set dynamic or static")
 
 
 def _against(
