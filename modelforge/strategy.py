@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from modelforge.common.console import warn
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import ConfigError, Problem
 
@@ -175,7 +176,9 @@ class Strategy:
         key = "per_device_eval_batch_size"
         why = "held-out rows are measured one by one: no figure depends on their batch"
         said = config.get(key) if config.given(key) else 1
-        return {key: Choice(1, "default", why if said == 1 else f"{why} ({said} was set)")}
+        if said != 1:
+            warn(f"{key} {said} is not used: {why}")
+        return {key: Choice(1, "default", why)}
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """Defaults that depend on the training rows, which are in normal form.

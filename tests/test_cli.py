@@ -234,12 +234,11 @@ def test_every_example_runs(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_demo_raises_both_figures(command, tmp_path):
-    shorter = ("--set", "max_steps=90", "--set", "learning_rate=0.006")
-    code, out, err = command("demo", "--output", tmp_path, "--json", *shorter)
+    code, out, err = command("demo", "--output", tmp_path, "--json")
     assert code == 0, err
     report = json.loads(out)
     task, pairs = list(report["before"])
-    assert report["after sft"][task] > report["before"][task] + 0.05
+    assert report["after sft"][task] > report["before"][task] + 0.2
     assert report["after dpo"][pairs] > report["after sft"][pairs] + 0.1
 
 

@@ -1,12 +1,16 @@
 """`check` refuses what the libraries would refuse, and a start that fails leaves nothing."""
 
+import json
+import types
 from pathlib import Path
 
 import pytest
 from bases import TINY, base
+from tiny import quick
 
 import modelforge
 from modelforge import UserError, load_config
+from modelforge.training import rehearsal
 from modelforge.training import run as running
 from modelforge.training.prepare import prepare
 
@@ -140,3 +144,22 @@ def test_a_run_that_fails_after_a_step_keeps_what_it_wrote(tmp_path, monkeypatch
         modelforge.train(config(tmp_path, save_strategy="no"))
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "metrics.jsonl").read_text() and not (run / ".owner.json").exists()
+
+
+def test_a_bug_of_ours_is_said_and_never_blamed_on_the_user(monkeypatch, tmp_path, capsys):
+    def broken(*args, **kwargs):
+        raise ValueError("no user wrote this")
+
+    broken = types.FunctionType(broken.__code__, {**globals(), "__name__": "modelforge.plan.step"})
+    monkeypatch.setattr(rehearsal, "_trainer", broken)
+    quick("sft", tmp_path, "max_steps=1")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the trainer was not tried before loading (ValueError: no user wrote this)" in said
+
+
+def test_an_evaluation_batch_that_is_not_used_is_said(tmp_path, capsys):
+    result = quick("sft", tmp_path, "max_steps=1", "per_device_eval_batch_size=4")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "per_device_eval_batch_size 4 is not used: held-out rows are measured one by" in said
+    choices = json.loads((result.run_dir / "choices.json").read_text())["choices"]
+    assert choices["per_device_eval_batch_size"]["value"] == 1

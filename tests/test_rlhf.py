@@ -405,7 +405,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
-            f"output_dir={tmp_path}", "run_name=judge", "max_steps=45", "report_to=none",
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={held_out('preference_b', 32)}",
         ],
@@ -414,7 +414,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "max_steps=56", "reward_stage.max_steps=60",
+            "max_steps=56",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -431,7 +431,7 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         "model_name": str(SHARED / "models" / "stories260K"),
         "output_dir": str(tmp_path),
     }
-    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 24)):
+    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 200)):
         rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")[:count]
         values[key] = str(tmp_path / f"{name}.jsonl")
         Path(values[key]).write_text("\n".join(rows) + "\n")
@@ -442,11 +442,10 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
             "max_steps=4",
             "eval_prompts=8",
             "generation.max_new_tokens=64",
-            "reward_stage.per_device_eval_batch_size=16",
         ],
     )
     told = stages(result.run_dir.parent)
-    assert 0.2 < told["reward"]["after"]["eval_accuracy"] < 0.9
+    assert 0.3 < told["reward"]["after"]["eval_accuracy"] < 0.8
     data = json.loads((result.run_dir.parent / told["reward"]["run"] / "data.json").read_text())
-    assert data["eval_rows"] > 10
+    assert data["eval_rows"] > 100
     assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 4

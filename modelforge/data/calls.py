@@ -39,8 +39,8 @@ def calls_of(value: Any) -> list[Call] | None:
     listed = [value] if isinstance(value, Mapping) else value
     if not isinstance(listed, list) or not listed:
         return None
-    calls = [call_of(parsed(each)) for each in listed]
-    return None if None in calls else calls  # type: ignore[return-value]
+    calls = list(filter(None, (call_of(parsed(each)) for each in listed)))
+    return calls if len(calls) == len(listed) else None
 
 
 def call_of(value: Any) -> Call | None:
@@ -61,11 +61,11 @@ def call_of(value: Any) -> Call | None:
 def split_calls(content: str) -> tuple[str, list[Call]]:
     """Content that ends with tagged calls → what stands before them, and the calls."""
     found = list(TAGGED.finditer(content))
-    calls = [call_of(parsed(match[1])) for match in found]
+    calls = list(filter(None, (call_of(parsed(match[1])) for match in found)))
     rest = TAGGED.sub("", content[found[0].start() :]) if found else ""
-    if not found or rest.strip() or None in calls:
+    if not found or rest.strip() or len(calls) < len(found):
         return content, []
-    return content[: found[0].start()].rstrip(), calls  # type: ignore[return-value]
+    return content[: found[0].start()].rstrip(), calls
 
 
 def returned(content: str) -> str:

@@ -128,7 +128,8 @@ class ByRow(Trainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """DPO's: of held-out rows one by one too, so that they are exactly those of the start."""
         one = batch_size if name == "train" else 1
-        return super()._precompute_ref_logps(dataset, name, one)  # type: ignore[misc]
+        trainer: Any = super()
+        return trainer._precompute_ref_logps(dataset, name, one)
 
 
 class ByPrompt(ByRow):
@@ -141,6 +142,7 @@ class ByPrompt(ByRow):
     num_generations_eval: Any
     reward_func_names: Any
     reward_weights: Any
+    _tokenize_prompts: Any
 
     _asked: list[Any] | None = None  # the prompts of the batch that is evaluated
     _answers: Any = None
@@ -173,8 +175,9 @@ class ByPrompt(ByRow):
         return found
 
     def _generate_single_turn(self, prompt_ids: Any, *more: Any, **other: Any) -> Any:
+        trainer: Any = super()
         if self._asked is None:
-            return super()._generate_single_turn(prompt_ids, *more, **other)  # type: ignore[misc]
+            return trainer._generate_single_turn(prompt_ids, *more, **other)
         if self._answers is None:
             self._answers = self._answers_to(self._asked, *more[2:], **other)
         part = slice(self._begin, self._begin + len(prompt_ids))
@@ -184,7 +187,8 @@ class ByPrompt(ByRow):
 
     def _answers_to(self, prompts: list[Any], *more: Any, **other: Any) -> Any:
         """Of a batch's prompts, in the form in which TRL generates them."""
-        ids, images, fields = self._tokenize_prompts(prompts)  # type: ignore[attr-defined]
+        trainer: Any = super()
+        ids, images, fields = self._tokenize_prompts(prompts)
         draws = draws_of(
             ids,
             seed=self.args.seed,
@@ -199,9 +203,7 @@ class ByPrompt(ByRow):
             part = slice(begin, begin + size)
             with sampled_with(self.accelerator.unwrap_model(self.model), draws[part]):
                 parts.append(
-                    super()._generate_single_turn(  # type: ignore[misc]
-                        ids[part], images, fields, *more, **other
-                    )
+                    trainer._generate_single_turn(ids[part], images, fields, *more, **other)
                 )
         if not isinstance(parts[0], tuple):
             return [answer for part in parts for answer in part]
@@ -211,9 +213,8 @@ class ByPrompt(ByRow):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Any:
-        scores = super()._calculate_rewards(  # type: ignore[misc]
-            inputs, prompts, completions, completion_ids_list
-        )
+        trainer: Any = super()
+        scores = trainer._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self._asked is None:
             return scores
         # TRL gathers them from all processes, past the accelerator.

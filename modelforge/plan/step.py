@@ -158,7 +158,9 @@ def _without_weights(trainer_class: type[Any], model: Any) -> Iterator[None]:
 def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
     """The trainer class on meta with its outer loop replaced, and phases marked."""
 
-    class Stepping(on_meta(meta_run.trainer_class)):  # type: ignore[misc]
+    base: Any = on_meta(meta_run.trainer_class)
+
+    class Stepping(base):
         optimizer: Any
 
         def _inner_training_loop(self, *args: Any, **kwargs: Any) -> None:

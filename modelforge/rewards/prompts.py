@@ -28,7 +28,8 @@ class Carrying:
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if not any(map(is_special, prompts)):
-            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
+            trainer: Any = super()
+            return trainer._tokenize_prompts(prompts)
         kwargs = self.chat_template_kwargs
         ids = [chat_ids(self.processing_class, each, kwargs, generate=True) for each in prompts]
         return ids, None, {}

@@ -72,6 +72,10 @@ def _losses(get: Get) -> set[str]:
     return {found} if isinstance(found, str) else set(found)
 
 
+def _without_loss(needed: tuple[str, ...]) -> Callable[[Get], bool]:
+    return lambda get: not _losses(get) & set(needed)
+
+
 _BY_LOSS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("label_smoothing", ("robust", "exo_pair", "aot", "aot_unpaired")),
     ("discopop_tau", ("discopop",)),
@@ -160,7 +164,7 @@ RULES = (
          _never("log_completions"),
          "log_completions is off", "remove it, or set log_completions to true"),
     *(
-        Rule(key, lambda get, needed=losses: not _losses(get) & set(needed),  # type: ignore[misc]
+        Rule(key, _without_loss(losses),
              f"loss_type is not {' or '.join(losses)}", "remove it, or set another loss_type")
         for key, losses in _BY_LOSS
     ),

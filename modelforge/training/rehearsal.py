@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.console import warn
 from modelforge.errors import ConfigError, Problem, UserError
 from modelforge.machine.launch import processes_of
 from modelforge.strategy import Parts, Strategy
@@ -58,16 +61,16 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
     from modelforge.plan.tracker import Tracker
 
     if config.get("use_liger_kernel") and not find_spec("liger_kernel"):
-        what = "the package liger-kernel is not installed"
-        raise ConfigError(Problem(f"{config.name}: use_liger_kernel", what, "install it, or false"))
+        what, fix = "the package liger-kernel is not installed", "install it, or set false"
+        raise ConfigError(Problem(f"{config.name}: use_liger_kernel", what, fix))
     processes = processes_of(config)  # which the rehearsal does not see
     adapted = resolved.source.adapter is not None
     strategy, config = resolved.strategy.planned(config, adapted=adapted)
     with ExitStack() as stack:
+        stack.enter_context(_refused(config))  # outermost, since the others silence the console
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(alone())
         stack.enter_context(running_as(cpu(), Tracker(cpu())))
-        stack.enter_context(_refused(config))
         model, peft_config = model_without_weights(config, resolved, read.tokenizer)
         args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
         args.report_to = []
@@ -151,10 +154,13 @@ def _few(data: Data) -> Data:
 
 @contextmanager
 def _refused(config: Config) -> Iterator[None]:
-    """Turn what the libraries raise into a problem of the config.
+    """Turn what the libraries refuse into a problem of the config.
+
+    What fails in ModelForge's own code, or for want of weights, is only said: it is no fault of
+    the user's, and the run itself will show it with its traceback.
 
     Raises:
-        ConfigError: In its place.
+        ConfigError: In place of a library's refusal.
     """
     try:
         yield
@@ -162,8 +168,11 @@ def _refused(config: Config) -> Iterator[None]:
         raise
     except Exception as error:  # they raise whatever they like
         message = " ".join(str(error).split()) or "without a message"
-        if "meta" in message:
-            return  # it needs weights: the run itself will see
+        *_, (frame, _line) = walk_tb(error.__traceback__)
+        ours = frame.f_globals.get("__name__", "").startswith("modelforge.")
+        if ours or "meta" in re.findall(r"\w+", message.lower()):
+            warn(f"the trainer was not tried before loading ({type(error).__name__}: {message})")
+            return
         what = f"refused before training ({type(error).__name__}): {message[:600]}"
         raise ConfigError(Problem(config.name, what, _FIX)) from error
 
