@@ -65,7 +65,6 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "top_entropy_quantile": _SHARE,
     "top_p": {"exclusiveMinimum": 0, "maximum": 1},
     "torch_empty_cache_steps": _ONE_OR_MORE,
-    "vllm_gpu_memory_utilization": {"exclusiveMinimum": 0, "maximum": 1},
     "vllm_group_port": _PORT,
     "vllm_max_model_length": _ONE_OR_MORE,
     "vllm_server_port": _PORT,
@@ -110,6 +109,5 @@ VALUES: dict[str, tuple[str, ...]] = {
     "vllm_importance_sampling_mode": (
         "token_truncate", "token_mask", "sequence_truncate", "sequence_mask",
     ),
-    "vllm_mode": ("server", "colocate"),
     "vllm_model_impl": ("auto", "vllm", "transformers"),
 }  # fmt: skip
