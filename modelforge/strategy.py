@@ -304,19 +304,21 @@ class Strategy:
         from modelforge.checkpointing.resumable import resumable
         from modelforge.measuring.by_row import by_row
 
-        train, evaluation = self.datasets(parts)
         trainer_class = by_row(resumable(self.trl_trainer_class()))
-        return trainer_class(
-            model=parts.model,
-            args=parts.args,
-            train_dataset=train,
-            eval_dataset=evaluation,
-            processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
-            callbacks=callbacks,
+        return trainer_class(callbacks=callbacks, **self.all_arguments(parts), **arguments)
+
+    def all_arguments(self, parts: Parts) -> dict[str, Any]:
+        """What TRL's trainer is made with: the parts, and `trainer_arguments`."""
+        train, evaluation = self.datasets(parts)
+        return {
+            "model": parts.model,
+            "args": parts.args,
+            "train_dataset": train,
+            "eval_dataset": evaluation,
+            "processing_class": parts.tokenizer,
+            "peft_config": parts.peft_config,
             **self.trainer_arguments(parts),
-            **arguments,
-        )
+        }
 
 
 def _not_the_users(message: str, config: Config) -> str:

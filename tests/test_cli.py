@@ -20,23 +20,6 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["modelforge", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 def test_strategies_profiles_and_schema_for_people_and_machines(command):
     code, out, _ = command("strategies")
     assert code == 0 and all(name in out for name in list_strategies())

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import modelforge
-from modelforge.cli import main as cli
 from modelforge.configfile.presets import MODEL, preset
 from modelforge.registry import STRATEGIES
 
@@ -20,55 +19,44 @@ TINY = str(ROOT / "examples" / "tiny" / "model")
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+def line(command, monkeypatch, tmp_path):
     """Run a line in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def run(line):
-        monkeypatch.setattr("sys.argv", shlex.split(line))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return lambda text: command(*shlex.split(text)[1:])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_what_init_writes_passes_check_untouched(command, strategy, tmp_path):
-    code, out, _ = command(f"modelforge init {strategy}")
+def test_what_init_writes_passes_check_untouched(line, strategy, tmp_path):
+    code, out, _ = line(f"modelforge init {strategy}")
     assert code == 0 and f"modelforge train {strategy}.json" in out and "HF_TOKEN" in out
     written = json.loads((tmp_path / f"{strategy}.json").read_text())
     assert written["model_name"] == MODEL
     assert len((tmp_path / written["dataset"]).read_text().splitlines()) == 64
-    code, out, err = command(f"modelforge check {strategy}.json --json --set model_name={TINY}")
+    code, out, err = line(f"modelforge check {strategy}.json --json --set model_name={TINY}")
     assert code == 0, err
     assert json.loads(out)["data"]["eval_rows"] >= 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sft", "dpo"])
-def test_what_init_writes_trains_untouched(command, strategy):
-    command(f"modelforge init {strategy} --yaml")
+def test_what_init_writes_trains_untouched(line, strategy):
+    line(f"modelforge init {strategy} --yaml")
     short = "--set max_steps=1 --set per_device_train_batch_size=2 --set report_to=none"
-    code, out, err = command(
+    code, out, err = line(
         f"modelforge train {strategy}.yaml --json --set model_name={TINY} {short}"
     )
     assert code == 0, err
     assert json.loads(out)["after"]["eval_loss"] > 0
 
 
-def test_rows_that_are_there_stay(command, tmp_path):
+def test_rows_that_are_there_stay(line, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"prompt": "Hi", "completion": "Ho"}\n')
-    _, out, _ = command("modelforge init sft -o mine.json")
+    _, out, _ = line("modelforge init sft -o mine.json")
     assert "data.jsonl was there already" in out
     assert (tmp_path / "data.jsonl").read_text() == '{"prompt": "Hi", "completion": "Ho"}\n'
 
 
-def test_a_strategy_of_ones_own_gets_a_config_that_runs_too(command, monkeypatch):
+def test_a_strategy_of_ones_own_gets_a_config_that_runs_too(line, monkeypatch):
     class Mine(modelforge.get_strategy("dpo")):
         name = "mine"
 
@@ -76,8 +64,8 @@ def test_a_strategy_of_ones_own_gets_a_config_that_runs_too(command, monkeypatch
     assert preset("mine") == {
         "strategy": "mine", "model_name": MODEL, "dataset": "preferences.jsonl"
     }  # fmt: skip
-    assert command("modelforge init mine")[0] == 0
-    assert command(f"modelforge check mine.json --set model_name={TINY}")[0] == 0
+    assert line("modelforge init mine")[0] == 0
+    assert line(f"modelforge check mine.json --set model_name={TINY}")[0] == 0
 
 
 def test_no_page_and_no_message_names_a_package_that_is_not_published():

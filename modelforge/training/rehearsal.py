@@ -126,17 +126,8 @@ def _trainer(strategy: Strategy, parts: Parts) -> Any:
     """The strategy's trainer on the meta device."""
     from modelforge.plan.step import on_meta
 
-    train, evaluation = strategy.datasets(parts)
-    return on_meta(strategy.trl_trainer_class())(
-        model=parts.model,
-        args=parts.args,
-        train_dataset=train,
-        eval_dataset=evaluation,
-        processing_class=parts.tokenizer,
-        peft_config=parts.peft_config,
-        **strategy.trainer_arguments(parts),
-        **strategy.stand_ins(parts),
-    )
+    given = strategy.all_arguments(parts) | strategy.stand_ins(parts)
+    return on_meta(strategy.trl_trainer_class())(**given)
 
 
 def _few(data: Data) -> Data:
