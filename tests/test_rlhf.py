@@ -414,13 +414,12 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "max_steps=56",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
     first, last = result.before["eval_rewards/judge/mean"], result.after["eval_rewards/judge/mean"]
     error = result.before["eval_rewards/judge/std"] / 64**0.5
-    assert last - first > 2.5 * error
+    assert last - first > 4 * error
     assert 0 < result.after["eval_kl/reference"] < 10
 
 

@@ -31,7 +31,7 @@ def training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
     try:
         return get_training_chat_template(tokenizer)
-    except Exception:  # no template of those it knows
+    except ValueError:  # no template of those it knows
         return None
 
 
