@@ -49,7 +49,7 @@ HOPELESS = 5
 
 
 def resumable(trainer_class: type[Any]) -> type[Any]:
-    """A TRL trainer class made resumable; one that is already, as it is."""
+    """Make a TRL trainer class resumable. One that is so already is returned unchanged."""
     if issubclass(trainer_class, Resumable):
         return trainer_class
     return type(trainer_class.__name__, (Resumable, trainer_class), {})

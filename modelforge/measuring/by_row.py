@@ -35,7 +35,7 @@ HOOKS = {
 
 
 def by_row(trainer_class: type[Any]) -> type[Any]:
-    """A TRL trainer class that evaluates row by row; one that does already, as it is."""
+    """Make a TRL trainer class evaluate row by row. One that does so already is returned unchanged."""
     if issubclass(trainer_class, ByRow):
         return trainer_class
     kind = ByPrompt if hasattr(trainer_class, "_generate_single_turn") else ByRow
@@ -85,7 +85,7 @@ class ByRow(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """As ever, of a batch of one row; its figures are kept."""
+        """Evaluate a batch of one row as TRL does, and keep its figures."""
         found, row = self._measured(model, inputs, _tokens(inputs), prediction_loss_only)
         self._batches.append([row])
         return found
@@ -160,7 +160,7 @@ class ByPrompt(ByRow):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Each prompt of the batch by itself."""
+        """Evaluate each prompt of the batch by itself."""
         size = self.num_generations_eval
         self._asked = [row["prompt"] for row in inputs for _ in range(size)]
         rows = []

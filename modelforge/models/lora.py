@@ -111,7 +111,7 @@ def adapter_choices(
     for key, name in zip(LORA_KEYS, names, strict=True):
         own = recorded.get(name)
         if kind != "LORA" and config.given(key):
-            what = f"has no effect: the adapter that goes on training is of type {kind}"
+            what = f"has no effect: the adapter that is trained further is of type {kind}"
             problems.append(Problem(f"{config.name}: {key}", what, "remove it"))
         if kind != "LORA" or own is None:
             continue

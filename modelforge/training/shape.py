@@ -140,7 +140,7 @@ def _refuse_unmatched(model: Any, targets: str | list[str], where: str) -> None:
     unmatched = [target for target in each if not _targeted(target, names)]
     if targets and not unmatched:
         return
-    fix = f'set "all-linear", or of {", ".join(_adaptable(model))}'
+    fix = f'set "all-linear", or some of {", ".join(_adaptable(model))}'
     said = [target if isinstance(target, str) else target[0] for target in unmatched]
     problems = [Problem(where, f"{target!r} is no module of this model", fix) for target in said]
     raise ModelError(*(problems or [Problem(where, "names no module", fix)]))
