@@ -32,14 +32,20 @@ from typing import Any
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 STRATEGIES = ("sft", "reward", "dpo", "grpo", "ppo")
 # Logged every third step and saved every second: a kill falls between logs and between rollouts.
+DROPOUT = "lora_dropout=0.1"  # PPO switches dropout off
 OPTIONS = {
-    "sft": ["packing=true", "per_device_train_batch_size=4"],
-    "reward": ["per_device_train_batch_size=8"],
-    "dpo": ["per_device_train_batch_size=8"],
-    "grpo": ["per_device_train_batch_size=8", "num_iterations=2", "eval_prompts=8"],
-    "ppo": ["per_device_train_batch_size=8", "eval_prompts=8", "ppo.kl_target=1.0"],
+    "sft": ["packing=true", "per_device_train_batch_size=4", DROPOUT],
+    "reward": ["per_device_train_batch_size=8", DROPOUT],
+    "dpo": ["per_device_train_batch_size=8", DROPOUT],
+    "grpo": ["per_device_train_batch_size=8", "num_iterations=2", "eval_prompts=8", DROPOUT],
+    "ppo": [
+        "per_device_train_batch_size=8",
+        "eval_prompts=8",
+        "ppo.kl_coef=0.05",
+        "ppo.kl_target=1.0",
+    ],
 }
-SHARED = ["max_steps=14", "logging_steps=3", "save_steps=2", "lora_dropout=0.1", "run_name=run"]
+SHARED = ["max_steps=14", "logging_steps=3", "save_steps=2", "run_name=run"]
 
 Fork = multiprocessing.get_context("fork")
 

@@ -35,7 +35,7 @@ HOOKS = {
 
 
 def by_row(trainer_class: type[Any]) -> type[Any]:
-    """Make a TRL trainer class evaluate row by row. One that does so already is returned unchanged."""
+    """Make a TRL trainer class evaluate row by row; one that does so is returned unchanged."""
     if issubclass(trainer_class, ByRow):
         return trainer_class
     kind = ByPrompt if hasattr(trainer_class, "_generate_single_turn") else ByRow
