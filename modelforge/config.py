@@ -42,7 +42,10 @@ class Generation(Section):
 
     max_new_tokens: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="Longest completion, in tokens; by default half of max_seq_length."),
+        Field(
+            description="Longest completion, in tokens; by default by model and task: 512, or 2048 "
+            "for a model that thinks."
+        ),
     ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
     top_k: Annotated[
@@ -170,8 +173,18 @@ class Settings(Section):
     ] = Field(default_factory=dict)
     hardware_profile: Annotated[
         Literal["auto", "cpu", "low", "mid", "high", "max"],
-        Field(description="The defaults for a size of card; `modelforge profiles` lists all."),
+        Field(
+            description="How a size of card computes, and never what is learned; `modelforge "
+            "profiles` lists all."
+        ),
     ] = "auto"
+    preset: Annotated[
+        Literal["mid", "high"] | None,
+        Field(
+            description="Fixed settings for an 8B model: mid (rank 16, alpha 32, 8 rows of 1024 "
+            "tokens) or high (rank 64, alpha 128, 8 rows of 2048)."
+        ),
+    ] = None
     memory_budget_gb: Annotated[
         float | None,
         Field(description="The GPU memory, in GiB, that the run must stay within.", gt=0),
@@ -209,7 +222,7 @@ class Settings(Section):
     ] = "all-linear"
     max_seq_length: Annotated[
         int, Field(description="The longest sequence (prompt and completion), in tokens.", ge=8)
-    ] = 1024
+    ] = 2048
     warmup_ratio: Annotated[
         float,
         Field(
@@ -280,8 +293,8 @@ class Choice:
 
     Attributes:
         value: The value.
-        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``model``,
-            ``adapter``, ``data``, ``plan``, ``memory`` or ``default``.
+        source: ``config``, ``--set``, ``strategy``, ``preset``, ``profile``, ``machine``,
+            ``model``, ``adapter``, ``data``, ``plan``, ``memory`` or ``default``.
         reason: Why this value, in half a sentence; empty where the user said it.
     """
 

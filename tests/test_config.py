@@ -321,4 +321,4 @@ def test_null_and_auto_leave_a_key_open():
     said = {"bf16": "auto", "lora_r": None, "learning_rate": None, "eval_split": None}
     config = load_config({**MINIMAL, **said}, overrides=["fp16=auto", "max_seq_length=null"])
     assert not any(config.given(key) for key in ("bf16", "fp16", "lora_r", "max_seq_length"))
-    assert config.settings.lora_r == 16 and config.settings.max_seq_length == 1024
+    assert config.settings.lora_r == 16 and config.settings.max_seq_length == 2048

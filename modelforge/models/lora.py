@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
 
 
+#: The adapter's output is scaled by alpha / rank (Schulman et al., LoRA Without Regret, 2025).
+ALPHA = 32
+
+
 def lora_config(settings: Settings, *, head: str) -> LoraConfig | None:
     """PEFT's LoRA config, or None where all weights are trained (``lora_r`` 0).
 
@@ -73,8 +77,9 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "default", why)
         elif settings.use_8bit:
             choices["use_4bit"] = Choice(False, "default", "use_8bit is set")
-    if settings.lora_r and not config.given("lora_alpha"):
-        choices["lora_alpha"] = Choice(2 * settings.lora_r, "default", "twice lora_r, as is usual")
+    if settings.lora_r and not (config.given("lora_alpha") or settings.preset):
+        why = "fixed, so that one learning rate holds for every rank"
+        choices["lora_alpha"] = Choice(ALPHA, "default", why)
     if hardware.device == "cpu":
         if settings.use_8bit:
             why = "8-bit training needs a CUDA device"
