@@ -180,6 +180,10 @@ class Strategy:
             warn(f"{key} {said} is not used: {why}")
         return {key: Choice(1, "default", why)}
 
+    def least_micro_batch(self, config: Config) -> int:
+        """The fewest rows of a forward pass that its loss is right for."""
+        return 1
+
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """Defaults that depend on the training rows, which are in normal form.
 
