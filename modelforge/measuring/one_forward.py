@@ -7,7 +7,7 @@ the forward passes that this code asks for are done once for the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -41,11 +41,12 @@ class OneForward:
     def __init__(self, models: Sequence[torch.nn.Module]) -> None:
         self._models = models
         self._passes: list[tuple[torch.nn.Module, torch.Tensor, Any]] = []
+        self._switched: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Within it, passes over the whole batch are kept."""
-        with _in_place_of_forward(self._models, self._record):
+        with _in_place_of(self._models, "forward", self._record):
             yield
 
     @contextmanager
@@ -56,8 +57,12 @@ class OneForward:
             index: The row's place in the batch.
             count: Rows in the batch.
         """
-        passes = iter(self._passes)
-        with _in_place_of_forward(self._models, partial(self._answer, passes, index, count)):
+        answer = partial(self._answer, iter(self._passes), index, count)
+        with ExitStack() as stack:
+            stack.enter_context(_in_place_of(self._models, "forward", answer))
+            if self._passes:
+                adapted = [model for model in self._models if hasattr(model, "disable_adapter")]
+                stack.enter_context(_in_place_of(adapted, "disable_adapter", self._switch_later))
             yield
 
     def _record(self, model: torch.nn.Module, forward: Forward, *args: Any, **inputs: Any) -> Any:
@@ -85,7 +90,17 @@ class OneForward:
                 found = _part(output, list(rows), tokens=whole.shape[1], length=length)
                 if found is not None:
                     return found
-        return forward(*args, **inputs)
+        with self._switched():
+            return forward(*args, **inputs)
+
+    @contextmanager
+    def _switch_later(self, model: torch.nn.Module, switch: Any) -> Iterator[None]:
+        """PEFT walks over all modules for it, which takes longer than the loss of a row."""
+        self._switched = switch
+        try:
+            yield
+        finally:
+            self._switched = nullcontext
 
 
 def _part(output: Any, rows: list[int], *, tokens: int, length: int) -> Any:
@@ -113,17 +128,17 @@ def _part(output: Any, rows: list[int], *, tokens: int, length: int) -> Any:
 
 
 @contextmanager
-def _in_place_of_forward(models: Sequence[torch.nn.Module], call: Forward) -> Iterator[None]:
-    """Within it, ``call(model, forward, …)`` takes the place of each model's forward."""
-    before = [vars(model).get("forward") for model in models]
+def _in_place_of(models: Sequence[torch.nn.Module], name: str, call: Forward) -> Iterator[None]:
+    """Within it, ``call(model, method, …)`` takes the place of a method of each model."""
+    before = [vars(model).get(name) for model in models]
     for model in models:
         # A module asks its instance first, which accelerate and TRL use as well.
-        vars(model)["forward"] = partial(call, model, model.forward)
+        vars(model)[name] = partial(call, model, getattr(model, name))
     try:
         yield
     finally:
         for model, own in zip(models, before, strict=True):
             if own is None:
-                del vars(model)["forward"]
+                del vars(model)[name]
             else:
-                vars(model)["forward"] = own
+                vars(model)[name] = own
