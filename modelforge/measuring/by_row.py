@@ -302,8 +302,9 @@ class ByPrompt(ByRow):
         # TRL gathers them from all processes, past the accelerator.
         begin = PartialState().process_index * len(prompts)
         scores = scores[begin : begin + len(prompts)]
-        reward = (scores * self.reward_weights.to(scores.device)).nansum(1)
-        reward[scores.isnan().all(1)] = torch.nan
+        weights = self.reward_weights.to(scores.device)
+        reward = (scores * weights).nansum(1)
+        reward[(scores.isnan() | (weights == 0)).all(1)] = torch.nan
         named = zip(self.reward_func_names, scores.T.tolist(), strict=True)
         self._scores = {"reward": reward.tolist(), **dict(named)}
         return scores
