@@ -87,7 +87,9 @@ def batch(config: Config, strategy: Strategy) -> dict[str, Choice]:
     elif config.given(MICRO):
         micro = config.micro_batch
     else:
-        micro = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
+        fitting = [n for n in range(1, share + 1) if share % n == 0]
+        least = strategy.least_micro_batch(config)
+        micro = max([n for n in fitting if n <= max(config.micro_batch, least)])
     accumulation = config.said.get(ACCUMULATION) or max(1, -(-share // micro))
     if not config.given(ACCUMULATION):
         while micro * accumulation * processes_of(config) % strategy.group(config):
