@@ -40,7 +40,7 @@ class Swept:
 
 #: The first row that holds for a model is taken.
 SWEPT: tuple[Swept, ...] = (
-    Swept((), 0.01, 1e-2, OURS),
+    Swept((), 0.01, 1.6e-2, OURS),
     Swept(("gpt_oss",), 1e9, 1e-4, "gpt-oss-20b"),
     Swept(("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), 1e9, 3e-4,
           "Qwen3.5-4B and 27B"),
@@ -64,7 +64,7 @@ def sft_rate(model_type: str, weights: float) -> tuple[float, str]:
     billions = weights / 1e9
     fitting = (r for r in SWEPT if model_type in r.families or not r.families)
     row = next(r for r in fitting if billions < r.below)
-    rate = float(f"{row.rate * AT_OUR_BATCH:.1g}")
+    rate = row.rate * AT_OUR_BATCH
     of = f"seen on {row.seen}" if row.seen else f"taken over for {model_type} ({size(weights)})"
     if row.seen == OURS:
         return rate, f"among the best rates on {OURS} (benchmarks/defaults.py)"
