@@ -220,17 +220,17 @@ RANK_FIXED = (
     "rewards and pairs teach little a row, which a low rank holds (LoRA Without Regret, 2025)"
 )
 RATES = """The third column is the Tinker cookbook's sweep, the one open sweep of LoRA rates: tulu3,
-780 steps of 128 rows, alpha 32. Ours is half of it, for 16 rows. The half is a judgement: the square
-root of the batch would give 0.35, no change 1. The first row is our own sweep."""
+780 steps of 128 rows, alpha 32. Ours is half of it, for 16 rows. The half is a judgement: the
+square root of the batch would give 0.35, no change 1. The first row is our own sweep."""
 CARDS = (
     "A profile decides memory alone. The plan then fits micro-batch and accumulation to the card."
 )
 MEASURED = """`python benchmarks/defaults.py sweep …` printed these figures (2026-11-27, 2 cores
 x86_64, one thread). Each run sees its rows once, so a larger batch means fewer steps. Regret is
 how far the held-out loss at the rate nearest to ours lies above the best of the row; our rate for
-models of this size was chosen on these rows. The grid ends at 8e-3, and the best rate may lie above it.
-The sweep on a model of 135 million weights was stopped after one run. dpo, reward and the rank were not
-swept: their defaults rest on what is published."""
+models of this size was chosen on these rows. The grid ends at 8e-3, and the best rate may lie
+above it. The sweep on a model of 135 million weights was stopped after one run. dpo, reward and
+the rank were not swept: their defaults rest on what is published."""
 
 
 def main() -> None:
