@@ -8,6 +8,7 @@ caller passes signals on, ends as that process ended, and takes it along where i
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -21,25 +22,19 @@ import threading
 from pathlib import Path
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+IMPORTED = [
+    *("bitsandbytes", "jsonschema", "tensorboard.summary"),
+    *("trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "trl.trainer.grpo_trainer"),
+    "transformers.models.llama.modeling_llama",
+    *("modelforge.cli.main", "modelforge.training.train", "modelforge.evaluation.report"),
+    *("modelforge.plan", "modelforge.ppo.trainer"),
+]
 
 
 def serve(path: str) -> None:
     """Import what every run needs, then fork a guardian for each request."""
-    import bitsandbytes  # noqa: F401
-    import jsonschema  # noqa: F401
-    import tensorboard.summary  # noqa: F401
-    import torch.utils.tensorboard
-    import trl.trainer.dpo_trainer
-    import trl.trainer.grpo_trainer
-    import trl.trainer.sft_trainer  # noqa: F401
-    from transformers.models.llama import modeling_llama  # noqa: F401
-
-    import modelforge.cli.main
-    import modelforge.evaluation.report
-    import modelforge.plan
-    import modelforge.ppo.trainer
-    import modelforge.training.train  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     assert threading.active_count() == 1  # a fork keeps one thread
     gc.freeze()  # nor does a fork look through it
     with socket.socket(socket.AF_UNIX) as listening:
