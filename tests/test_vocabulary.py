@@ -1,5 +1,6 @@
 """Tokens that a run adds: their rows are made, trained, saved, and taken further."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from safetensors import safe_open
 import modelforge
 from modelforge.errors import UserError
 from modelforge.plan.planner import plan
-from modelforge.training.fit import fit
 from modelforge.training.prepare import prepare
-from modelforge.training.read import read
 from modelforge.training.resolve import resolve
 from modelforge.training.run import build_trainer, load
 
@@ -64,20 +63,25 @@ def beside_lora(run):
         }
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def start(request, tmp_path_factory):
-    """A base, tied or not, and a run on it that added tokens."""
-    folder = tmp_path_factory.mktemp("start")
-    model = base(folder / "base", tied=request.param)
-    run = modelforge.train(config(folder, model_name=model, **NEW)).run_dir
-    return request.param, model, run
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A base, tied or not, and a run on it that added tokens; each is made once."""
+
+    @functools.cache
+    def made(tied):
+        folder = tmp_path_factory.mktemp("begun")
+        model = base(folder / "base", tied=tied)
+        return model, modelforge.train(config(folder, model_name=model, **NEW)).run_dir
+
+    return made
 
 
 # --- one run -------------------------------------------------------------------------------------
 
 
-def test_new_rows_alone_are_trained_and_load_in_plain_peft(start):
-    tied, model, run = start
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_new_rows_alone_are_trained_and_load_in_plain_peft(begun, tied):
+    model, run = begun(tied)
     held = beside_lora(run)
     assert held == ({"embed_tokens": 3} if tied else {"embed_tokens": 3, "lm_head": 3})
     # The saved model was loaded by plain transformers and PEFT, and compared.
@@ -102,9 +106,12 @@ def new_rows(run):
         return file.get_tensor(key)
 
 
-@pytest.mark.parametrize("strategy", ["dpo", "grpo", "ppo", "reward"])
-def test_each_strategy_goes_on_from_the_rows_of_a_run(start, strategy, tmp_path):
-    _, _, run = start
+@pytest.mark.parametrize(
+    ("strategy", "tied"),
+    [("dpo", False), ("grpo", True), ("ppo", True), ("reward", True), ("reward", False)],
+)
+def test_each_strategy_goes_on_from_the_rows_of_a_run(begun, strategy, tied, tmp_path):
+    _, run = begun(tied)
     prepared, trainer = trainer_of(tmp_path, strategy, model_name=run, **NEW)  # as the run had
     assert prepared.vocabulary.trained == tuple(IDS)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -119,8 +126,8 @@ def test_each_strategy_goes_on_from_the_rows_of_a_run(start, strategy, tmp_path)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["with tokens", "without"])
-def test_a_reward_model_scores_alike_on_the_base_of_a_policy_and_beside_it(start, own, tmp_path):
-    _, model, run = start
+def test_a_reward_model_scores_alike_on_the_base_of_a_policy_and_beside_it(begun, own, tmp_path):
+    model, run = begun(True)
     said = NEW if own else {}
     judge = modelforge.train(config(tmp_path, "reward", model_name=model, **said)).run_dir
     results = json.loads((judge / "results.json").read_text())["saved"]
@@ -143,16 +150,16 @@ def test_a_reward_model_scores_alike_on_the_base_of_a_policy_and_beside_it(start
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def test_all_weights_with_new_rows(start, tmp_path):
-    _, model, _ = start
+def test_all_weights_with_new_rows(begun, tmp_path):
+    model, _ = begun(False)
     run = modelforge.train(config(tmp_path, model_name=model, lora_r=0, **NEW)).run_dir
     results = json.loads((run / "results.json").read_text())["saved"]
     assert results["difference"] < 1e-5
     assert json.loads((run / "model" / "config.json").read_text())["vocab_size"] == 515
 
 
-def test_a_resumed_run_is_bit_for_bit_the_same(start, tmp_path):
-    _, model, _ = start
+def test_a_resumed_run_is_bit_for_bit_the_same(begun, tmp_path):
+    model, _ = begun(True)
     said = {"save_strategy": "steps", "save_steps": 1, "model_name": model, **NEW}
     said["lr_scheduler_type"] = "constant"
     whole = modelforge.train(config(tmp_path, max_steps=3, run_name="whole", **said)).run_dir
@@ -167,8 +174,9 @@ def test_a_resumed_run_is_bit_for_bit_the_same(start, tmp_path):
     assert first == second
 
 
-def test_modules_that_are_trained_whole(start, tmp_path):
-    tied, model, _ = start
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_modules_that_are_trained_whole(begun, tied, tmp_path):
+    model, _ = begun(tied)
     said = {"lora_modules_to_save": ["embed_tokens"], "model_name": model, **NEW}
     run = modelforge.train(config(tmp_path, **said)).run_dir
     results = json.loads((run / "results.json").read_text())["saved"]
@@ -270,23 +278,15 @@ def test_where_rows_cannot_be_made_is_refused(tmp_path, said, key):
         settle_tokens(*parts, source, AutoConfig.from_pretrained(TINY))
 
 
-def test_an_adapter_takes_no_further_tokens(start, tmp_path):
-    _, _, run = start
+def test_an_adapter_takes_no_further_tokens(begun, tmp_path):
+    _, run = begun(True)
     found = refusal(tmp_path, model_name=run, add_tokens=["plugh"])
     assert "add_tokens: the adapter" in found and "no row for 'plugh'" in found and "merge" in found
     found = refusal(tmp_path, model_name=run, train_tokens=["a"])
     assert "train_tokens: has no effect" in found
 
 
-def test_the_plan_counts_what_new_rows_cost(tmp_path):
-    def needs(**said):
-        resolved = resolve(config(tmp_path, memory_budget_gb=4, **said), planning=True)
-        return plan(fit(resolved, read(resolved)).config).parts
-
-    before, after = needs(), needs(**NEW)
-    assert sum(after.values()) > sum(before.values())
-
-
-def test_the_plan_of_a_run_on_a_run_that_added_tokens(start, tmp_path):
-    _, _, run = start
-    assert plan(resolve(config(tmp_path, "dpo", model_name=run), planning=True).config).parts
+def test_the_plan_holds_the_rows_that_an_adapter_brings(begun, tmp_path):
+    _, run = begun(True)
+    resolved = resolve(config(tmp_path, "reward", model_name=run), planning=True)
+    assert plan(resolved.config).parts["trained weights"] >= 3 * 128 * 4

@@ -10,6 +10,7 @@ RLHF: Ziegler et al. 2019, arXiv:1909.08593; Ouyang et al. 2022, arXiv:2203.0215
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -61,16 +62,24 @@ def gae(
     Returns:
         advantages and returns (advantages + values), both (B, T), 0 outside the mask.
     """
-    advantages = torch.zeros_like(values)
-    next_value = next_advantage = torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.size(1))):
-        counts = mask[:, t].bool()
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * next_advantage
-        advantages[:, t] = torch.where(counts, advantage, 0)
-        next_advantage = torch.where(counts, advantage, next_advantage)
-        next_value = torch.where(counts, values[:, t], next_value)
+    # The tokens that count, moved to the front: t+1 is then the neighbour.
+    order = torch.argsort(mask.bool().logical_not().byte(), dim=1, stable=True)
+    counted = torch.arange(mask.size(1), device=mask.device) < mask.bool().sum(1, keepdim=True)
+    reward, value = (torch.where(counted, x.gather(1, order), 0) for x in (rewards, values))
+    ahead = reward + gamma * _shifted(value, 1) - value
+    # A sum over t, t+1, …, doubled in length each time: log2(T) operations instead of T.
+    span, decay = 1, gamma * lam
+    while span < ahead.size(1):
+        ahead = ahead + decay * _shifted(ahead, span)
+        span, decay = 2 * span, decay**2
+    place = (mask.bool().cumsum(1) - 1).clamp(min=0)
+    advantages = torch.where(mask.bool(), ahead.gather(1, place), 0)
     return advantages, (advantages + values) * mask
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """``x`` of ``by`` tokens later; 0 beyond the end."""
+    return torch.nn.functional.pad(x[:, by:], (0, by))
 
 
 def kl_estimate(
@@ -123,7 +132,9 @@ class KLController:
     """The coefficient of the KL penalty: fixed, or steered towards ``target``.
 
     Adaptive (arXiv:1909.08593, section 2.2): e = clip(KL / target − 1, −0.2, 0.2) and
-    β ← β (1 + e · n / horizon), after each rollout of n completions.
+    β ← β exp(e · n / horizon), after each rollout of n completions. The paper's factor is
+    1 + e · n / horizon, which is the same for a long horizon and negative for a short one. A
+    rollout changes β at most by a factor of two.
 
     Attributes:
         coef: β, now.
@@ -138,7 +149,7 @@ class KLController:
     def update(self, kl: float, n: int) -> None:
         if self.target is not None:
             error = max(-0.2, min(0.2, kl / self.target - 1))
-            self.coef *= 1 + error * n / self.horizon
+            self.coef *= min(2.0, max(0.5, math.exp(error * n / self.horizon)))
 
 
 @dataclass
