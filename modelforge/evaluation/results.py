@@ -132,6 +132,10 @@ def write_end(
     if silent and too_short_to_tell(logs, steps):
         warn(str(silent))
         silent = None
+    shared = {
+        kind: tally["count"]
+        for kind, tally in run.read_json(files.DATA)["shared_with_training"].items()
+    }
     results = {
         "measure": measure.key,
         "label": measure.label,
@@ -139,6 +143,8 @@ def write_end(
         **judgement,
         "before": before["figures"],
         "after": after["figures"],
+        # Of held-out rows that are also trained on: in which way → how many.
+        "shared_with_training": shared,
         "steps": steps,
         "skipped_steps": trainer.skipped_steps,
         # What the base is to be loaded in, and how the saved model compared with the trained one.
@@ -155,6 +161,10 @@ def write_end(
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
         verdict = f" ({judgement['verdict']})" if judgement else ""
         say(f"{measure.label}: {figures}{verdict}")
+        if shared:
+            say(
+                f"{sum(results['shared_with_training'].values())} held-out rows are trained on, too"
+            )
     say(f"run: {run.path}")
 
 
