@@ -47,6 +47,7 @@ def test_each_row_is_told_once_as_what_it_shares_most():
         NEARLY: [("a:3", "b:3")],
     }
     assert found(trained, []) == {} and found([], trained) == {}
+    assert found([demo("a")] * 2, [demo("a")] * 9) == {SAME: [("a:1", "b:1"), ("a:2", "b:1")]}
 
 
 def test_signs_and_numbers_make_another_row():

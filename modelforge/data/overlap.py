@@ -244,7 +244,7 @@ def hashes(texts: Sequence[str]) -> numpy.ndarray:
     end = "\0" * PIECE  # a short text is one piece, too
     joined = "".join(text + end for text in texts)
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    count = len(codes) - len(end)
+    count = len(codes) - PIECE + 1
     mixed = np.zeros(count, np.uint64)
     for i in range(PIECE):
         mixed = mixed * np.uint64(1_000_003) + codes[i : i + count]
