@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from modelforge.data.convert import DataKind
+from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
 
 FIRST = 10  # rows named per reason
@@ -152,6 +153,7 @@ class Ledger:
         notes: What was decided on the way.
         unused: Column, or ``column[].key`` of its messages, that is not read → rows with it.
         passed_on: Column of a prompt file that reward functions are given → rows with it.
+        watched: One row that is asked about; not part of the account.
     """
 
     kind: DataKind
@@ -181,10 +183,13 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     unused: dict[str, Tally] = field(default_factory=dict)
     passed_on: dict[str, Tally] = field(default_factory=dict)
+    watched: Watched | None = field(default=None, compare=False)
 
     def drop(self, reason: str, where: str) -> None:
         """Count a dropped row."""
         self.dropped.setdefault(reason, Tally()).add(where)
+        if self.watched is not None:
+            self.watched.drop(where, reason)
 
     def find(self, finding: str, where: str) -> None:
         """Count a kept row that the chat template did something to."""
@@ -214,7 +219,9 @@ class Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """The ledger as JSON-able values."""
-        return asdict(self)
+        values = asdict(replace(self, watched=None))
+        del values["watched"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:

@@ -99,11 +99,13 @@ def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) ->
 
 def content(where: str, example: Example) -> Content:
     """What an example says, as it is compared."""
+    asked: Any
+    answers: list[Any] = []
     if "messages" in example:
         asked, answer = split_last_reply(example["messages"])
-        answers: list[Any] = [answer]
+        answers = [answer]
     elif "input_ids" in example:
-        asked, answers = " ".join(map(str, example["input_ids"])), []
+        asked = " ".join(map(str, example["input_ids"]))
     else:
         asked = example.get("prompt", example.get("text"))
         answers = [example[side] for side in SIDES if example.get(side) is not None]
@@ -120,7 +122,8 @@ def parts_of(value: Any) -> tuple[str, str]:
         return "", value or ""
     if not all(isinstance(item, dict) and "role" in item for item in value):
         return "", json.dumps(value, ensure_ascii=False, default=str)
-    system, words = [], []
+    system: list[str] = []
+    words: list[str] = []
     for message in value:
         text = str(message.get("content") or "")
         beside = {key: message[key] for key in message.keys() - UNREAD} if len(message) > 2 else {}
