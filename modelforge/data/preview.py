@@ -23,7 +23,7 @@ class Segment:
         text: Its text.
         trained: Whether the loss is taken on its tokens.
         part: ``row`` of a demonstration; ``prompt``, ``chosen`` or ``rejected`` of a pair;
-            ``prompt`` of what the model is given to answer.
+            ``prompt`` or ``answer`` of a labelled answer; ``prompt`` of what is to be answered.
         ids: Its tokens.
     """
 
@@ -72,7 +72,8 @@ def sides(
         return
     prompt = cut[0][: row.start]
     yield "prompt", [], prompt, [False] * len(prompt)
-    for part, ids in zip(("chosen", "rejected"), cut if len(cut) == 2 else (), strict=False):
+    names = ("chosen", "rejected") if len(cut) == 2 else ("answer",)
+    for part, ids in zip(names, cut, strict=True):
         answer = ids[row.start :]
         yield part, prompt, answer, [True] * len(answer)
 

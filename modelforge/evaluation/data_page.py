@@ -74,7 +74,7 @@ def _parts(
     """Each part of a row, with its tokens."""
     whole = [len(ids) for ids in item.row.ids] if item.row is not None else []
     cut = [max(0, length - limit) if limit is not None else 0 for length in whole]
-    beyond = {"row": cut[:1], "chosen": cut[:1], "rejected": cut[1:]}
+    beyond = {"row": cut[:1], "chosen": cut[:1], "answer": cut[:1], "rejected": cut[1:]}
     for name, found in groupby(segments, key=lambda segment: segment.part):
         stretches = list(found)
         tokens = [

@@ -132,10 +132,6 @@ def write_end(
     if silent and too_short_to_tell(logs, steps):
         warn(str(silent))
         silent = None
-    shared = {
-        kind: tally["count"]
-        for kind, tally in run.read_json(files.DATA)["shared_with_training"].items()
-    }
     results = {
         "measure": measure.key,
         "label": measure.label,
@@ -143,8 +139,7 @@ def write_end(
         **judgement,
         "before": before["figures"],
         "after": after["figures"],
-        # Of held-out rows that are also trained on: in which way → how many.
-        "shared_with_training": shared,
+        "shared_with_training": _shared(run),
         "steps": steps,
         "skipped_steps": trainer.skipped_steps,
         # What the base is to be loaded in, and how the saved model compared with the trained one.
@@ -161,11 +156,16 @@ def write_end(
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
         verdict = f" ({judgement['verdict']})" if judgement else ""
         say(f"{measure.label}: {figures}{verdict}")
-        if shared:
-            say(
-                f"{sum(results['shared_with_training'].values())} held-out rows are trained on, too"
-            )
     say(f"run: {run.path}")
+
+
+def _shared(run: RunDir) -> dict[str, int]:
+    """Of held-out rows that are also trained on: in which way → how many."""
+    found = run.read_json(files.DATA)["shared_with_training"]
+    counts = {kind: tally["count"] for kind, tally in found.items()}
+    if counts:
+        warn(f"{sum(counts.values())} held-out rows are also trained on: their figures flatter")
+    return counts
 
 
 def _row_by_row(
