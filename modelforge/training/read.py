@@ -10,6 +10,7 @@ from modelforge.data import (
     Data,
     How,
     Rows,
+    Watched,
     keep_prompts_open,
     load_tokenizer_template,
     read_rows,
@@ -45,8 +46,12 @@ class Read:
     data: Data
 
 
-def read(resolved: Resolved) -> Read:
+def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     """Read, check and tokenise the data, and show the ledger.
+
+    Args:
+        resolved: The first step's.
+        watched: A row to follow.
 
     Raises:
         UserError: If tokenizer, template or data cannot train.
@@ -82,6 +87,7 @@ def read(resolved: Resolved) -> Read:
             template_kwargs=settings.chat_template_kwargs,
             scores=strategy.head == "reward",
         ),
+        watched=watched,
     )
     data = cut(rows, config, strategy)
     if strategy.head == "reward":
