@@ -258,7 +258,7 @@ class Rewarded(Strategy):
 
         # Without any, a stage before this one trains the reward model.
         named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
-        rewards = [(_named(name), weight) for name, weight in named]
+        rewards = [(silent(name), weight) for name, weight in named]
         self.weigh(parts.args, rewards)
         return {"reward_funcs": [function for function, _ in rewards]}
 
@@ -314,7 +314,7 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
 
 
-def _named(name: str) -> Callable[..., list[float]]:
+def silent(name: str) -> Callable[..., list[float]]:
     """A reward function of this name that says nothing."""
 
     def reward(completions: list[Any], **columns: Any) -> list[float]:

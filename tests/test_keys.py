@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -306,3 +308,56 @@ def test_the_warm_up_really_happens(place):
         rates += trainer.lr_scheduler.get_last_lr()[:1]
         trainer.lr_scheduler.step()
     assert all(math.isclose(r, min(i / 8, 1) * 1e-3) for i, r in enumerate(rates))
+
+
+# --- what needs no library to be told -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"eval_steps": 5, "eval_strategy": "epoch"}, "eval_steps"),
+        ({"strategy": "grpo", "vllm_mode": "colocate"}, "vllm_mode"),
+        ({"strategy": "dpo", "lora_dropout": 0.1, "disable_dropout": True}, "lora_dropout"),
+        ({"strategy": "rlhf", "algorithm": "grpo", "use_bias_correction_kl": True}, "use_bias"),
+        ({"hub_strategy": "end"}, "hub_strategy"),
+        ({"lora_r": 0, "lora_alpha": 8}, "lora_alpha"),
+        ({"load_best_model_at_end": True, "eval_steps": 4, "save_steps": 6}, "load_best_model"),
+    ],
+)
+def test_check_of_the_config_alone_sees_the_keys_without_effect(values, key, tmp_path, command):
+    path = tmp_path / "c.json"
+    said = {"strategy": "sft", "model_name": "no/model", "dataset": "no.jsonl"}
+    path.write_text(json.dumps(said | values))
+    code, _, told = command("check", path, "--config-only")
+    assert code == 2 and f"c.json: {key}" in told
+
+
+def test_check_of_the_config_alone_loads_no_library(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"strategy": "grpo", "model_name": "m", "dataset": "no.jsonl"}))
+    code = (
+        "import sys; from modelforge.cli.main import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "check", str(path), "--config-only"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"eval_steps": 5},  # eval_strategy follows
+        {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"bnb_4bit_quant_type": "fp4"},  # on the smallest cards
+        {"load_best_model_at_end": True, "metric_for_best_model": "loss"},
+        {"strategy": "dpo", "lora_dropout": 0.1},
+    ],
+)
+def test_what_counts_on_some_machine_is_left_to_it(values, tmp_path, command):
+    path = tmp_path / "c.json"
+    said = {"strategy": "sft", "model_name": "no/model", "dataset": "no.jsonl"}
+    path.write_text(json.dumps(said | values))
+    assert command("check", path, "--config-only")[0] == 0
