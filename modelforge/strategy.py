@@ -187,6 +187,10 @@ class Strategy:
             warn(f"{key} {config.get(key)} is not used: held-out rows are measured {why}")
         return {key: Choice(1, "default", why)}
 
+    def least_micro_batch(self, config: Config) -> int:
+        """The fewest rows of a forward pass that its loss is right for."""
+        return 1
+
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """Defaults that depend on the training rows, which are in normal form.
 
