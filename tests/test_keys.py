@@ -361,3 +361,29 @@ def test_what_counts_on_some_machine_is_left_to_it(values, tmp_path, command):
     said = {"strategy": "sft", "model_name": "no/model", "dataset": "no.jsonl"}
     path.write_text(json.dumps(said | values))
     assert command("check", path, "--config-only")[0] == 0
+
+
+# --- what a key needs of the machine --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"debug": "tpu_metrics_debug"}, "debug: .*torch_xla.* not installed.*pip install"),
+        ({"debug": ["underflow_overflow", "tpu_metrics_debug"]}, "debug: .*torch_xla"),
+        ({"torch_compile_backend": "inductr"}, "torch_compile_backend: 'inductr' .*inductor"),
+        ({"torch_compile": True, "torch_compile_backend": "tvm"}, "apache-tvm"),
+        ({"push_to_hub": True}, "push_to_hub: needs the hub: HF_HUB_OFFLINE"),
+        ({"push_to_hub": True, "hub_model_id": "a/b/c"}, "hub_model_id: 'a/b/c' can be no name"),
+    ],
+)
+def test_what_a_key_needs_and_the_machine_lacks_is_refused_before_loading(place, values, says):
+    with pytest.raises(UserError, match=says):
+        resolved(place, **values)
+
+
+def test_pushing_needs_an_account(place, monkeypatch):
+    monkeypatch.setattr("modelforge.machine.packages.why_offline", lambda: ("", ""))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="nobody is logged in → run `hf auth login`"):
+        resolved(place, push_to_hub=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelforge.common.console import say
 from modelforge.errors import Problem, RunError
@@ -60,14 +60,13 @@ def see_that_it_loads(
         if getattr(saved, name) != getattr(tokenizer, name)
     ]
     if lost:
-        what = f"the saved tokenizer has another {', '.join(lost)} than training had"
-        raise RunError(Problem(str(folder), what, _FIX))
+        _refuse(folder, f"the saved tokenizer has another {', '.join(lost)} than training had")
     size = sum(p.numel() for p in model.parameters())
     if size > _SMALL:
         others = _other_weights(folder, model)
         if others:
             what = f"{len(others)} saved weights are others than the trained ones: {_few(others)}"
-            raise RunError(Problem(str(folder), what, _FIX))
+            _refuse(folder, what)
         say(f"the saved weights are the trained ones; {size:,} parameters were not loaded again")
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
@@ -81,12 +80,14 @@ def see_that_it_loads(
         kind = "a score" if head == "reward" else "a logit"
         what = "loaded by plain transformers and PEFT, it differs from the model that was trained "
         what += f"by up to {difference:.3g} in {kind}: {_cause(model, reloaded)}"
-        raise RunError(Problem(str(folder), what, _FIX))
+        _refuse(folder, what)
     say("the saved model was loaded again by plain transformers and PEFT, and is the same")
     return {"loaded": size, "difference": difference}
 
 
-_FIX = "do not use it before the cause is found; the checkpoints hold the trained weights"
+def _refuse(folder: Path, what: str) -> NoReturn:
+    fix = "do not use it before the cause is found; the checkpoints hold the trained weights"
+    raise RunError(Problem(str(folder), what, fix))
 
 
 def _cause(trained: Any, loaded: Any) -> str:
