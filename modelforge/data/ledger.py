@@ -95,6 +95,11 @@ FINDINGS = {
         "scores it",
         True,
     ),
+    "marks": (
+        "words in which the tokenizer reads {}, one of its special tokens: it means there what it "
+        "means in a template, and can end a turn; take it out of the words if it is not meant",
+        True,
+    ),
     "earlier thought": (
         "thoughts of earlier turns in the prompt; the chat template leaves them out, as it does "
         "when the model answers",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.left_out import look_for_left_out
+from modelforge.data.marks import Marks
 from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
@@ -147,6 +148,7 @@ class Encoder:
         self.tokenizer, self.how = tokenizer, how
         if not tokenizer.chat_template:
             return
+        self.marks = Marks(tokenizer)
         self.own = Renderer(tokenizer, kwargs=how.template_kwargs)
         template = training_template(tokenizer)
         self.trained = self.own
@@ -226,6 +228,7 @@ class Encoder:
             *(f"turn cut: {found.cut[i]}" for i in cut[:1]),
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
+            *self.marks.found(messages),
         )
         return Chosen(found.text, spans, said)
 
@@ -316,7 +319,7 @@ class Encoder:
                 said.append(f"not scored: {what}")
             else:
                 raise RenderError(*dropped(messages, i, cut))
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys([*said, *self.marks.found(messages)]))
 
 
 SIDES = ("chosen", "rejected")
