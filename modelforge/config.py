@@ -164,17 +164,11 @@ class Settings(Section):
     ] = Field(default_factory=dict)
     hardware_profile: Annotated[
         Literal["auto", "cpu", "low", "mid", "high", "max"],
-        Field(
-            description="How a size of card computes, and never what is learned; `modelforge "
-            "profiles` lists all."
-        ),
+        Field(description="How a size of card computes; `modelforge profiles` lists all."),
     ] = "auto"
     preset: Annotated[
         Literal["mid", "high"] | None,
-        Field(
-            description="Fixed settings for an 8B model: mid (rank 16, alpha 32, 8 rows of 1024 "
-            "tokens) or high (rank 64, alpha 128, 8 rows of 2048)."
-        ),
+        Field(description="Fixed settings for an 8B model: mid (rank 16) or high (rank 64)."),
     ] = None
     memory_budget_gb: Annotated[
         float | None,
