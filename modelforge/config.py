@@ -207,6 +207,12 @@ class Settings(Section):
         str | list[str],
         Field(description="The modules that get LoRA; all-linear: all linear layers but the head."),
     ] = "all-linear"
+    lora: Annotated[
+        dict[str, Any],
+        Field(
+            description="Fields of PEFT's config: LoRA's, or of the method that peft_type names."
+        ),
+    ] = Field(default_factory=dict)
     max_seq_length: Annotated[
         int, Field(description="The longest sequence (prompt and completion), in tokens.", ge=8)
     ] = 1024
@@ -269,6 +275,10 @@ class Settings(Section):
 
 #: The keys of an adapter's shape; an adapter that is trained further has its own.
 LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+#: Values of ``lora.init_lora_weights`` that take the adapter's part out of the base: off, it is not
+#: the base any more.
+OUT_OF_BASE = ("pissa", "olora")
 
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"

@@ -28,8 +28,13 @@ def measured(
     *,
     head: Literal["causal-lm", "reward"],
     limit: int,
+    texts: int = 0,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
+
+    ``neutral``: what it is on neutral texts (see `modelforge.evaluation.neutral`), or how far it
+    has moved there; missing where nothing was looked at.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.
@@ -40,18 +45,32 @@ def measured(
         tokenizer: With its chat template.
         head: Whether the model answers or scores.
         limit: Longest prompt and answer together, in tokens.
+        texts: How many neutral texts to read; 0: none.
+        start: What was found there before training; None before it.
     """
+    from modelforge.evaluation import neutral
+    from modelforge.evaluation.samples import undisturbed
+
     sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if sharding and trainer.state.global_step == 0:
         say("not measured before training: the model is sharded when training begins")
         return {"figures": {}, "rows": [], "samples": []}
     plugin = trainer.accelerator.state.deepspeed_plugin
     whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
-    return {
-        "figures": {} if data.eval is None else _figures(trainer),
+    found = {
+        "figures": {} if data.eval is None else held_out_figures(trainer),
         "rows": [row.to_dict() for row in getattr(trainer, "held_out", [])],
         "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
     }
+    if whole and (start or (texts and trainer.state.global_step == 0)):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with undisturbed(model):
+            found["neutral"] = (
+                neutral.moved(model, tokenizer, start)
+                if start
+                else neutral.begun(model, tokenizer, texts)
+            )
+    return found
 
 
 def _samples(
@@ -71,7 +90,7 @@ def _samples(
         return samples.answer(model, tokenizer, rows, limit=limit, template_kwargs=kwargs)
 
 
-def _figures(trainer: Any) -> dict[str, float]:
+def held_out_figures(trainer: Any) -> dict[str, float]:
     """The held-out figures, without disturbing what training draws at random."""
     from modelforge.callbacks.metrics import SESSION
     from modelforge.evaluation.samples import undisturbed
@@ -119,6 +138,7 @@ def write_end(
         saved: What `reload.see_that_it_loads` found.
     """
     from modelforge.callbacks.alarms import no_signal, too_short_to_tell
+    from modelforge.evaluation.neutral import told
     from modelforge.evaluation.report import html_report, model_card
 
     if not is_main():
@@ -145,6 +165,8 @@ def write_end(
         "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
         "saved": saved,
     } | ({"no_signal": vars(silent)} if silent else {})
+    if "neutral" in after:
+        results["neutral"] = after["neutral"]
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
@@ -155,6 +177,8 @@ def write_end(
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
         verdict = f" ({judgement['verdict']})" if judgement else ""
         say(f"{measure.label}: {figures}{verdict}")
+    if "neutral" in results:
+        say(told(results["neutral"]))
     say(f"run: {run.path}")
 
 

@@ -152,7 +152,7 @@ class HuggingFace:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         _make_savable(getattr(model, "generation_config", None))
         if source.adapter is None:
-            return Loaded(model, lora_config(settings, head=head))
+            return Loaded(model, lora_config(settings, head=head, weights=True))
         quantised = quantization is not None
         return Loaded(_with_adapter(model, source, head=head, quantised=quantised), None)
 
