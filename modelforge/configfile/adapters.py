@@ -17,6 +17,9 @@ LORA = "LORA"
 #: PEFT's methods that train under TRL's trainers, start as the base, and load as they were saved.
 KINDS = (LORA, "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "MISS", "RANDLORA")
 
+# Keys that train rows of the embedding.
+_TOKENS = ("train_tokens", "add_tokens", "add_special_tokens")
+
 # Others of PEFT's methods, and why they are refused.
 _VIRTUAL = "puts virtual tokens before each row: no figure, plan or merge here knows of them"
 _OTHERS = {
@@ -115,6 +118,11 @@ def lora_problems(config: Config, *, reference: bool) -> Iterator[Problem]:
             if config.given(key):
                 what = f"has no effect: lora.peft_type is {kind}"
                 yield Problem(f"{config.name}: {key}", what, "set the fields of lora")
+    tokens = [key for key in _TOKENS if config.get(key)]
+    if tokens and (kind != LORA or section.get("trainable_token_indices")):
+        what = f"rows of tokens are trained beside LoRA by {tokens[0]}"
+        field = "peft_type" if kind != LORA else "trainable_token_indices"
+        yield Problem(f"{where}.{field}", what, "keep one of the two")
     for field in section:
         if field in _REFUSED and kind == LORA:
             yield Problem(f"{where}.{field}", _REFUSED[field], "remove it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
 
 
-def lora_config(settings: Settings, *, head: str, weights: bool = False) -> PeftConfig | None:
+_LANGUAGE_HEADS = {"lm_head"}
+
+
+def lora_config(
+    settings: Settings, *, head: str, model: Any = None, rows: Sequence[int] = ()
+) -> PeftConfig | None:
     """PEFT's config of the adapter, or None where all weights are trained (``lora_r`` 0).
 
     Args:
         settings: ModelForge's keys.
         head: ``causal-lm`` or ``reward``. A reward model's score head is trained whole and saved
             with the adapter: without it the scores are lost.
-        weights: Whether the base has weights that the adapter can begin from.
+        model: What it is for, where rows of its embedding or whole modules are trained too.
+        rows: Ids of the tokens whose rows are trained.
     """
     if settings.lora_r == 0:
         return None
@@ -34,24 +40,66 @@ def lora_config(settings: Settings, *, head: str, weights: bool = False) -> Peft
 
     section = dict(settings.lora)
     kind = section.pop("peft_type", "LORA")
+    whole = {*settings.lora_modules_to_save, *(section.pop("modules_to_save", None) or ())}
+    names, tied = ([], False) if model is None else embedding_names(model)
+    if tied and whole & {*names, *_LANGUAGE_HEADS}:
+        whole = (whole - _LANGUAGE_HEADS) | set(names)
     fields: dict[str, Any] = {"target_modules": settings.lora_target_modules}
     if kind == "LORA":
         fields["r"], fields["lora_alpha"] = settings.lora_r, settings.lora_alpha
         fields["lora_dropout"] = settings.lora_dropout
+        if tied and whole & set(names):
+            fields["ensure_weight_tying"] = True
     elif kind == "IA3" and settings.lora_target_modules == "all-linear":
         del fields["target_modules"]  # PEFT knows IA3's places by the architecture
-    if section.get("init_lora_weights") in OUT_OF_BASE and not weights:
+    if rows and not whole.issuperset(names):
+        show_bias()
+        at = {name: list(rows) for name in names if name not in whole}
+        fields["trainable_token_indices"] = at
+    weightless = model is None or model.device.type == "meta"
+    if section.get("init_lora_weights") in OUT_OF_BASE and weightless:
         del section["init_lora_weights"]  # a decomposition needs weights, and the shape is the same
-    fields["task_type"] = "SEQ_CLS" if head == "reward" else "CAUSAL_LM"
     if head == "reward":
-        fields["modules_to_save"] = ["score"]
-        section["modules_to_save"] = [*section.get("modules_to_save", ()), "score"]
+        whole = (whole - _LANGUAGE_HEADS) | {"score"}
+    fields["task_type"] = "SEQ_CLS" if head == "reward" else "CAUSAL_LM"
+    fields["modules_to_save"] = sorted(whole) or None
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**fields | section)
 
 
 def starts_as_base(settings: Settings) -> bool:
     """Whether the base, its adapter off, is the model as it begins."""
     return settings.lora.get("init_lora_weights") not in OUT_OF_BASE
+
+
+def show_bias() -> None:
+    """Let a head whose rows are trained be asked for its bias, as for its weight.
+
+    TRL's losses that never hold all logits read both, and PEFT's wrapper (0.19 to 0.21) hands on
+    the weight alone.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    wrapper: Any = TrainableTokensWrapper
+    if not hasattr(wrapper, "bias"):
+        wrapper.bias = property(lambda head: getattr(head.original_module, "bias", None))
+
+
+def rows_trained(settings: Settings) -> int:
+    """How many rows of the embedding a run trains beside LoRA, as far as its config tells."""
+    named = {*settings.add_tokens, *settings.add_special_tokens, *settings.train_tokens}
+    return max(len(named), int(settings.resize_vocab))
+
+
+def embedding_names(model: Any) -> tuple[list[str], bool]:
+    """The last names of a model's embedding and of a head with rows of its own; and if it is tied.
+
+    A tied head follows the embedding, and a reward model has none.
+    """
+    inner, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and bool(model.config.get_text_config().tie_word_embeddings)
+    wanted = [inner] if tied or head is None else [inner, head]
+    found = {id(module): name for name, module in model.named_modules()}
+    return [found[id(module)].rpartition(".")[2] for module in wanted], tied
 
 
 def quantization_config(settings: Settings, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -125,7 +173,12 @@ def adapter_choices(
     names = ("r", "lora_alpha", "lora_dropout", "target_modules")
     choices: dict[str, Choice] = {}
     problems = []
-    for key, name in zip(LORA_KEYS, names, strict=True):
+    for key in LORA_KEYS[len(names) :]:
+        if config.get(key):
+            what = f"has no effect: what is trained beside LoRA is decided in the adapter {adapter}"
+            fix = "remove it, or set model_name to the base (or to the merged model)"
+            problems.append(Problem(f"{config.name}: {key}", what, fix))
+    for key, name in zip(LORA_KEYS, names, strict=False):
         own = recorded.get(name)
         if kind != "LORA" and config.given(key):
             what = f"has no effect: the adapter that is trained further is of type {kind}"
