@@ -11,6 +11,7 @@ from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.headline import judged
+from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategy import Measure, Result
@@ -138,7 +139,6 @@ def write_end(
         saved: What `reload.see_that_it_loads` found.
     """
     from modelforge.callbacks.alarms import no_signal, too_short_to_tell
-    from modelforge.evaluation.neutral import told
     from modelforge.evaluation.report import html_report, model_card
 
     if not is_main():
@@ -172,24 +172,20 @@ def write_end(
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
     run.write_json(files.RESULTS, results)
-    headline("Nothing was learned" if silent else "Done")
-    if measure.key in after["figures"]:
-        both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
+    _say_end(run, measure, results)
+
+
+def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
+    """The figure that the run is judged by, what it forgot, and where it lies."""
+    headline("Nothing was learned" if "no_signal" in results else "Done")
+    if measure.key in results["after"]:
+        both = [results[when].get(measure.key) for when in ("before", "after")]
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
-        verdict = f" ({judgement['verdict']})" if judgement else ""
+        verdict = f" ({results['verdict']})" if "verdict" in results else ""
         say(f"{measure.label}: {figures}{verdict}")
     if "neutral" in results:
         say(told(results["neutral"]))
     say(f"run: {run.path}")
-
-
-def _shared(run: RunDir) -> dict[str, int]:
-    """Of held-out rows that are also trained on: in which way → how many."""
-    found = run.read_json(files.DATA)["shared_with_training"]
-    counts = {kind: tally["count"] for kind, tally in found.items()}
-    if counts:
-        warn(f"{sum(counts.values())} held-out rows are also trained on: their figures flatter")
-    return counts
 
 
 def _row_by_row(
