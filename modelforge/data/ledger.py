@@ -100,6 +100,10 @@ FINDINGS = {
         "means in a template, and can end a turn; take it out of the words if it is not meant",
         True,
     ),
+    "unread": (
+        "the argument {}, which the chat template does not read: it changes nothing",
+        True,
+    ),
     "earlier thought": (
         "thoughts of earlier turns in the prompt; the chat template leaves them out, as it does "
         "when the model answers",
