@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from modelforge.config import Config
@@ -16,6 +16,7 @@ from modelforge.strategy import (
     Strategy,
 )
 
+_SIDES = ("chosen", "rejected")
 _MICRO = "per_device_train_batch_size"
 
 
@@ -100,6 +101,11 @@ class DPO(Strategy):
     def datasets(self, parts: Parts) -> Any:
         # Its collator cuts pairs.
         return parts.data.tokenised(train_length=None, eval_length=None, prompt_apart=True)
+
+    def figures(self, config: Config) -> Collection[str]:
+        sides = [f"{name}/{side}" for name in ("rewards", "logps", "logits") for side in _SIDES]
+        rewards = ("rewards/accuracies", "rewards/margins")
+        return ("loss", *rewards, *sides, "entropy", "mean_token_accuracy", "aux_loss")
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Pairs of the full length with a prompt of one token: the most to score."""

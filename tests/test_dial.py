@@ -35,7 +35,7 @@ def test_a_condition_names_a_figure_and_the_best_that_meets_it_is_taken():
 
 @pytest.mark.slow
 def test_a_share_between_two_adapters_is_one_that_plain_peft_loads(tmp_path):
-    start = quick("sft", tmp_path, "max_steps=3", "lora_r=4", "lora_alpha=8")
+    start = quick("sft", tmp_path, "max_steps=3")
     said = [f"model_name={start.run_dir}", "max_steps=3", "eval_strategy=no"]
     end = quick("sft", tmp_path, *said, "learning_rate=0.01")
     found = dial(end.run_dir, at=0.5, output=tmp_path / "half")
@@ -43,7 +43,7 @@ def test_a_share_between_two_adapters_is_one_that_plain_peft_loads(tmp_path):
     assert found.figures[1.0]["eval_loss"] == pytest.approx(end.after["eval_loss"], abs=1e-4)
     assert found.figures[0.5]["parent.eval_loss"] > 0
     model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "half")
-    assert model.peft_config["default"].r == 8
+    assert model.peft_config["default"].r == 32
     merged = model.merge_and_unload().state_dict()
 
     def whole(folder):

@@ -188,6 +188,15 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
     say(f"run: {run.path}")
 
 
+def _shared(run: RunDir) -> dict[str, int]:
+    """Of held-out rows that are also trained on: in which way → how many."""
+    found = run.read_json(files.DATA)["shared_with_training"]
+    counts = {kind: tally["count"] for kind, tally in found.items()}
+    if counts:
+        warn(f"{sum(counts.values())} held-out rows are also trained on: their figures flatter")
+    return counts
+
+
 def _row_by_row(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
