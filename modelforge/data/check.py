@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.dialogue import split_last_reply
-from modelforge.data.ledger import Ledger, quantiles
+from modelforge.data.ledger import Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
+from modelforge.data.overlap import shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -232,8 +232,20 @@ def ends_reply(
     return False
 
 
-def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
+def account(
+    kept: Sequence[Checked],
+    ledger: Ledger,
+    limits: Limits,
+    *,
+    decode: Callable[[Sequence[int]], str],
+) -> None:
     """Fill the ledger's counts over the kept rows of all files.
+
+    Args:
+        kept: The rows.
+        ledger: Filled in place.
+        limits: What they were held against.
+        decode: Gives the text of tokens.
 
     Raises:
         DataError: If no uncut demonstration teaches the model to stop.
@@ -260,8 +272,19 @@ def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        fix = "use a template that closes assistant turns with eos_token inside the marked part"
+        closing = {closes(item, decode) for item in kept if item.ends is not None}
+        mark = closing.pop() if len(closing) == 1 else ""
+        token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""
+        fix = f"set eos_token to {token or 'the token that closes a turn under this template'}; "
+        fix += "or use a template that closes turns with eos_token inside the marked part"
         raise DataError(Problem("chat_template", what, fix))
+
+
+def closes(item: Checked, decode: Callable[[Sequence[int]], str]) -> str:
+    """The last token of a demonstration that is trained on, white space aside."""
+    (ids,) = item.encoded.ids
+    end = item.encoded.spans[-1] if item.encoded.spans else 0
+    return next((text for i in range(end - 1, -1, -1) if (text := decode([ids[i]]).strip())), "")
 
 
 def count_long(item: Checked, limits: Limits, ledger: Ledger) -> None:
@@ -302,8 +325,27 @@ def account_training(
     ledger.eval_rows = len(evaluation)
     if ledger.kind != "prompt" and lengths:
         ledger.supervised_share = sum(train[i].supervised for i in order) / sum(lengths)
-    ledger.prompts_shared_with_eval = shared_prompts(train, evaluation)
+    look_for_shared(train, evaluation, ledger)
     ledger.warn()
+
+
+NEAR_AMONG = 100_000  # training rows in which nearly the same rows are looked for
+
+
+def look_for_shared(
+    train: Sequence[Checked], evaluation: Sequence[Checked], ledger: Ledger
+) -> None:
+    """Count the held-out rows that are also trained on, as they are or nearly so."""
+    every = -(-len(train) // NEAR_AMONG) or 1
+    if every > 1 and evaluation:
+        ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
+    held_out, trained = (
+        ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
+    )
+    for kind, pairs in shared(held_out, trained, every=every).items():
+        tally = ledger.shared_with_training.setdefault(kind, Tally())
+        for one, other in pairs:
+            tally.add(f"{one} = {other}")
 
 
 def content_key(item: Checked, limit: int | None) -> bytes:
@@ -314,24 +356,3 @@ def content_key(item: Checked, limit: int | None) -> bytes:
     rest = [item.example.get(name) for name in ("answer", "margin", "label")]
     digest.update(json.dumps(rest).encode())
     return digest.digest()
-
-
-def digest(example: object) -> bytes:
-    """A fingerprint of an example's content."""
-    text = json.dumps(example, ensure_ascii=False, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def prompt_key(example: Example) -> bytes:
-    """A fingerprint of what an example asks."""
-    if "messages" in example:
-        return digest(split_last_reply(example["messages"])[0])
-    if "input_ids" in example:
-        return digest(example["input_ids"])
-    return digest(example.get("prompt", example.get("text")))
-
-
-def shared_prompts(train: Iterable[Checked], evaluation: Iterable[Checked]) -> int:
-    """How many evaluation rows ask what a training row asks."""
-    asked = {prompt_key(item.example) for item in train}
-    return sum(prompt_key(item.example) in asked for item in evaluation)

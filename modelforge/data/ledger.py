@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from modelforge.data.advice import ADVICE, FINDINGS
 from modelforge.data.convert import DataKind
+from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
 
 FIRST = 10  # rows named per reason
@@ -22,84 +24,6 @@ CHOSEN = frozenset(
         *("labelled bad", "marked not to be trained on"),
     )
 )
-
-# Reasons for which a row is dropped, each with what the user can do. A reason may carry a detail
-# after a colon ("empty cell: answer").
-ADVICE = {
-    "empty cell": "fill the cell, or map another column with `columns`",
-    "holds what is no text": "this strategy trains text: leave these rows out, or the column where "
-    "it says nothing",
-    "column with a meaning of its own": "name the columns that are to be read in `columns`, or "
-    "leave it out of the file",
-    "marked not to be trained on": "leave out the mark to train on the row",
-    "beside messages": "put it into the messages: it has no place beside them",
-    "two system messages": "keep the system message in the messages or in the column",
-    "turns not understood": 'use messages, or pairs such as ["question", "answer"]',
-    "tokens not understood": "input_ids, labels and attention_mask are lists of whole numbers, "
-    "equally long",
-    "segments not understood": 'a segment is {"label": true or false, "text": "…"}',
-    "choices not understood": "choices are a list of texts",
-    "not text": "the cell must hold text; map another column with `columns`",
-    "broken messages": 'each message needs a known role and text: {"role": "user", "content": "…"}',
-    "no assistant reply": "a conversation to train on needs at least one assistant message",
-    "no common prompt": "chosen and rejected share no beginning: give the prompt in its own column",
-    "chosen equals rejected": "a pair must differ in something",
-    "equal as rendered": "the chat template makes chosen and rejected the same: set another "
-    "`chat_template`, or mend the pair",
-    "equal once cut": "the pair differs only beyond the length: raise `max_seq_length`",
-    "empty as rendered": "the chat template leaves nothing of the answer: set another "
-    "`chat_template`, or mend the row",
-    "tie": "a tie prefers neither answer",
-    "preference not understood": "use a/b, 1/2, 0/1 or 1/-1 in the preference column",
-    "label not understood": "use true/false or 1/0 in the label column",
-    "score not understood": "a rating must be a number",
-    "labelled bad": "answers labelled bad are not trained on as demonstrations",
-    "rated below another answer": "only the best-rated answer to a prompt is a demonstration",
-    "no partner": "a pair needs a good and a bad answer to the same prompt: "
-    "use this file for `sft`, or add rows that answer the same prompt differently",
-    "neither best nor worst": "of several rated answers only the best and the worst make a pair",
-    "needs a chat template": "these rows are messages: set `chat_template` to auto or a name",
-    "tools not understood": "give the functions as a list of objects, or as JSON text of one",
-    "not an object": 'give an object, e.g. {"enable_thinking": false}',
-    "weight not understood": "use true or false, or a number from 0",
-    "weight of a part": "a part is trained on or not: use 0 or 1",
-    "template drops text": "set a `chat_template` that renders it, or take it out of the rows",
-    "template fails": "set another `chat_template`, or mend the order of roles",
-    "prompt fills max_length": "raise `max_seq_length`",
-    "prompt is too long": "raise `max_seq_length`, or lower `generation.max_new_tokens`",
-    "longer than max_length": "raise `max_seq_length`",
-    "no supervised token": "the reply is empty under this chat template; set `chat_template`",
-}
-
-# What the chat template does to rows that are kept, told as "3 rows with …", and whether a user
-# should look at it (else it is a note). A finding may carry a detail after a colon.
-FINDINGS = {
-    "turn cut": (
-        "assistant turns of which the chat template takes away the {}: these turns are read and "
-        "not trained on",
-        True,
-    ),
-    "turn not found": (
-        "assistant turns that are not trained on: where they stand under this chat template "
-        "cannot be told",
-        True,
-    ),
-    "not opened": (
-        "answers that do not begin with {!r}, as every answer does that is generated under this "
-        "chat template: train on answers that begin so, or use another template",
-        True,
-    ),
-    "not scored": (
-        "replies of which the chat template takes away the {}: a reward model neither sees nor "
-        "scores it",
-        True,
-    ),
-    "earlier thought": (
-        "thoughts of earlier turns in the prompt; the chat template leaves them out, as it does "
-        "when the model answers",
-        False,
-    ),
-}
 
 
 @dataclass
@@ -141,7 +65,9 @@ class Ledger:
         silent: Kept rows with an empty answer, which is masked.
         placeholders: Rows that hold a ``{{name}}`` nobody filled in.
         blanks_alone: Kept pairs whose sides differ in white space alone.
-        prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
+        shared_with_training: Of held-out rows that are also trained on: whether it is the same row,
+            the same prompt alone, or nearly the same (see `modelforge.data.overlap`) → how many,
+            and the first as ``held-out place = training place``.
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
         eval_reason: How they were chosen.
@@ -150,6 +76,7 @@ class Ledger:
         notes: What was decided on the way.
         unused: Column, or ``column[].key`` of its messages, that is not read → rows with it.
         passed_on: Column of a prompt file that reward functions are given → rows with it.
+        watched: One row that is asked about; not part of the account.
     """
 
     kind: DataKind
@@ -170,7 +97,7 @@ class Ledger:
     silent: Tally = field(default_factory=Tally)
     blanks_alone: Tally = field(default_factory=Tally)
     placeholders: Tally = field(default_factory=Tally)
-    prompts_shared_with_eval: int = 0
+    shared_with_training: dict[str, Tally] = field(default_factory=dict)
     train_rows: int = 0
     eval_rows: int = 0
     eval_reason: str = ""
@@ -179,10 +106,13 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     unused: dict[str, Tally] = field(default_factory=dict)
     passed_on: dict[str, Tally] = field(default_factory=dict)
+    watched: Watched | None = field(default=None, compare=False)
 
     def drop(self, reason: str, where: str) -> None:
         """Count a dropped row."""
         self.dropped.setdefault(reason, Tally()).add(where)
+        if self.watched is not None:
+            self.watched.drop(where, reason)
 
     def find(self, finding: str, where: str) -> None:
         """Count a kept row that the chat template did something to."""
@@ -198,16 +128,30 @@ class Ledger:
         """Examples met: the kept and the dropped."""
         return self.kept + sum(tally.count for tally in self.dropped.values())
 
+    @property
+    def shared_rows(self) -> int:
+        """Held-out rows that are also trained on, whole, in their prompt, or nearly so."""
+        return sum(tally.count for tally in self.shared_with_training.values())
+
+    def shared_kinds(self) -> str:
+        """How they are shared, with the first of each kind."""
+        return "; ".join(
+            f"{tally.count} × {kind}: {', '.join(tally.first[:3])}"
+            for kind, tally in self.shared_with_training.items()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The ledger as JSON-able values."""
-        return asdict(self)
+        values = asdict(replace(self, watched=None))
+        del values["watched"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
         # A run of an earlier version did not count everything that is counted by now.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("dropped", "findings", "unused", "passed_on"):
+        for name in ("dropped", "findings", "unused", "passed_on", "shared_with_training"):
             if name in known:
                 known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
         for name, value in known.items():
@@ -256,10 +200,11 @@ class Ledger:
                 f"{self.blanks_alone.count} pairs differ in white space alone ({first}): the model "
                 "learns blanks from them"
             )
-        if self.prompts_shared_with_eval:
+        if self.shared_with_training:
             self.warnings.append(
-                f"{self.prompts_shared_with_eval} of {self.eval_rows} evaluation prompts are also "
-                "trained on: the held-out figures flatter"
+                f"{self.shared_rows} of {self.eval_rows} held-out rows are also trained on "
+                f"({self.shared_kinds()}): the held-out figures flatter; leave these rows out of "
+                "one of the two"
             )
         if self.eos_supervised_share is not None and self.eos_supervised_share < 1 - WARN_SHARE:
             self.warnings.append(
@@ -287,6 +232,8 @@ class Ledger:
                 listed = (f"{name} ({tally.count} rows)" for name, tally in names.items())
                 lines.append(f"{what}: {', '.join(listed)}")
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
+        if self.eval_rows and not self.shared_with_training:
+            lines.append("held-out rows that are also trained on, whole or nearly so: none found")
         if self.tokens:
             t = self.tokens
             lines.append(

@@ -28,6 +28,8 @@ from modelforge.data.dialogue import Message, Skip
 from modelforge.data.exports import plain
 from modelforge.data.labels import parted
 from modelforge.data.ledger import Ledger
+from modelforge.data.overlap import Named
+from modelforge.data.places import Watched
 from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
@@ -68,6 +70,7 @@ def read_rows(
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
     how: How | None = None,
+    watched: Watched | None = None,
     **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
@@ -80,13 +83,14 @@ def read_rows(
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
         how: How rows are rendered, and what of them is trained on.
+        watched: A row to follow.
         source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
         DataError: With all problems of the files.
     """
     asked = Asked(**{key: value for key, value in source.items() if value is not None})
-    ledger = Ledger(kind, chat_template=described(chat_template))
+    ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     parts = read_parts(asked, ledger)
     made = convert_all(parts, mode, ledger)
@@ -115,6 +119,21 @@ def read_rows(
         reading=ledger,
         template_kwargs=how.template_kwargs,
     )
+
+
+def plain_rows(asked: Asked) -> list[Named]:
+    """The training rows of data sets with their places: prompts with answers, else plain text.
+
+    Raises:
+        DataError: With all problems of the files.
+    """
+    parts = replace(read_parts(asked, Ledger("prompt")), evaluation=[])
+    try:
+        made = convert_all(parts, Mode("prompt", conversational=True), Ledger("prompt"))
+    except DataError:
+        ledger = Ledger("demonstration")
+        made = convert_all(parts, Mode("demonstration", conversational=True), ledger)
+    return [(row.where, example) for rows in made for row, example in rows]
 
 
 def add_system(made: Sequence[Made], system: str | None) -> None:
