@@ -270,6 +270,8 @@ class Rewarded(Strategy):
 
         shape = parts.peft_config or getattr(parts.model, "peft_config", {}).get("default")
         adapted = shape is not None and not beside_lora(vars(shape))
+        if shape is not None and not adapted and parts.config.get("reward_model"):
+            say("reward models stand beside the policy, whose adapter holds more than LoRA")
         rewards = build(
             parts.config,
             self.functions,

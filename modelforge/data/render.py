@@ -31,7 +31,7 @@ class RenderError(Exception):
     """The chat template refuses a conversation.
 
     Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`, with a detail.
+        reason: One of `modelforge.data.advice.ADVICE`, with a detail.
     """
 
     def __init__(self, detail: str, reason: str = "template fails") -> None:
