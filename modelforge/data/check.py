@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -232,8 +232,20 @@ def ends_reply(
     return False
 
 
-def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
+def account(
+    kept: Sequence[Checked],
+    ledger: Ledger,
+    limits: Limits,
+    *,
+    decode: Callable[[Sequence[int]], str],
+) -> None:
     """Fill the ledger's counts over the kept rows of all files.
+
+    Args:
+        kept: The rows.
+        ledger: Filled in place.
+        limits: What they were held against.
+        decode: Gives the text of tokens.
 
     Raises:
         DataError: If no uncut demonstration teaches the model to stop.
@@ -260,9 +272,19 @@ def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        fix = "set eos_token to the token that closes a turn under this template, or use a "
-        fix += "template that closes turns with eos_token inside the marked part"
+        closing = {closes(item, decode) for item in kept if item.ends is not None}
+        mark = closing.pop() if len(closing) == 1 else ""
+        token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""
+        fix = f"set eos_token to {token or 'the token that closes a turn under this template'}; "
+        fix += "or use a template that closes turns with eos_token inside the marked part"
         raise DataError(Problem("chat_template", what, fix))
+
+
+def closes(item: Checked, decode: Callable[[Sequence[int]], str]) -> str:
+    """The last token of a demonstration that is trained on, white space aside."""
+    (ids,) = item.encoded.ids
+    end = item.encoded.spans[-1] if item.encoded.spans else 0
+    return next((text for i in range(end - 1, -1, -1) if (text := decode([ids[i]]).strip())), "")
 
 
 def count_long(item: Checked, limits: Limits, ledger: Ledger) -> None:

@@ -31,7 +31,7 @@ class RenderError(Exception):
     """The chat template refuses a conversation.
 
     Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`, with a detail.
+        reason: One of `modelforge.data.advice.ADVICE`, with a detail.
     """
 
     def __init__(self, detail: str, reason: str = "template fails") -> None:
@@ -110,7 +110,8 @@ class Renderer:
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
         special = SPECIAL if tokenizer is None else tokenizer.special_tokens_map
-        self.kwargs = {**special, **(kwargs or {})}
+        self.given = dict(kwargs or {})
+        self.kwargs = {**special, **self.given}
         self._templates: dict[bool, str] = {}
 
     def template_for(self, tools: Tools | None) -> str:
@@ -170,6 +171,18 @@ class Renderer:
         except Exception as error:  # a template is a program of its author; it may raise anything
             raise RenderError(" ".join(str(error).split()) or type(error).__name__) from None
         return texts[0], spans[0] if marks else []
+
+    def unread(self, conversation: Conversation) -> list[str]:
+        """The findings of arguments that a row or the config gives and the template ignores."""
+        given = {**self.given, **conversation.kwargs}
+        if not given:
+            return []
+        template = self.template_for(conversation.tools)
+        return [
+            f"unread: {name}"
+            for name in given
+            if not re.search(rf"\b{re.escape(name)}\b", template)
+        ]
 
     def _with_ids(self, conversation: Conversation) -> Sequence[Message]:
         """The messages; calls and what they return with ids, where the template asks for them."""

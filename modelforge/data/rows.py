@@ -142,7 +142,7 @@ class Rows:
         ]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
-        account([item for rows in kept for item in rows], ledger, limits)
+        account([item for rows in kept for item in rows], ledger, limits, decode=self.decode)
         train, evaluation = self._divide(kept, ledger)
         evaluation = hold_out(evaluation, eval_limits, limits, ledger)
         order = mixture(train, self.weights, self.seed, ledger)

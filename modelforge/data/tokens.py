@@ -38,7 +38,7 @@ class Encoded:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
         start: The index of the first token to train on; of a pair the same in both.
         spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
-        findings: What the template did to it (see `modelforge.data.ledger.FINDINGS`).
+        findings: What the template did to it (see `modelforge.data.advice.FINDINGS`).
     """
 
     ids: tuple[array[int], ...]
@@ -229,6 +229,7 @@ class Encoder:
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
             *self.marks.found(messages),
+            *self.trained.unread(conversation_of(example, messages)),
         )
         return Chosen(found.text, spans, said)
 
@@ -296,7 +297,8 @@ class Encoder:
                 look_for_left_out(example, messages, renderer, thoughts=learned)
                 text = renderer.text(conversation_of(example, messages), generate=generate)
                 shown = [renderer.untagged(message) for message in messages]
-                rows.append((text, self._told(shown, text, len(example["prompt"]))))
+                told = self._told(shown, text, len(example["prompt"]))
+                rows.append((text, (*told, *renderer.unread(conversation_of(example, messages)))))
             except RenderError as error:
                 rows.append((error, ()))
         good = [text for text, _ in rows if isinstance(text, str)]
