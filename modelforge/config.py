@@ -33,10 +33,7 @@ class Generation(Section):
 
     max_new_tokens: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(
-            description="Longest completion, in tokens; by default by model and task: 512, or 2048 "
-            "for a model that thinks."
-        ),
+        Field(description="Longest completion, in tokens; by default by model and task."),
     ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
     top_k: Annotated[
@@ -193,10 +190,7 @@ class Settings(Section):
     lora_r: Annotated[int, Field(description="The LoRA rank; 0 trains all weights.", ge=0)] = 16
     lora_alpha: Annotated[
         int,
-        Field(
-            description="The LoRA alpha: the adapter's output is scaled by lora_alpha / lora_r.",
-            ge=1,
-        ),
+        Field(description="The LoRA alpha: what LoRA adds is scaled by lora_alpha / lora_r.", ge=1),
     ] = 32
     lora_dropout: Annotated[
         float, Field(description="The dropout in the LoRA layers.", ge=0, lt=1)
