@@ -202,6 +202,7 @@ def convert(
     """The examples of one file, whose format goes into the ledger."""
     for note in table.notes:
         ledger.note(note)
+    ledger.warnings.extend(table.doubts)
     rows, tool = plain(table.rows)
     if tool:
         ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
