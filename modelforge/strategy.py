@@ -65,6 +65,8 @@ class Measure:
 
 #: The one word, and its id, that the plan's tokenizer knows: what rows of a `LongestBatch` hold.
 STAND_IN_WORD, STAND_IN_ID = "a", 2
+# With these a row comes out of a batch otherwise than alone, by more than the noise of 32 bits.
+_ROUNDS = ("bf16", "fp16", "tf32", "use_8bit", "torch_compile")
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,20 @@ class Strategy:
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
         key = "per_device_eval_batch_size"
-        why = "held-out rows are measured one by one: no figure depends on their batch"
-        said = config.get(key) if config.given(key) else 1
-        if said != 1:
-            warn(f"{key} {said} is not used: {why}")
+        rounded = next((k for k in _ROUNDS if config.get(k)), None)
+        if rounded is None:
+            if config.given(key):
+                return {}
+            why = "as the training batch; held-out figures are each row's, whatever their batch"
+            return {key: Choice(config.micro_batch, "default", why)}
+        why = f"one by one: with {rounded}, a figure would depend on the batch"
+        if config.given(key) and config.get(key) != 1:
+            warn(f"{key} {config.get(key)} is not used: held-out rows are measured {why}")
         return {key: Choice(1, "default", why)}
+
+    def least_micro_batch(self, config: Config) -> int:
+        """The fewest rows of a forward pass that its loss is right for."""
+        return 1
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """Defaults that depend on the training rows, which are in normal form.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from modelforge.config import REWARD_MODEL, Choice, Config
+from modelforge.config import Choice, Config
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
@@ -121,5 +121,7 @@ class PPO(Rewarded):
         super().weigh(args, rewards)
         if args.reward_std_penalty and args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
+            from modelforge.rewards.of_a_run import is_model_name
+
             names = [function.__name__ for function, _ in rewards]
-            args.reward_ensemble = [n for n in names if n.startswith(REWARD_MODEL)]
+            args.reward_ensemble = [name for name in names if is_model_name(name)]

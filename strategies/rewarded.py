@@ -252,8 +252,11 @@ class Rewarded(Strategy):
             self.functions,
             tokenizer=parts.tokenizer,
             policy=parts.model,
-            # To vLLM TRL sends all that is on the policy, an adapter's score head too.
-            adapted=adapted and not parts.args.use_vllm,
+            # To vLLM TRL sends all that is on the policy, an adapter's score head too. And sharded
+            # weights cannot be used by an adapter between two steps.
+            adapted=adapted
+            and not parts.args.use_vllm
+            and not parts.config.settings.distributed.shards_weights,
             device=str(parts.args.device),
             batch_size=parts.args.per_device_train_batch_size,
         )

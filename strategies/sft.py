@@ -66,30 +66,26 @@ class SFT(Strategy):
             key = next(k for k in ("completion_only_loss", "assistant_only_loss") if k in said)
             yield Problem(f"{config.name}: {key}", what, fix)
 
-        packed = said.get("eval_packing") and not said.get("packing")
-        if packed and said.get("padding_free"):
-            what = "is on, and TRL cannot pack the held-out rows alone where nothing is padded"
-            fix = "set it to false, or set packing to true"
-            yield Problem(f"{config.name}: padding_free", what, fix)
+        if said.get("eval_packing"):
+            what = "has no effect: held-out rows are measured themselves, each with its own figure"
+            yield Problem(f"{config.name}: eval_packing", what, "remove it")
 
     def arguments(self, config: Config) -> dict[str, Any]:
         # Rows are cut as they are tokenised; TRL wants to be told so where nothing is padded.
         whole = config.get("padding_free") and not config.get("packing")
-        return {"max_length": None if whole else config.settings.max_seq_length}
+        length = None if whole else config.settings.max_seq_length
+        return {"max_length": length, "eval_packing": False}
 
     def datasets(self, parts: Parts) -> Any:
         return self.tokenised(parts)
 
     def long_rows(self, config: Config, *, held_out: bool = False) -> LongRows:
-        packed = config.get("packing")
-        if held_out and config.get("eval_packing") is not None:
-            packed = config.get("eval_packing")
+        packed = config.get("packing") and not held_out
         return "split" if packed and config.get("packing_strategy") != "bfd" else "cut"
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         choices = dict(super().derived_defaults(config))
-        packs = config.get("packing") or config.get("eval_packing")
-        if packs and not config.given("packing_strategy"):
+        if config.get("packing") and not config.given("packing_strategy"):
             why = "longer rows are split over blocks; TRL's bfd throws away what is beyond one"
             choices["packing_strategy"] = Choice("bfd_split", "default", why)
         return choices

@@ -69,7 +69,6 @@ def test_batches_go_without_padding_only_where_the_kernel_skips_it():
     assert "padding_free" not in chosen(card(24.0), per_device_train_batch_size=1)
     assert "padding_free" not in chosen(card(24.0), strategy="dpo", **batch)
     assert "padding_free" not in chosen(card(24.0), packing=True, **batch)
-    assert "padding_free" not in chosen(card(24.0), eval_packing=True, **batch)
     assert "padding_free" not in chosen(CPU, **batch)
     assert chosen(card(24.0), provider="unsloth") == {}
 

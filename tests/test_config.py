@@ -319,6 +319,7 @@ def test_a_config_without_a_strategy_shows_all_that_is_wrong_with_it():
 
 def test_null_and_auto_leave_a_key_open():
     said = {"bf16": "auto", "lora_r": None, "learning_rate": None, "eval_split": None}
-    config = load_config({**MINIMAL, **said}, overrides=["fp16=auto", "max_seq_length=null"])
+    over = ["fp16=auto", "max_seq_length=null"]
+    config = load_config({**MINIMAL, "max_seq_length": 64, **said}, overrides=over)
     assert not any(config.given(key) for key in ("bf16", "fp16", "lora_r", "max_seq_length"))
     assert config.settings.lora_r == 16 and config.settings.max_seq_length == 1024

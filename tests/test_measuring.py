@@ -16,6 +16,7 @@ from modelforge import get_strategy, list_strategies, load_config
 from modelforge.callbacks.metrics import SESSION
 from modelforge.measuring.by_row import HOOKS, ByPrompt, ByRow, by_row
 from modelforge.measuring.intervals import change, student, wilson
+from modelforge.measuring.one_forward import OneForward
 from modelforge.measuring.rows import HeldOutRow, ties_half, together
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
@@ -68,6 +69,69 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
         for size in (1, 6)
     )  # fmt: skip
     assert len(one) > 3 and one == pytest.approx(other, abs=1e-6, rel=1e-6)
+
+
+HARDER = {
+    "sft": ("label_smoothing_factor=0.1", "packing=true"),
+    "dpo": ("lora_r=0", "lora_alpha=null", 'loss_type=["sigmoid","sft"]', "ld_alpha=0.5"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", HARDER)
+def test_rows_are_measured_in_the_batch_that_was_asked_for(strategy, tmp_path):
+    """One forward pass for a batch, padded as little as can be; the figures are the rows' own."""
+    found, shapes = {}, {}
+    for size in (1, 4):
+        trainer = built(strategy, tmp_path / str(size), *HARDER[strategy],
+                        f"per_device_eval_batch_size={size}")  # fmt: skip
+        seen = shapes[size] = []
+        trainer.model.get_input_embeddings().register_forward_hook(
+            lambda module, ids, output, seen=seen: seen.append(tuple(ids[0].shape))
+        )
+        found[size] = figures(trainer), trainer.held_out
+    assert found[1][0] == pytest.approx(found[4][0], abs=1e-6, rel=1e-6)
+    sides = 2 if strategy == "dpo" else 1
+    for one, other in zip(found[1][1], found[4][1], strict=True):  # in the order of the data
+        assert one.weight == other.weight
+        assert one.figures == pytest.approx(other.figures, abs=1e-5, rel=1e-5)
+    once = len(shapes[1]) // 11  # the model is asked twice where labels are smoothed
+    assert shapes[1] and {rows for rows, _ in shapes[1]} == {sides}
+    assert [rows // sides for rows, _ in shapes[4]][::once] == [4, 4, 3]
+    lengths = [length for _, length in shapes[4]]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_figure_of_the_whole_batch_is_no_rows():
+    """A mixture's auxiliary loss: then each row goes through the model alone."""
+
+    class Mixture(torch.nn.Module):
+        def forward(self, input_ids):
+            seen.append(len(input_ids))
+            return {"logits": input_ids.float(), "aux_loss": input_ids.float().mean()}
+
+    seen, model = [], Mixture()
+    forward, batch = OneForward([model]), torch.arange(6).reshape(3, 2)
+    with forward.recording():
+        model(input_ids=batch)
+    with forward.of_row(1, 3):
+        assert model(input_ids=batch[1:2])["aux_loss"] == 2.5
+    assert seen == [3, 1] and "forward" not in vars(model)
+
+
+def test_in_16_bits_rows_are_measured_alone_and_a_batch_is_not_used(capsys):
+    from modelforge.config import Choice
+
+    for said, value in (({}, 4), ({"per_device_eval_batch_size": 6}, None)):
+        config = load_config({"strategy": "sft", "model_name": "m", "dataset": "d",
+                              "per_device_train_batch_size": 4, **said})  # fmt: skip
+        strategy = get_strategy("sft")()
+        found = strategy.derived_defaults(config).get("per_device_eval_batch_size")
+        assert (found and found.value) == value
+        half = config.with_choices({"bf16": Choice(True, "machine")})
+        assert strategy.derived_defaults(half)["per_device_eval_batch_size"].value == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "per_device_eval_batch_size 6 is not used: held-out rows are measured one by one" in said
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +192,12 @@ def test_trl_still_has_what_the_measuring_leans_on():
         for name, parameters in HOOKS.items():
             known = inspect.signature(getattr(trainer, name)).parameters
             assert not [p for p in parameters if p not in known], f"{trainer.__name__}.{name}"
-    assert hasattr(trl.DPOTrainer, "_precompute_ref_logps")
+    for name, parameters in (
+        ("_precompute_ref_logps", ["dataset", "name", "batch_size"]),
+        ("compute_ref_log_probs", ["model", "inputs"]),
+    ):
+        known = inspect.signature(getattr(trl.DPOTrainer, name)).parameters
+        assert [*known] == ["self", *parameters], name
 
 
 @pytest.mark.parametrize("name", [n for n in list_strategies() if n != "rlhf"])

@@ -62,10 +62,11 @@ def test_packing_loses_no_token_by_default_and_says_why(ready):
     assert (
         count(train) == ledger.tokens["total"] == sum(len(r.ids[0]) for r in run.data.train_tokens)
     )
-    assert count(evaluation) == sum(len(row.ids[0]) for row in run.data.eval_tokens)
     assert max(map(len, train + evaluation)) <= BLOCK
-    assert ledger.truncated.count == 0 and ledger.split.count == 4
-    assert any("split by packing: 4 rows" in line for line in ledger.fact_lines())
+    assert ledger.split.count == 4
+    assert any(
+        f"split by packing: {ledger.split.count} rows" in line for line in ledger.fact_lines()
+    )
 
 
 def test_what_bfd_throws_away_is_counted(ready):
@@ -80,22 +81,17 @@ def test_what_bfd_throws_away_is_counted(ready):
     assert any("cut at max_length" in warning for warning in ledger.warnings)
 
 
-def test_held_out_rows_that_are_not_packed_are_cut_and_counted(ready):
-    run = ready(packing=True, eval_packing=False)
+def test_held_out_rows_are_not_packed_and_what_is_cut_of_them_is_counted(ready):
+    run = ready(packing=True)
     ledger = run.data.ledger
     _, evaluation = packed(run)
-    lost = sum(len(row.ids[0]) - BLOCK for row in run.data.eval_tokens if len(row.ids[0]) > BLOCK)
+    whole = [len(row.ids[0]) for row in run.data.eval_tokens]
+    assert len(evaluation) == len(whole) == 4
+    lost = sum(length - BLOCK for length in whole if length > BLOCK)
     assert lost > 0 and ledger.truncated_tokens == lost
-    assert count(evaluation) == sum(len(row.ids[0]) for row in run.data.eval_tokens) - lost
-    only = ready(eval_packing=True)
-    assert only.config.choices["packing_strategy"].value == "bfd_split"
-    assert only.data.ledger.truncated.count == 4
-
-
-def test_the_held_out_rows_alone_are_packed_where_rows_are_padded(ready):
-    assert ready(eval_packing=True).args.max_length == BLOCK
-    with pytest.raises(modelforge.ConfigError, match="padding_free: is on"):
-        ready(eval_packing=True, padding_free=True, attn_implementation="sdpa")
+    assert count(evaluation) == sum(whole) - lost
+    with pytest.raises(modelforge.ConfigError, match="eval_packing: has no effect"):
+        ready(eval_packing=True)
 
 
 @pytest.mark.parametrize("strategy", ["sft", "dpo"])

@@ -149,8 +149,16 @@ def test_kl_controller_follows_its_formula(rollouts_seen):
     for kl, n in rollouts_seen:
         adaptive.update(kl, n)
         fixed.update(kl, n)
-        coef *= 1 + np.clip((kl - 6.0) / 6.0, -0.2, 0.2) * n / 1000
+        coef *= np.exp(np.clip((kl - 6.0) / 6.0, -0.2, 0.2) * n / 1000)
     assert adaptive.coef == pytest.approx(coef) and fixed.coef == 0.1
+
+
+def test_a_short_horizon_never_turns_the_kl_penalty_into_a_bonus():
+    controller = maths.KLController(0.1, 6.0, 1)
+    for kl in (0.0, 0.0, 1e6, 0.0):
+        controller.update(kl, 512)
+        assert controller.coef > 0
+    assert controller.coef == pytest.approx(0.1 / 4)  # a rollout halves or doubles it at most
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 9), min_size=1, max_size=8))
@@ -210,3 +218,9 @@ def test_a_completion_that_nothing_judged_stays_unjudged():
     for normalization in ("none", "standardize"):
         score = RewardShaper(torch.ones(2), normalization=normalization)(raw, update=True)
         assert score.isnan().tolist() == [True, False]
+
+
+def test_a_judge_that_is_not_learned_from_judges_nothing():
+    raw = torch.tensor([[math.nan, 5.0], [1.0, 5.0]])
+    score = RewardShaper(torch.tensor([1.0, 0.0]))(raw, update=True)
+    assert score.isnan().tolist() == [True, False] and score[1] == 1

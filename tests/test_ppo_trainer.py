@@ -21,8 +21,9 @@ from modelforge.checkpointing.resumable import COUNTERS
 from modelforge.errors import ConfigError, ModelError
 from modelforge.models.adapters import adapter_parameters, inference, using
 from modelforge.ppo.config import PPOConfig
+from modelforge.ppo.metrics import METRICS
 from modelforge.ppo.reference import CRITIC, POLICY, REFERENCE
-from modelforge.ppo.trainer import HOOKS, METRICS, PPOTrainer
+from modelforge.ppo.trainer import HOOKS, PPOTrainer
 from modelforge.rewards.shared_base import SharedBaseReward
 
 sys.path.append(str(Path(__file__).parent))  # the tests are no package
@@ -248,20 +249,36 @@ def test_an_epoch_stops_at_its_kl_limit_without_moving_a_weight(tmp_path):
 
     t = trainer(tmp_path, kl_stop=1e-7, max_steps=8, weight_decay=0.1, callbacks=[Alarms()])
     t.train()
-    # the first update of a rollout has KL 0; the second passes the limit and is the last
-    assert [e["updates_skipped"] for e in logs(t)] == [0, 0, 1, 1, 0, 0, 1, 1]
+    # the first update of a rollout has KL 0; the second would pass the limit and is left out
+    assert [e["updates_skipped"] for e in logs(t)] == [0, 1, 1, 1, 0, 1, 1, 1]
     same = [torch.equal(a, b) for a, b in itertools.pairwise(weights)]
-    assert same == [False, True, True, False, False, True, True]
+    assert same == [True, True, True, False, True, True, True]
 
 
 def test_rewards_that_judge_nothing_teach_nothing(tmp_path):
     def picky(completions, **kwargs):
         return [None] * 4 + [1.0] * (len(completions) - 4)
 
-    t = trainer(tmp_path, rewards=(picky,), steps_per_generation=1, per_device_train_batch_size=8)
+    t = trainer(
+        tmp_path, policy(init_lora_weights=False), rewards=(picky,), steps_per_generation=1,
+        per_device_train_batch_size=8, entropy_coef=0.1,
+    )  # fmt: skip
     batch = first_minibatch(t)
     judged = batch["loss_mask"].any(1)
     assert judged.sum() == 4 and not batch["advantages"][~judged].any()
+    # and they take nothing from what the others teach: the gradient is theirs alone
+    for loss_type, share in (("bnpo", 1), ("grpo", 2), ("dr_grpo", 2), ("dapo", 1)):
+        t.loss_type = t.args.loss_type = loss_type
+        alone = {k: v[judged] if v.dim() else v for k, v in batch.items() if v is not None}
+        # a mean over rows is over all eight: `_judge` has weighed the advantages for that
+        weighed = batch | {"advantages": batch["advantages"] * share}
+        gradients = []
+        for part in (weighed, alone):
+            t.model.zero_grad()
+            t.compute_loss(t.model, part).backward()
+            gradients.append([p.grad for p in t.model.parameters() if p.grad is not None])
+        for mixed, theirs in zip(*gradients, strict=True):
+            assert torch.allclose(mixed, theirs, atol=1e-6), loss_type
 
 
 def test_evaluation_leaves_the_state_of_training_alone(tmp_path):
@@ -328,6 +345,20 @@ def test_settings_that_break_ppo_are_all_named():
         "beta", "use_vllm", "mask_truncated_completions", "ref_update_steps", "kl_estimator",
         "gamma", "value_clip_range", "loss_type", "generation_batch_size",
     }  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        PPOConfig(
+            output_dir="out", per_device_train_batch_size=8, epsilon=1.5, epsilon_high=-0.1,
+            kl_coef=0, kl_target=6.0, value_coef=-1.0, entropy_coef=-0.1,
+            reward_normalize_sources=True, reward_ensemble=["a"],
+            multi_objective_aggregation="normalize_then_sum",
+        )  # fmt: skip
+    named = {problem.where for problem in error.value.problems}
+    assert named == {
+        "epsilon", "epsilon_high", "kl_target", "value_coef", "entropy_coef",
+        "reward_normalize_sources", "reward_ensemble", "multi_objective_aggregation",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="nothing steers it"):
+        PPOConfig(output_dir="out", per_device_train_batch_size=8, kl_horizon=50)
     with pytest.raises(ConfigError, match="did you mean 'trunk_detached'"):
         PPOConfig(output_dir="out", per_device_train_batch_size=8, value_mode="trunk_detach")
 
@@ -337,4 +368,6 @@ def test_a_model_without_lora_or_an_unknown_reward_is_refused(tmp_path):
     with pytest.raises(ModelError, match="LoRA adapter"):
         trainer(tmp_path, base)
     with pytest.raises(ConfigError, match="did you mean 'cheerful'"):
-        trainer(tmp_path, reward_ensemble=["cheeful"])
+        trainer(tmp_path, reward_ensemble=["cheeful"], reward_std_penalty=0.5)
+    with pytest.raises(ConfigError, match="1 of them is no ensemble"):
+        trainer(tmp_path, reward_std_penalty=0.5)

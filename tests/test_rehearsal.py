@@ -1,6 +1,5 @@
 """`check` refuses what the libraries would refuse, and a start that fails leaves nothing."""
 
-import json
 import types
 from pathlib import Path
 
@@ -155,11 +154,3 @@ def test_a_bug_of_ours_is_said_and_never_blamed_on_the_user(monkeypatch, tmp_pat
     quick("sft", tmp_path, "max_steps=1")
     said = " ".join(capsys.readouterr().err.split())
     assert "the trainer was not tried before loading (ValueError: no user wrote this)" in said
-
-
-def test_an_evaluation_batch_that_is_not_used_is_said(tmp_path, capsys):
-    result = quick("sft", tmp_path, "max_steps=1", "per_device_eval_batch_size=4")
-    said = " ".join(capsys.readouterr().err.split())
-    assert "per_device_eval_batch_size 4 is not used: held-out rows are measured one by" in said
-    choices = json.loads((result.run_dir / "choices.json").read_text())["choices"]
-    assert choices["per_device_eval_batch_size"]["value"] == 1

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -15,9 +16,17 @@ from hypothesis import strategies as st
 from modelforge import load_config
 from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, ModelError
-from modelforge.rewards import BUILTIN, FROM_TRL, build_rewards, parse_rewards, reward_columns
+from modelforge.rewards import (
+    BUILTIN,
+    FROM_TRL,
+    build_rewards,
+    of_a_run,
+    parse_rewards,
+    reward_columns,
+)
 from modelforge.rewards.answers import extract_number, right_answers
 from modelforge.rewards.build import completion_text
+from modelforge.rewards.callables import code_of
 
 
 def entry(name, arguments=(), weight=1.0):
@@ -601,3 +610,93 @@ def test_a_function_of_an_installed_module_is_read_when_checked_and_run_when_bui
     assert (tmp_path / "mark").exists()
     assert f"running {package / 'inner' / 'rewards.py'} for 'score'" in capsys.readouterr().err
     assert function(prompts=[""], completions=["a"], truth=["2"]) == [2.0]
+
+
+# --- anything that can be called ----------------------------------------------------------------
+
+
+class Counting:
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __call__(self, completions, **kwargs):
+        return [float(c.count(self.sign)) for c in completions]
+
+
+class Later(Counting):
+    async def __call__(self, completions, **kwargs):
+        return super().__call__(completions)
+
+
+def shouts(completions, sign="!", **kwargs):
+    return [float(c.count(sign)) for c in completions]
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("from functools import partial\ndef g(completions, sign, **kw):\n"
+         "    return [c.count(sign) for c in completions]\nf = partial(g, sign='!')", "f"),
+        ("class C:\n    def __call__(self, completions, **kw):\n"
+         "        return [c.count('!') for c in completions]\nf = C()", "f"),
+        ("class C:\n    async def __call__(self, completions, **kw):\n"
+         "        return [c.count('!') for c in completions]\nf = C()", "f"),
+        ("f = lambda completions, **kw: [c.count('!') for c in completions]", "f"),
+    ],
+)  # fmt: skip
+def test_a_file_may_name_anything_that_can_be_called(tmp_path, body, name):
+    function = user_function(tmp_path, body)
+    answers = function(prompts=[""], completions=["a!!"])
+    answers = asyncio.run(answers) if asyncio.iscoroutine(answers) else answers
+    assert answers == [2.0] and function.__name__ == name
+
+
+def test_a_class_is_no_reward_but_an_object_of_it_is(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a class.*reward = f\(\)"):
+        user_function(tmp_path, "class f:\n    def __call__(self, **kw): ...")
+
+
+def test_rewards_in_code_have_a_name_of_their_own_in_every_path():
+    config = load_config(
+        {"strategy": "ppo", "model_name": "m", "dataset": "d.jsonl",
+         "rewards": [{"name": "length", "arguments": {"target": 3}}] * 2}
+    )  # fmt: skip
+
+    def length(completions, **kwargs):
+        return [1.0 for _ in completions]
+
+    def judge(completions, **kwargs):
+        return [2.0 for _ in completions]
+
+    given = [length, partial(shouts, sign="?"), partial(shouts), Counting("a"), Later("b"), judge]
+    weighted = [(function, 0.5) for function in given]
+    expected = ["length", "length_2", "length_3", "shouts", "shouts_2", "Counting", "Later",
+                "judge_function"]  # fmt: skip
+    assert [name for name, _ in of_a_run.names(config, weighted)] == expected
+    made = of_a_run.build(
+        config, weighted, tokenizer=None, policy=None, adapted=False, device="cpu", batch_size=1
+    )
+    assert [function.__name__ for function, _ in made] == expected
+    assert made[3][0](prompts=["", ""], completions=["a?", "!"]) == [1.0, 0.0]
+    assert asyncio.run(made[6][0](prompts=[""], completions=["bb"])) == [2.0]
+    assert length.__name__ == "length"  # the user's own is left as it is
+    with pytest.raises(ConfigError, match="all weights are 0"):
+        of_a_run.build(
+            load_config({"strategy": "ppo", "model_name": "m", "dataset": "d.jsonl"}),
+            [(shouts, 0)], tokenizer=None, policy=None, adapted=False, device="cpu", batch_size=1,
+        )  # fmt: skip
+
+
+def test_the_code_of_a_reward_tells_what_it_was_made_with():
+    def scaled(by):
+        return lambda completions, **kwargs: [by for _ in completions]
+
+    pairs = [
+        (partial(shouts, sign="?"), partial(shouts, sign="!")),
+        (Counting("a"), Counting("b")),
+        (scaled(1), scaled(2)),
+        (Counting("a").__call__, Counting("b").__call__),
+    ]
+    for one, other in pairs:
+        assert code_of(one) == code_of(one) != code_of(other)
+    assert code_of(scaled(1)) == code_of(scaled(1))

@@ -109,8 +109,8 @@ def test_rlhf_config_is_checked_as_it_is_made():
 
 
 def test_the_document_names_every_key_and_metric():
+    from modelforge.ppo.metrics import METRICS
     from modelforge.ppo.settings import PPOSection
-    from modelforge.ppo.trainer import METRICS
     from modelforge.strategies.rewarded import RewardedSettings
     from modelforge.strategies.rlhf import RLHFSettings
 

@@ -82,6 +82,7 @@ def load_config(
     for values in (raw, said):
         for key in schema.left_open(values, strategy):
             del values[key]
+            raw.pop(key, None)  # --set key=null leaves open what the file sets
     choices = {key: Choice(value, "config") for key, value in under(raw, said).items()}
     choices |= {key: Choice(value, "--set") for key, value in said.items()}
     values = {key: choice.value for key, choice in choices.items()}

@@ -173,7 +173,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         if not found.supervised():
             return "no supervised token"
         return None if found.supervised(limit) else "prompt fills max_length"
-    if limits.kind == "preference" and any(len(ids) == found.start for ids in found.ids):
+    if limits.kind != "prompt" and any(len(ids) == found.start for ids in found.ids):
         return "no supervised token"
     if limit is None:
         return None
@@ -183,8 +183,8 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         return "longer than max_length"
     if found.start >= limit:
         return "prompt fills max_length"
-    chosen, rejected = (ids[:limit] for ids in found.ids)
-    return "equal once cut" if chosen == rejected else None
+    cut = [ids[:limit] for ids in found.ids]
+    return "equal once cut" if len(cut) == 2 and cut[0] == cut[1] else None
 
 
 def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
@@ -192,7 +192,7 @@ def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
     supervised = found.supervised(limit)
-    if limits.kind == "preference":
+    if limits.kind in ("preference", "labelled"):
         supervised = sum(lengths) - len(lengths) * found.start
     beyond = sum(max(0, len(ids) - (limits.max_length or whole)) for ids in found.ids)
     ends = None if beyond and limit is not None else item.ends
@@ -311,7 +311,7 @@ def content_key(item: Checked, limit: int | None) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for ids in item.encoded.ids:
         digest.update(ids[:limit].tobytes() + b"|")
-    rest = [item.example.get(name) for name in ("answer", "margin")]
+    rest = [item.example.get(name) for name in ("answer", "margin", "label")]
     digest.update(json.dumps(rest).encode())
     return digest.digest()
 

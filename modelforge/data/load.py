@@ -26,6 +26,7 @@ from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Message, Skip
 from modelforge.data.exports import plain
+from modelforge.data.labels import parted
 from modelforge.data.ledger import Ledger
 from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
@@ -72,7 +73,7 @@ def read_rows(
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
     Args:
-        kind: ``demonstration``, ``preference`` or ``prompt``.
+        kind: ``demonstration``, ``preference``, ``labelled`` or ``prompt``.
         tokenizer: With the chat template set; without one only raw text can be trained on.
         system_prompt: The system message of rows that have none.
         min_rows: Fewer training rows than this are refused.
@@ -226,6 +227,8 @@ def convert(
             f"{table.path}: of answers compared or rated only the chosen (preferred, best, good) "
             "ones are demonstrations"
         )
+    if mode.kind == "labelled" and "label" not in form.columns:
+        ledger.note(f"{table.path}: each pair gives two answers: the better good, the worse bad")
     scores = [match.columns.get(role) for role in ("chosen_score", "rejected_score")]
     if mode.kind == "preference" and all(scores):
         ledger.note(
@@ -240,7 +243,8 @@ def convert(
     used = set(match.columns.values())
     rows = list(refuse(rows, used, mode.kind, by_hand=bool(columns), drop=drop))
     count(rows, used, mode.kind, ledger)
-    for row, example in form.convert(match.items(rows), mode, drop):
+    made = form.convert(match.items(rows), mode, drop)
+    for row, example in parted(made) if mode.kind == "labelled" else made:
         try:
             example |= beside(row.cells, match.columns, example)
         except Skip as skip:

@@ -28,7 +28,8 @@ def preview(
 
     Returns:
         For each of the first ``n`` rows its segments ``(text, trained)``. A pair gives the prompt
-        with chosen, a line ``rejected:``, and the rejected reply; a prompt is one segment.
+        with chosen, a line ``rejected:``, and the rejected reply; a prompt is one segment, a
+        labelled answer two.
     """
     shown: list[list[tuple[str, bool]]] = []
     for row in rows[:n]:
@@ -42,6 +43,9 @@ def preview(
             rejected = [part for part in segments(bad[:max_length], on, tokenizer) if part[1]]
             chosen = segments(good[:max_length], on, tokenizer)
             shown.append([*chosen, ("\nrejected:\n", False), *rejected])
+        elif row.start < len(sides[0]):
+            on = [i >= row.start for i in range(len(sides[0]))]
+            shown.append(segments(sides[0][:max_length], on, tokenizer))
         else:
             shown.append(segments(sides[0], [False] * len(sides[0]), tokenizer))
     return shown

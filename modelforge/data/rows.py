@@ -60,7 +60,8 @@ class Data:
 
         Returns:
             ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and, where the rows
-            have it, ``margin``; with ``prompt_ids`` where it is apart. Nothing is encoded for it.
+            have it, ``margin``; with ``prompt_ids`` where it is apart; or ``completion_ids``,
+            ``prompt_ids`` and ``label``. Nothing is encoded for it.
         """
         train, evaluation = (
             token_columns(

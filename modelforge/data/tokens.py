@@ -128,6 +128,7 @@ def encode(
     encode_batch = {
         "demonstration": encoder.demonstrations,
         "preference": encoder.pairs,
+        "labelled": encoder.labelled,
         "prompt": encoder.prompts,
     }[kind]
     batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
@@ -232,24 +233,33 @@ class Encoder:
 
     def pairs(self, examples: Sequence[Example]) -> list[Result]:
         """Prompt with chosen and prompt with rejected, both with the index where they part."""
+        return self._answered(examples, SIDES)
+
+    def labelled(self, examples: Sequence[Example]) -> list[Result]:
+        """Prompt with answer, and the index where the answer begins, as KTOTrainer has it."""
+        return self._answered(examples, ("completion",))
+
+    def _answered(self, examples: Sequence[Example], names: Sequence[str]) -> list[Result]:
+        """Prompt with each of the answers of these names, and the index where they part."""
         if isinstance(examples[0]["prompt"], str):
             prompts: Any = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
-            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in SIDES]
+            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in names]
         else:
             prompts = [ids for ids, _ in self.texts(examples, self.paired, generate=True)]
-            sides = [self.texts(examples, self.paired, reply=name) for name in SIDES]
+            sides = [self.texts(examples, self.paired, reply=name) for name in names]
         encoded: list[Result] = []
-        for prompt_ids, (good, said), (bad, also) in zip(prompts, *sides, strict=True):
-            failed = [ids for ids in (prompt_ids, good, bad) if isinstance(ids, RenderError)]
+        for prompt_ids, *answers in zip(prompts, *sides, strict=True):
+            whole = [ids for ids, _ in answers]
+            failed = [ids for ids in (prompt_ids, *whole) if isinstance(ids, RenderError)]
             if failed:
                 encoded.append(failed[0])
                 continue
             # As DPOTrainer does, so that both sides have the same prompt.
-            start = min(common_prefix_length(prompt_ids, ids) for ids in (good, bad))
-            findings = tuple(dict.fromkeys((*said, *also)))
+            start = min(common_prefix_length(prompt_ids, ids) for ids in whole)
+            findings = tuple(dict.fromkeys(said for _, all_said in answers for said in all_said))
             if start < len(prompt_ids) and isinstance(examples[0]["prompt"], list):
                 findings += self._not_opened()
-            encoded.append(compact(good, bad, start=start, findings=findings))
+            encoded.append(compact(*whole, start=start, findings=findings))
         return encoded
 
     def _not_opened(self) -> tuple[str, ...]:

@@ -59,7 +59,6 @@ def attention_defaults(
         and padding_free
         and config.micro_batch > 1
         and not config.get("packing")
-        and not config.get("eval_packing")  # which TRL cannot do beside rows without padding
     ):
         why = f"{attention} keeps rows apart without padding them"
         choices["padding_free"] = Choice(True, "machine", why)

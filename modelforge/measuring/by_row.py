@@ -3,7 +3,8 @@
 ``by_row(SFTTrainer)`` is the same trainer. transformers weighs each batch alike, whatever tokens it
 holds, and repeats the last one; TRL averages its metrics over batches. Here each row (or pair, or
 prompt with its answers) is measured as if it were alone in its batch and in its process, by TRL's
-own code. The figures of all rows are weighted means of theirs.
+own code. The figures of all rows are weighted means of theirs. The forward pass is one for a whole
+batch where that changes no figure: in 32 bits.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.utils.data import SequentialSampler
+from pyarrow.compute import list_value_length
 from transformers import Trainer
 
 from modelforge.checkpointing.randomness import random_state_kept
-from modelforge.measuring.rows import HeldOutRow, ties_half, together
+from modelforge.measuring.one_forward import OneForward, RowsToo
+from modelforge.measuring.rows import HeldOutRow, by_sign, ties_half, together
 from modelforge.measuring.sampling import draws_of, sampled_with
 
 #: What of transformers' and TRL's private parts the classes below override, with the parameters
@@ -43,7 +45,7 @@ def by_row(trainer_class: type[Any]) -> type[Any]:
 
 
 class ByRow(Trainer):
-    """Mixed into a trainer of TRL, in front of it; its evaluation batch is one row."""
+    """Mixed into a trainer of TRL, in front of it."""
 
     # What transformers leaves optional and is always there, and what is TRL's.
     args: Any
@@ -69,7 +71,9 @@ class ByRow(Trainer):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        self.held_out = self._rows_of_all(len(dataloader.dataset))
+        found = self._rows_of_all(len(dataloader.dataset))
+        places = zip(self._order(dataloader.dataset), found, strict=True)
+        self.held_out = [row for _, row in sorted(places, key=lambda place: place[0])]
         figures = together(self.held_out)
         assert output.metrics is not None, "transformers fills them"
         output.metrics[f"{metric_key_prefix}_loss"] = figures.pop("loss", math.nan)
@@ -78,6 +82,29 @@ class ByRow(Trainer):
             metrics[name] = [value]  # TRL logs the mean of what stands here
         return output
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As ever, and each batch beside its rows alone."""
+        with self._rows_too():
+            return super().get_eval_dataloader(eval_dataset)
+
+    @contextmanager
+    def _rows_too(self) -> Iterator[None]:
+        """Within it, what is collated for an evaluation is padded, and holds its rows alone too."""
+        collator: Any = self.data_collator
+        padded = replace(collator, padding_free=False) if _flattens(collator) else collator
+        self.data_collator = RowsToo(padded)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return self._order(eval_dataset)
+
+    def _order(self, dataset: Any) -> list[int]:
+        """The longest first: rows of a batch are alike, and what does not fit shows at once."""
+        return longest_first(dataset)
+
     def prediction_step(
         self,
         model: Any,
@@ -85,10 +112,45 @@ class ByRow(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Evaluate a batch of one row as TRL does, and keep its figures."""
-        found, row = self._measured(model, inputs, _tokens(inputs), prediction_loss_only)
-        self._batches.append([row])
+        """Evaluate each row of a batch as TRL does, and keep its figures."""
+        trainer: Any = super()
+        forward = self._forward_of(
+            inputs, lambda batch: trainer.prediction_step(model, batch, True)
+        )
+        rows, count = [], len(inputs["rows"])
+        for i, row in enumerate(inputs["rows"]):
+            with forward.of_row(i, count):
+                found, alone = self._measured(model, row, _tokens(row), prediction_loss_only)
+            rows.append(alone)
+        self._batches.append(rows)
         return found
+
+    def _forward_of(self, inputs: Any, run: Any) -> OneForward:
+        """The forward passes of a batch, made once where no figure depends on that.
+
+        Args:
+            inputs: As `RowsToo` gives them.
+            run: What makes them.
+        """
+        models = [self.accelerator.unwrap_model(self.model), getattr(self, "ref_model", None)]
+        forward = OneForward([model for model in models if model is not None])
+        if len(inputs["rows"]) > 1 and self._exact():
+            with forward.recording(), self._alone():
+                run(inputs["batch"])
+        return forward
+
+    def _exact(self) -> bool:
+        """Whether a row comes out of a batch as it does alone: in 32 bits, to their noise.
+
+        In 16 bits a logit differs by its batch in the third digit. So it does in 8 bits, whose
+        scale is the batch's.
+        """
+        precise = (torch.float32, torch.float64, torch.uint8)  # 4-bit weights, two in a byte
+        return (
+            self.accelerator.mixed_precision == "no"
+            and not (self.args.tf32 or self.args.torch_compile)
+            and all(parameter.dtype in precise for parameter in self.model.parameters())
+        )
 
     def _measured(
         self, model: Any, inputs: Any, weight: float, prediction_loss_only: bool
@@ -101,7 +163,7 @@ class ByRow(Trainer):
         metrics.clear()
         figures.pop("num_tokens", None)  # a counter of training
         figures = {"loss": float(found[0]), **figures} if found[0] is not None else figures
-        return found, HeldOutRow(weight, ties_half(figures))
+        return found, HeldOutRow(weight, by_sign(ties_half(figures)))
 
     def _eval_metrics(self) -> Any:
         """Where TRL gathers the metrics of an evaluation; nothing for a trainer that does not."""
@@ -126,10 +188,26 @@ class ByRow(Trainer):
             self.accelerator = self.accelerator.whole
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """DPO's: of held-out rows one by one too, so that they are exactly those of the start."""
-        one = batch_size if name == "train" else 1
+        """DPO's: of held-out rows as they are measured, so that they are those of the start."""
         trainer: Any = super()
-        return trainer._precompute_ref_logps(dataset, name, one)
+        if name == "train":
+            return trainer._precompute_ref_logps(dataset, name, batch_size)
+        order, size = self._order(dataset), self.args.per_device_eval_batch_size
+        with self._rows_too():
+            found = trainer._precompute_ref_logps(dataset.select(order), name, size)
+        return found.select(sorted(range(len(order)), key=order.__getitem__))
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """DPO's, of a batch; of held-out rows each one's."""
+        trainer: Any = super()
+        if "rows" not in inputs:
+            return trainer.compute_ref_log_probs(model, inputs)
+        forward = self._forward_of(inputs, lambda b: trainer.compute_ref_log_probs(model, b))
+        found = []
+        for i, row in enumerate(inputs["rows"]):
+            with forward.of_row(i, len(inputs["rows"])):
+                found.append(trainer.compute_ref_log_probs(model, row))
+        return tuple(torch.cat(side) for side in zip(*found, strict=True))
 
 
 class ByPrompt(ByRow):
@@ -149,9 +227,13 @@ class ByPrompt(ByRow):
     _begin = 0
     _scores: dict[str, list[float]]
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """In the order of the data, each prompt once; TRL would shuffle anew at each evaluation."""
-        return SequentialSampler(eval_dataset)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As ever: its rows are prompts, which are collated when they are answered."""
+        return super(ByRow, self).get_eval_dataloader(eval_dataset)
+
+    def _order(self, dataset: Any) -> list[int]:
+        """As in the data, each prompt once; TRL would shuffle anew at each evaluation."""
+        return list(range(len(dataset)))
 
     def prediction_step(
         self,
@@ -220,8 +302,9 @@ class ByPrompt(ByRow):
         # TRL gathers them from all processes, past the accelerator.
         begin = PartialState().process_index * len(prompts)
         scores = scores[begin : begin + len(prompts)]
-        reward = (scores * self.reward_weights.to(scores.device)).nansum(1)
-        reward[scores.isnan().all(1)] = torch.nan
+        weights = self.reward_weights.to(scores.device)
+        reward = (scores * weights).nansum(1)
+        reward[(scores.isnan() | (weights == 0)).all(1)] = torch.nan
         named = zip(self.reward_func_names, scores.T.tolist(), strict=True)
         self._scores = {"reward": reward.tolist(), **dict(named)}
         return scores
@@ -255,3 +338,23 @@ def _tokens(inputs: Any) -> float:
     """The tokens that a row's loss is the mean over; 1 where it is of a pair."""
     labels = inputs.get("labels")
     return 1.0 if labels is None else float((labels[..., 1:] != -100).sum())
+
+
+def longest_first(dataset: Any) -> list[int]:
+    """The places of a set's rows by their tokens; as they are where it is not tokenised.
+
+    Args:
+        dataset: A set whose columns of token ids end in ``ids``.
+    """
+    places = list(range(len(dataset)))
+    names = [name for name in getattr(dataset, "column_names", ()) if name.endswith("ids")]
+    if not names:
+        return places
+    table = dataset.with_format("arrow")[:]
+    lengths = [list_value_length(table[name]).to_pylist() for name in names]
+    return sorted(places, key=lambda place: -sum(each[place] for each in lengths))
+
+
+def _flattens(collator: Any) -> bool:
+    """Whether it puts the rows of a batch one after the other, as TRL's for packed rows."""
+    return bool(getattr(collator, "padding_free", False))

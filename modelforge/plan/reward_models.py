@@ -47,7 +47,8 @@ def put_reward_models(
     for number, name in enumerate(names):
         folder = local_folder(name, config.base_dir) if name else None
         adapted = hasattr(trainer.model, "peft_config") and _is_adapter(name, folder)
-        if not adapted or config.get("use_vllm"):
+        beside_it = config.get("use_vllm") or config.settings.distributed.shards_weights
+        if not adapted or beside_it:
             found = find_architecture(
                 name or config.settings.model_name,
                 base_dir=config.base_dir,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.ppo.maths import KLEstimator
@@ -36,6 +36,8 @@ CHOICES = {
     "loss_type": ("bnpo", "dapo", "grpo", "dr_grpo"),
     "importance_sampling_level": ("token",),
 }
+# Those of the losses that are a mean over completions.
+MEANS_OF_ROWS = ("grpo", "dr_grpo")
 
 
 @dataclass
@@ -127,6 +129,14 @@ def _unusable(config: PPOConfig) -> list[Problem]:
          "the base cannot be updated", "set reference to 'initial'"),
         ("kl_stop", config.kl_stop is not None and config.fp16,
          "a skipped update breaks the gradient scaler of fp16", "train in bf16"),
+        ("kl_target", config.kl_target is not None and config.kl_coef == 0,
+         "it steers kl_coef, and 0 stays 0 however it is steered", "set kl_coef above 0"),
+        ("use_liger_kernel", config.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"),
+         "the installed TRL would compute GRPO's loss in place of PPO's",
+         "remove it, or pip install -U trl"),
+        ("epsilon_high", config.epsilon_high is not None and config.epsilon_high <= 0,
+         f"must be above 0, not {config.epsilon_high}", ""),
+        *_without_effect(config),
     ]  # fmt: skip
     problems = [Problem(key, what, fix) for key, wrong, what, fix in refused if wrong]
     if config.num_generations == 1 and config._local_rollout() < 2:
@@ -134,6 +144,25 @@ def _unusable(config: PPOConfig) -> list[Problem]:
         fix = "raise per_device_train_batch_size or gradient_accumulation_steps"
         problems.append(Problem("generation_batch_size", what, fix))
     return problems
+
+
+def _without_effect(config: PPOConfig) -> list[tuple[str, bool, str, str]]:
+    """Settings that another one leaves without effect."""
+    default = {key: known.default for key, known in PPOSection.model_fields.items()}
+    return [
+        ("kl_horizon", config.kl_horizon != default["kl_horizon"] and config.kl_target is None,
+         "it says how fast kl_coef is steered, and nothing steers it", "set kl_target too"),
+        ("reward_normalize_sources",
+         config.reward_normalize_sources and config.reward_normalization == "none",
+         "it says what is normalised, and reward_normalization is none",
+         "set reward_normalization to standardize"),
+        ("reward_ensemble", config.reward_ensemble is not None and not config.reward_std_penalty,
+         "it names what reward_std_penalty is about, and that is 0", "set reward_std_penalty"),
+        ("multi_objective_aggregation",
+         config.multi_objective_aggregation not in ("sum_then_normalize", None),
+         "PPO has no groups to normalise within",
+         "set reward_normalize_sources and reward_normalization"),
+    ]  # fmt: skip
 
 
 def _out_of_range(config: PPOConfig) -> list[Problem]:

@@ -10,6 +10,7 @@ RLHF: Ziegler et al. 2019, arXiv:1909.08593; Ouyang et al. 2022, arXiv:2203.0215
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -123,7 +124,9 @@ class KLController:
     """The coefficient of the KL penalty: fixed, or steered towards ``target``.
 
     Adaptive (arXiv:1909.08593, section 2.2): e = clip(KL / target − 1, −0.2, 0.2) and
-    β ← β (1 + e · n / horizon), after each rollout of n completions.
+    β ← β exp(e · n / horizon), after each rollout of n completions. The paper's factor is
+    1 + e · n / horizon, which is the same for a long horizon and negative for a short one. A
+    rollout changes β at most by a factor of two.
 
     Attributes:
         coef: β, now.
@@ -138,7 +141,7 @@ class KLController:
     def update(self, kl: float, n: int) -> None:
         if self.target is not None:
             error = max(-0.2, min(0.2, kl / self.target - 1))
-            self.coef *= 1 + error * n / self.horizon
+            self.coef *= min(2.0, max(0.5, math.exp(error * n / self.horizon)))
 
 
 @dataclass

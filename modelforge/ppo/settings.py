@@ -54,7 +54,8 @@ class PPOSection(Section):
         ),
     ] = None
     clip_range: Annotated[
-        Positive, Field(description="The clip range of the probability ratio in the surrogate.")
+        float,
+        Field(description="The clip range of the probability ratio in the surrogate.", gt=0, lt=1),
     ] = 0.2
     value_clip_range: Annotated[
         Positive | None,

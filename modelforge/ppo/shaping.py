@@ -44,7 +44,7 @@ class RewardShaper:
         self.moments = RunningMoments(len(self.weights) if self.per_source else 1)
 
     def __call__(self, raw: Tensor, *, update: bool) -> Tensor:
-        """The scores (N,) of raw rewards (N, F), NaN where no source gave one.
+        """The scores (N,) of raw rewards (N, F), NaN where no source that counts gave one.
 
         Args:
             raw: NaN where a source left a completion out; gathered over all processes.
@@ -79,4 +79,5 @@ class RewardShaper:
             mean = (members.nan_to_num() * share).sum(1, keepdim=True)
             variance = ((members.nan_to_num() - mean) ** 2 * share).sum(1)
             score = score - self.std_penalty * total[:, 0] * variance.clamp(min=0).sqrt()
-        return score.masked_fill(raw.isnan().all(1), float("nan"))
+        unscored = (raw.isnan() | (weights == 0)).all(1)  # a judge's verdict is no reward
+        return score.masked_fill(unscored, float("nan"))

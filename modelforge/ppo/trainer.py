@@ -22,7 +22,8 @@ from modelforge.measuring.by_row import ByPrompt
 from modelforge.models.adapters import inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.ppo import maths, weights
-from modelforge.ppo.config import PPOConfig
+from modelforge.ppo.config import MEANS_OF_ROWS, PPOConfig
+from modelforge.ppo.metrics import OF_A_ROLLOUT, of_a_rollout
 from modelforge.ppo.reference import POLICY, REFERENCE, copy_policy, finish_adapters
 from modelforge.ppo.shaping import RewardShaper
 from modelforge.ppo.value import Critic
@@ -38,30 +39,6 @@ HOOKS = {
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_best_model": [],
 }
-
-#: The metrics of this trainer, each step; those of TRL (reward, rewards/NAME/mean, entropy,
-#: clip_ratio/*, completions/*, grad_norm) stand beside them under TRL's names.
-METRICS = {
-    "reward/score": "reward after normalising, clipping and the missing-EOS penalty",
-    "reward/total": "score minus kl_coef times the KL: what PPO raises",
-    "kl/reference": "KL to the reference of a completion, in nats",
-    "kl/reference_token": "the same for a token",
-    "kl/old_policy": "KL between the policy of the rollout and the current one, a token",
-    "kl/coef": "weight of the KL in the reward",
-    "policy/loss": "clipped surrogate, minus the entropy bonus",
-    "value/loss": "clipped value loss",
-    "value/clip_fraction": "share of tokens whose value update was clipped",
-    "value/mean": "mean value at the rollout",
-    "value/return": "mean return, which the value learns",
-    "value/explained_variance": "1: the critic foresees the returns; 0: no better than a constant",
-    "advantage/mean": "mean advantage before whitening",
-    "advantage/std": "standard deviation of advantages before whitening",
-    "completions/without_eos": "share of completions that did not end by themselves",
-    "updates_skipped": "1 where kl_stop skipped this update",
-}
-
-# Of these, what speaks of a rollout as a whole: a held-out answer, measured alone, has none.
-OF_A_ROLLOUT = ("value/explained_variance", "advantage/mean", "advantage/std")
 
 
 class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
@@ -118,6 +95,10 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
                 *(Problem("reward_ensemble", f"no reward '{n}'", did_you_mean(n, known))
                   for n in unknown)
             )  # fmt: skip
+        if self.args.reward_std_penalty and len(names) < 2:
+            what = f"is about how far rewards differ, and {len(names)} of them is no ensemble"
+            fix = "set it to 0, or give several reward models"
+            raise ConfigError(Problem("reward_std_penalty", what, fix))
         return [self.reward_func_names.index(name) for name in names]
 
     def _sum(self, x: Tensor) -> Tensor:
@@ -200,6 +181,9 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         self._log_rollout(mode, mask, values, returns, advantages, kl, score, total, truncated)
         if args.normalize_advantages:
             advantages = maths.whiten(advantages, mask, self._sum)
+        if args.loss_type in MEANS_OF_ROWS:  # TRL's count those that teach nothing too
+            counts = self._sum(torch.stack([mask.any(1).sum(), mask.new_tensor(len(mask))]))
+            advantages = advantages * counts[1] / counts[0].clamp(min=1)
         return {
             "advantages": advantages,
             "returns": returns,
@@ -225,33 +209,13 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
             score = score - self.args.missing_eos_penalty * truncated
         return mask, score * mask.any(1), truncated
 
-    def _log_rollout(
-        self, mode, mask, values, returns, advantages, kl, score, total, truncated
-    ) -> None:
-        advantage_mean, advantage_var = maths.masked_moments(advantages, mask, self._sum)
-        ones = mask.any(1).float()
-        kl_completion = maths.masked_mean(kl.sum(1), ones, self._sum).item()
-        explained = maths.explained_variance(values, returns, mask, self._sum)
-        metrics = {
-            "reward/score": maths.masked_mean(score, ones, self._sum),
-            "reward/total": maths.masked_mean(total, ones, self._sum),
-            "kl/reference": kl_completion,
-            "kl/reference_token": maths.masked_mean(kl, mask, self._sum),
-            "kl/coef": self.kl.coef,
-            "value/mean": maths.masked_mean(values, mask, self._sum),
-            "value/return": maths.masked_mean(returns, mask, self._sum),
-            "value/explained_variance": explained,
-            "advantage/mean": advantage_mean,
-            "advantage/std": advantage_var.sqrt(),
-            "completions/without_eos": maths.masked_mean(
-                truncated.float(), torch.ones_like(ones), self._sum
-            ),
-        }
-        for key, value in metrics.items():
+    def _log_rollout(self, mode: str, mask: Tensor, *parts: Tensor) -> None:
+        figures = of_a_rollout(mask, *parts, reduce=self._sum) | {"kl/coef": self.kl.coef}
+        for key, value in figures.items():
             if mode == "train" or key not in OF_A_ROLLOUT:
-                self._metrics[mode][key].append(float(value))
+                self._metrics[mode][key].append(value)
         if mode == "train":
-            self.kl.update(kl_completion, len(self._raw_rewards))
+            self.kl.update(figures["kl/reference"], len(self._raw_rewards))
 
     # --- the update ------------------------------------------------------------------------------
 
@@ -259,29 +223,32 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         cycle = self.args.steps_per_generation * self.args.num_iterations
         if self._step % cycle == 0:
             self.stopped = False
-        if not self.stopped:
+        if self.stopped:
+            # No backward pass: the gradients stay None, and the optimiser leaves such parameters be
+            self._step += 1
+            loss = torch.zeros((), device=self.accelerator.device)
+        else:
             loss = super().training_step(model, inputs, num_items_in_batch)
-            self._metrics["train"]["updates_skipped"].append(0.0)
-            self._stop_beyond_limit()
-            return loss
-        # No backward pass: the gradients stay None, and the optimiser leaves such parameters be.
-        self._step += 1
-        self._metrics["train"]["updates_skipped"].append(1.0)
-        return torch.zeros((), device=self.accelerator.device)
-
-    def _stop_beyond_limit(self) -> None:
-        """After a whole update, stop those that remain of the rollout if it went too far."""
-        if self.args.kl_stop is not None and self.accelerator.sync_gradients:
-            self.stopped = float(torch.stack(self._window).mean()) > self.args.kl_stop
         if self.accelerator.sync_gradients:
-            self._window = []
+            self._stop_beyond_limit(model)
+            self._metrics["train"]["updates_skipped"].append(float(self.stopped))
+        return loss
+
+    def _stop_beyond_limit(self, model: nn.Module) -> None:
+        """Leave out this update, and what remains of the rollout, if the policy went too far."""
+        limit, window, self._window = self.args.kl_stop, self._window, []
+        if limit is not None and window and float(torch.stack(window).mean()) > limit:
+            self.stopped = True
+            model.zero_grad()
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         mode = "train" if self.model.training else "eval"
         steps = self.current_gradient_accumulation_steps if mode == "train" else 1
         mask = inputs["loss_mask"]
         share = self._share_of_tokens(inputs)
-        policy_loss = super()._compute_loss(model, inputs)
+        # The tokens of completions without a score count neither above nor below the line.
+        counted = {"tool_mask": mask, "num_items_in_batch": inputs["tokens"]}
+        policy_loss = super()._compute_loss(model, inputs | counted)
         if self.args.loss_type == "bnpo":
             policy_loss = policy_loss * share
         logps, values = self._logps, self._values

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import inspect
-import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from modelforge.common.console import say
 from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.rewards.builtin import BUILTIN, TAGS, Score
+from modelforge.rewards.callables import RewardFunction, checked, unique
 from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
-
-RewardFunction = Callable[..., Any]
 
 
 def build_rewards(
@@ -48,7 +45,7 @@ def build_rewards(
         ModelError: a reward model that has no trained score head, or no chat template.
     """
     functions: list[RewardFunction] = []
-    names: set[str] = set()
+    names: list[str] = []
     function: Any
     opened = opened_tag(tokenizer, template_arguments or {})
     for entry in entries:
@@ -66,12 +63,10 @@ def build_rewards(
             name = function.__name__
         else:
             function, name = _of_the_user(entry, base_dir)
-        base, n = name, 1
-        while name in names:
-            name, n = f"{base}_{n + 1}", n + 1
-        names.add(name)
-        function.__name__ = name
+        names.append(name)
         functions.append(function)
+    for function, name in zip(functions, unique(names), strict=True):
+        function.__name__ = name
     return functions, [entry.weight for entry in entries]
 
 
@@ -186,21 +181,10 @@ def _of_the_user(entry: RewardEntry, base_dir: Path) -> tuple[RewardFunction, st
         what = f"'{name}' is {type(function).__name__}, not a function"
         raise ConfigError(Problem(entry.name, what, f"def {name}(completions, **kwargs): ..."))
 
-    if inspect.iscoroutinefunction(function):  # TRL runs these side by side
-
-        @functools.wraps(function)
-        async def reward(**kwargs: Any) -> list[float | None]:
-            answers = await function(**kwargs, **entry.arguments)
-            return _checked(answers, len(kwargs["completions"]), entry.name)
-
-    else:
-
-        @functools.wraps(function)
-        def reward(**kwargs: Any) -> list[float | None]:
-            answers = function(**kwargs, **entry.arguments)
-            return _checked(answers, len(kwargs["completions"]), entry.name)
-
-    return reward, name
+    if inspect.isclass(function):
+        what = f"'{name}' is a class; a reward is called with completions"
+        raise ConfigError(Problem(entry.name, what, f"name an object of it: reward = {name}()"))
+    return checked(function, name, where=entry.name, bound=entry.arguments), name
 
 
 def _load_module(path: Path) -> Any:
@@ -220,28 +204,3 @@ def _load_module(path: Path) -> Any:
         del sys.modules[module_name]
         raise
     return module
-
-
-def _checked(answers: Any, count: int, name: str) -> list[float | None]:
-    """The function's answers as numbers; NaN becomes None, which TRL leaves out."""
-    fix = "return a list with one number (or None) for each completion"
-    try:
-        values = list(answers)
-    except TypeError:
-        what = f"returned {type(answers).__name__}, not a list"
-        raise ConfigError(Problem(name, what, fix)) from None
-    if len(values) != count:
-        what = f"returned {len(values)} values for {count} completions"
-        raise ConfigError(Problem(name, what, fix))
-    numbers: list[float | None] = []
-    for i, value in enumerate(values):
-        try:
-            if isinstance(value, str):
-                raise TypeError
-            number = None if value is None else float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise ConfigError(Problem(name, f"value {i} is {value!r}, not a number", fix)) from None
-        if number is not None and math.isinf(number):
-            raise ConfigError(Problem(name, f"value {i} is not finite: {number}", fix))
-        numbers.append(None if number is None or math.isnan(number) else number)
-    return numbers

@@ -27,6 +27,22 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
+def trained_as(folder: Path) -> tuple[str | None, bool | None]:
+    """The revision of its base that a reward model was trained on, and whether that was in 4-bit.
+
+    None for what its folder does not tell: other tools than ModelForge's write no run beside it.
+    """
+    model = reward_folder(folder)
+    recorded = model.parent / files.CONFIG
+    if (model.parent / files.CHOICES).is_file() and recorded.is_file():
+        said = json.loads(recorded.read_text(encoding="utf-8"))
+        return said.get("model_revision"), bool(said.get("use_4bit"))
+    if not is_adapter(model):
+        return None, None
+    config = json.loads((model / "adapter_config.json").read_text(encoding="utf-8"))
+    return config.get("revision"), None
+
+
 def folder_problem(folder: Path) -> str:
     """Why this folder is no reward model, in one sentence; empty where it is one."""
     folder = reward_folder(folder)

@@ -16,7 +16,7 @@ from modelforge.data.carried import chat_ids, is_special
 from modelforge.errors import ModelError, Problem
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu
-from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
+from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
 from modelforge.runs import files
 
 
@@ -34,8 +34,8 @@ def encode(
     for prompt, completion in zip(prompts, completions, strict=True):
         if isinstance(completion, str):
             text = prompt + completion
-            if not text.endswith(tokenizer.eos_token):
-                text += tokenizer.eos_token
+            eos = tokenizer.eos_token or ""  # an encoder's tokenizer adds its own end
+            text = text if text.endswith(eos) else text + eos
             ids = tokenizer(text)["input_ids"]
         else:
             messages = [*prompt, *completion]
@@ -72,7 +72,8 @@ class RewardModel:
 
     def __init__(self, model: Any, tokenizer: Any, *, max_length: int | None, batch_size: int):
         self.model, self.tokenizer = model, tokenizer
-        self.max_length, self.batch_size = max_length, batch_size
+        # Without a pad token texts of unlike lengths cannot stand in one batch.
+        self.max_length, self.batch_size = max_length, batch_size if tokenizer.pad_token else 1
         self.__name__ = "reward_model"
 
     @classmethod
@@ -145,7 +146,9 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
 
         base_name = PeftConfig.from_pretrained(path).base_model_name_or_path
         # The base has no head of its own; the adapter's is loaded over it, as was checked.
-        base = AutoModelForSequenceClassification.from_pretrained(base_name, num_labels=1, **kwargs)
+        base = AutoModelForSequenceClassification.from_pretrained(
+            base_name, num_labels=1, revision=trained_as(Path(path))[0], **kwargs
+        )
         exact_4bit_on_cpu(base)
         with warnings.catch_warnings():
             # PEFT only warns of keys that the adapter's file lacks: the head would be random.

@@ -6,6 +6,7 @@ any other is loaded beside it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from modelforge.config import JUDGE, REWARD_MODEL, Config, RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.source import local_folder
 from modelforge.rewards import build_rewards, parse_rewards
+from modelforge.rewards.callables import checked, name_of, unique
 from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
 
@@ -99,16 +101,23 @@ def build(
     load = partial(
         _model,
         policy=policy if adapted else None,
+        revision=config.settings.model_revision,
         device=device,
         # The texts are as long, and as many at once, as the policy is trained on.
         defaults={"max_length": config.settings.max_seq_length, "batch_size": batch_size},
     )
     models = [entry for entry in found["rewards"] if kind_of(entry.name) == "model"]
     models += found["reward_model"]
-    rewards = [*zip(made, weights, strict=True), *functions]
-    for number, entry in enumerate(models, start=1):
-        name = REWARD_MODEL if len(models) == 1 else f"{REWARD_MODEL}_{number}"
+    own = [function.__name__ for function in made] + [name_of(each) for each, _ in functions]
+    rewards: list[Weighted] = []
+    given = [*zip(made, weights, strict=True), *functions]
+    for name, (function, weight) in zip(_beside_models(own), given, strict=True):
+        rewards.append((checked(function, name), weight))
+    for name, entry in zip(_model_names(len(models)), models, strict=True):
         rewards.append((load(entry, name), entry.weight))
+    if rewards and all(weight == 0 for _, weight in rewards):
+        what, fix = "all weights are 0: nothing is rewarded", "give one of them another weight"
+        raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
     rewards += [(load(entry, JUDGE), 0.0) for entry in found["judge_model"]]
     return rewards
 
@@ -116,37 +125,60 @@ def build(
 def names(config: Config, functions: Sequence[Weighted] = ()) -> list[tuple[str, float]]:
     """The name and weight of each reward that `build` would make; nothing is loaded."""
     found = parse(config)
-    taken: list[tuple[str, float]] = []
-    for entry in found["rewards"]:
-        if kind_of(entry.name) == "model":
-            continue
-        base = source_of(entry.name, config.base_dir)[1] if ":" in entry.name else entry.name
-        same = sum(name.rpartition("_")[0] == base or name == base for name, _ in taken)
-        taken.append((base if not same else f"{base}_{same + 1}", entry.weight))
-    taken += [(function.__name__, weight) for function, weight in functions]
+    plain = [entry for entry in found["rewards"] if kind_of(entry.name) != "model"]
+    own = [
+        source_of(entry.name, config.base_dir)[1] if ":" in entry.name else entry.name
+        for entry in plain
+    ]
+    own = unique(own) + [name_of(function) for function, _ in functions]
+    weights = [entry.weight for entry in plain] + [weight for _, weight in functions]
     models = [e for e in found["rewards"] if kind_of(e.name) == "model"] + found["reward_model"]
-    for number, entry in enumerate(models, start=1):
-        name = REWARD_MODEL if len(models) == 1 else f"{REWARD_MODEL}_{number}"
-        taken.append((name, entry.weight))
-    return taken + [(JUDGE, 0.0) for _ in found["judge_model"]]
+    taken = [*_beside_models(own), *_model_names(len(models))]
+    weights += [entry.weight for entry in models]
+    return [*zip(taken, weights, strict=True)] + [(JUDGE, 0.0) for _ in found["judge_model"]]
+
+
+def _model_names(count: int) -> list[str]:
+    return [REWARD_MODEL] if count == 1 else [f"{REWARD_MODEL}_{n + 1}" for n in range(count)]
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a reward of this name is a reward model that is learned from."""
+    return re.fullmatch(rf"{REWARD_MODEL}(_\d+)?", name) is not None
+
+
+def _beside_models(names: Sequence[str]) -> list[str]:
+    """The names of functions, each its own, and none that a reward model or the judge goes by."""
+    kept = [f"{n}_function" if is_model_name(n) or n == JUDGE else n for n in names]
+    return unique(kept)
 
 
 def _model(
-    entry: RewardEntry, name: str, *, policy: Any, device: str, defaults: dict[str, Any]
+    entry: RewardEntry,
+    name: str,
+    *,
+    policy: Any,
+    revision: str | None,
+    device: str,
+    defaults: dict[str, Any],
 ) -> Callable[..., Any]:
     """A reward model: on the policy's base where it was trained on that, else loaded beside it."""
     from transformers import AutoTokenizer
 
-    from modelforge.rewards.folder import reward_folder
+    from modelforge.rewards.folder import reward_folder, trained_as
     from modelforge.rewards.model import RewardModel
     from modelforge.rewards.shared_base import SharedBaseReward, shares_base
 
     arguments, folder = {**defaults, **entry.arguments}, Path(entry.name)
-    if policy is not None and folder.is_dir() and shares_base(policy, folder):
-        arguments.pop("use_4bit", None)
+    asked = arguments.pop("use_4bit", None)
+    local = folder.is_dir()
+    may_share = policy is not None and local
+    if may_share and shares_base(policy, folder, revision=revision, use_4bit=asked):
         tokenizer = AutoTokenizer.from_pretrained(reward_folder(folder), trust_remote_code=False)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return SharedBaseReward(folder, name=name, tokenizer=tokenizer, **arguments)
-    reward = RewardModel.load(entry.name, device=device, **arguments)
+    trained_in = trained_as(folder)[1] if local else None
+    use_4bit = bool(trained_in if asked is None else asked)
+    reward = RewardModel.load(entry.name, device=device, use_4bit=use_4bit, **arguments)
     reward.__name__ = name
     return reward

@@ -25,6 +25,17 @@ class Carrying:
 
     processing_class: Any
     chat_template_kwargs: Mapping[str, Any]
+    reward_weights: Any
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Any:
+        """TRL takes a completion for scored where any reward gave a number, a judge's too."""
+        trainer: Any = super()
+        scores = trainer._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        idle = self.reward_weights.to(scores.device) == 0
+        unscored = (scores.isnan() | idle).all(1)
+        return scores.masked_fill(unscored[:, None], float("nan"))
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if not any(map(is_special, prompts)):

@@ -13,16 +13,31 @@ from torch import Tensor, nn
 
 from modelforge.errors import ModelError, Problem
 from modelforge.models.adapters import adapter_parameters, backbone, inference, using
-from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder
+from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
 from modelforge.rewards.model import encode
 
 
-def shares_base(model: Any, folder: Path) -> bool:
-    """Whether this reward adapter was trained on the base that ``model`` is, or stands on."""
+def shares_base(
+    model: Any, folder: Path, *, revision: str | None = None, use_4bit: bool | None = None
+) -> bool:
+    """Whether this reward adapter was trained on the base that ``model`` is, or stands on.
+
+    Args:
+        model: The policy.
+        folder: The adapter's, or its run's.
+        revision: That the policy's base was loaded at.
+        use_4bit: Whether the reward model is to be scored in 4-bit; None as it was trained, where
+            its run tells, and else as the policy is.
+    """
+    trained_at, trained_in = trained_as(folder)
     folder = reward_folder(folder)
     if not is_adapter(folder):
         return False
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    wanted = trained_in if use_4bit is None else use_4bit
+    ours_4bit = bool(getattr(model, "is_loaded_in_4bit", False))
+    if trained_at != revision or wanted not in (None, ours_4bit):
+        return False
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     theirs, ours = config.get("base_model_name_or_path"), base.name_or_path
     if not theirs or not ours:
@@ -39,7 +54,7 @@ def hold_score_heads(base: Any) -> None:
 
 
 def score_on_base(
-    model: Any, adapter: str, input_ids: Tensor, attention_mask: Tensor, *, pad_token_id: int
+    model: Any, adapter: str, input_ids: Tensor, attention_mask: Tensor, *, pad_token_id: int | None
 ) -> Tensor:
     """Scores (B,) in float32 of right-padded texts (B, L).
 
@@ -52,7 +67,7 @@ def score_on_base(
         input_ids: The texts.
         attention_mask: 1 where there is text.
         pad_token_id: The one that the reward model was trained with; where that is EOS, the head
-            reads the token before it.
+            reads the token before it. None: each text stands alone.
     """
     base = model.get_base_model()
     head = base.score.modules_to_save[adapter]
@@ -61,7 +76,8 @@ def score_on_base(
         hidden = backbone(model)(input_ids=input_ids, attention_mask=mask)[0]
         rows = torch.arange(len(hidden), device=hidden.device)
         places = torch.arange(input_ids.size(1), device=hidden.device)
-        last = hidden[rows, (places * (input_ids != pad_token_id)).argmax(1)]
+        filled = input_ids == (-1 if pad_token_id is None else pad_token_id)
+        last = hidden[rows, (places * ~filled).argmax(1)]
         return head(last.to(head.weight.dtype))[:, 0].float()
 
 
@@ -93,7 +109,8 @@ class SharedBaseReward:
             raise ModelError(Problem(str(folder), what))
         self.folder, self.__name__ = folder, name
         self.adapter = "reward_" + re.sub(r"\W", "_", name)  # PEFT takes no dots in a name
-        self.tokenizer, self.max_length, self.batch_size = tokenizer, max_length, batch_size
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.batch_size = batch_size if tokenizer.pad_token else 1
         self.model: Any = None
 
     def attach(self, policy: Any) -> SharedBaseReward:

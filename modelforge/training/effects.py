@@ -141,7 +141,7 @@ RULES = (
          "push_to_hub is off", "remove it, or set push_to_hub to true"),
     Rule("project trackio_*", lambda get: "trackio" not in _names(get("report_to")),
          "only the tracker trackio looks at it", "remove it, or set report_to to trackio"),
-    Rule("packing_strategy", lambda get: not get("packing") and not get("eval_packing"),
+    Rule("packing_strategy", _never("packing"),
          "packing is off", "remove it, or set packing to true"),
     Rule("lora_dropout", _never("disable_dropout", False, None),
          "disable_dropout is on, and turns LoRA's dropout off too",

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from modelforge.errors import ConfigError, Interrupted, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
+from modelforge.rewards.callables import code_of
 from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -207,10 +207,7 @@ class RLHFTrainer:
         modules = [place.text for place in places if names_module(place.text)]
         paths += [source_of(name, self.config.base_dir)[0] for name in modules]
         contents = [_contents(path) for path in paths if path is not None]
-        code = [
-            [getattr(f, "__qualname__", type(f).__qualname__), weight, _source_of(f)]
-            for f, weight in functions
-        ]
+        code = [[*code_of(function), weight] for function, weight in functions]
         return digest([values, contents, code])[:8]
 
     def _write_stages(self) -> None:
@@ -318,10 +315,3 @@ def _contents(path: Path) -> list[list[str]]:
     found = sorted(file for file in folder.glob("**/*" if model else "*") if file.is_file())
     card = folder / "README.md" if run else None
     return [[str(f.relative_to(folder)), file_digest(f)] for f in found if f != card]
-
-
-def _source_of(function: RewardFunction) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""
