@@ -36,6 +36,7 @@ class Table:
         rows: In the file's order; of much data read again from the file each time.
         sha256: Of the file's bytes; empty for a hub data set.
         revision: The commit of a hub data set; empty for a file.
+        fingerprint: Of the content of a hub data set; empty for a file.
         notes: How it was read, where that is not plain.
         doubts: The same where the user should look at it.
     """
@@ -44,6 +45,7 @@ class Table:
     rows: Sequence[Row]
     sha256: str
     revision: str = ""
+    fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
