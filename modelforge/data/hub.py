@@ -14,7 +14,7 @@ from modelforge.data.folder import HELD_OUT, one_of
 from modelforge.data.read import Row, Table, first_line
 from modelforge.errors import DataError, Problem
 
-LARGE = 2**27  # bytes of a data set that memory holds
+LARGE = 2**26  # bytes of a data set that memory holds
 COMMIT = re.compile(r"/([0-9a-f]{40})/")
 
 
@@ -50,11 +50,11 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
         elif refused:
             what, fix = f"no such file or folder, and as a data set it {refused}", remedy
         raise DataError(Problem(source, what, fix)) from None
-    found: Sequence[Row] = Again(lambda: rows_of(rows, source), len(rows))
+    read: Sequence[Row] = Again(lambda: rows_of(rows, source), len(rows))
     if (rows.dataset_size or 0) <= LARGE:
-        found = list(found)
+        read = list(read)
     # What datasets calls its fingerprint tells the content, where there is no file to hash.
-    return Table(source, found, "", commit_of(rows), fingerprint=rows._fingerprint)
+    return Table(source, read, "", commit_of(rows), fingerprint=rows._fingerprint)
 
 
 def rows_of(rows: Any, source: str) -> Iterator[Row]:

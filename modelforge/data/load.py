@@ -8,34 +8,27 @@ with large weights are repeated. Evaluation rows are taken out before.
 
 Pairs also serve as demonstrations (their chosen side), and both serve as prompts: a prompt row has
 ``prompt``, the columns of its file as they are, and the reference in ``answer`` unless the file has
-a column of that name. All rows are held in memory (measured: about eight times a text file's size
-while loading); there is no streaming.
+a column of that name. The rows of small files are held in memory (measured: about eight times a
+text file's size while loading); see `modelforge.data.large` for the others.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.progress import track
-from modelforge.data.beside import beside, same_weights
-from modelforge.data.check import LongRows, tokenise
-from modelforge.data.convert import DataKind, Example, Mode
-from modelforge.data.dialogue import Message, Skip
-from modelforge.data.exports import plain
-from modelforge.data.labels import parted
+from modelforge.data.check import LongRows, Tokenised
+from modelforge.data.convert import DataKind, Mode
+from modelforge.data.converted import Pair, convert_all
+from modelforge.data.encode import Encode, encode_held
+from modelforge.data.large import large_rows
 from modelforge.data.ledger import Ledger
-from modelforge.data.read import Row, Table
-from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
-from modelforge.data.sources import Asked, Parts, read_parts
-from modelforge.data.special import segments_to_tokens, without_bos
+from modelforge.data.sources import Asked, read_parts
 from modelforge.data.template import TemplateChoice
 from modelforge.data.tokens import How
-from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -54,9 +47,6 @@ def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: 
         DataError: With all problems of the files; or if too few rows can be used.
     """
     return read_rows(**source).within(max_length, long_rows=long_rows)
-
-
-PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w .-]*\}\}")
 
 
 def read_rows(
@@ -95,11 +85,14 @@ def read_rows(
     weights = [part.weight for part in parts.train]
     own = [part.held_out for part in parts.train]
     reason = parts.reason
-    encode = Encode(kind, tokenizer, how, processes, ledger)
+    encode = Encode(mode, tokenizer, how, system_prompt)
+    found: Sequence[Sequence[Tokenised]]
     if parts.large:
-        found = large_rows(parts, mode, system_prompt, encode, str(asked))
+        found = large_rows(parts, encode, ledger, asked=repr(asked), processes=processes)
     else:
-        found = few_rows(parts, mode, system_prompt, encode)
+        made: list[list[Pair]] = convert_all(parts, mode, ledger, tokenizer, list)
+        del parts  # from here on the examples are enough
+        found = encode_held(made, encode, ledger)
     return Rows(
         parts=found,
         weights=weights,

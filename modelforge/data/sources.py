@@ -16,7 +16,7 @@ from modelforge.data.packed import packing
 from modelforge.data.read import Row, Table
 from modelforge.errors import DataError, Problem
 
-LARGE = 2**27  # bytes of files from which on rows are read anew each time: about 1 GiB in memory
+LARGE = 2**26  # bytes of files from which on rows are read anew each time: half a GiB in memory
 PACKED = 4  # how much larger packed files are unpacked, roughly
 DENSE = (".parquet", ".xlsx")  # packed in themselves
 FEW = 50_000  # rows that are held, however large the files are that they are drawn from
@@ -85,6 +85,11 @@ class Parts:
     def tables(self) -> list[Table]:
         """All files, those to train on first."""
         return [table for part in (*self.train, *self.evaluation) for table in part.tables]
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return len(self.train) + len(self.evaluation)
 
     @property
     def large(self) -> bool:
@@ -172,9 +177,7 @@ def read_all(
     large = sum(bytes_of(source, asked.base_dir) for source in sources) > LARGE
     for number, source in enumerate(sources):
         try:
-            each = read_source(
-                source, asked.base_dir, held_out=number >= len(train), large=large
-            )
+            each = read_source(source, asked.base_dir, held_out=number >= len(train), large=large)
         except DataError as error:
             problems.extend(error.problems)
             continue

@@ -79,7 +79,7 @@ def _templates(processor: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
 def segments_to_tokens(
     pairs: Iterable[tuple[Row, Example]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Row, Example]]:
-    """Examples, those in pieces of text as tokens with labels; after BOS where the tokenizer has it.
+    """Examples, those in pieces of text as tokens with labels, after the tokenizer's BOS.
 
     Args:
         pairs: Rows and their examples, which are changed in place.
