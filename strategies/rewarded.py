@@ -244,9 +244,10 @@ class Rewarded(Strategy):
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
         from modelforge.rewards.of_a_run import build
-        from modelforge.rewards.shared_base import SharedBaseReward
+        from modelforge.rewards.shared_base import SharedBaseReward, beside_lora
 
-        adapted = parts.peft_config is not None or hasattr(parts.model, "peft_config")
+        shape = parts.peft_config or getattr(parts.model, "peft_config", {}).get("default")
+        adapted = shape is not None and not beside_lora(vars(shape))
         rewards = build(
             parts.config,
             self.functions,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.dialogue import split_last_reply
-from modelforge.data.ledger import FIRST, Ledger, quantiles
+from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
+from modelforge.data.overlap import shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -62,10 +62,10 @@ class Tokenised:
 # What is known of a row that can be trained on, in the columns of an array: its part and place
 # among the rows that were read, the tokens of each of its sequences as trained on, those that the
 # loss is taken on, those beyond the limit, whether its last supervised token ends a reply (-1 where
-# that cannot be told), and fingerprints of its content and of what it asks.
+# that cannot be told), and a fingerprint of its content.
 KEPT = [
     *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i8")),
-    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8"), ("asked", "u8")),
+    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8")),
 ]
 
 
@@ -204,7 +204,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
 
 def measured(
     item: Tokenised, found: Encoded, limits: Limits, ledger: Ledger
-) -> tuple[int, int, int, int, int, int, int]:
+) -> tuple[int, int, int, int, int, int]:
     """The figures of one good row, as `KEPT` has them; a cut or a split is counted."""
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
@@ -221,7 +221,7 @@ def measured(
     first, second = (*lengths, 0)[:2]
     content = content_key(item.example, found, limit)
     told = -1 if ends is None else int(ends)
-    return first, second, supervised, beyond, told, content, prompt_key(item.example)
+    return first, second, supervised, beyond, told, content
 
 
 def backwards(found: Encoded) -> Iterator[int]:
@@ -316,8 +316,8 @@ def hold_out(
     return np.array(kept, KEPT)
 
 
-def account_training(epoch: Kept, train: Kept, evaluation: Kept, ledger: Ledger) -> None:
-    """Fill what concerns an epoch, whose rows are those of ``train`` mixed, and the held-out."""
+def account_training(epoch: Kept, evaluation: Kept, ledger: Ledger) -> None:
+    """Fill what concerns an epoch, and how many rows are held out."""
     import numpy as np
 
     lengths = epoch["first"]
@@ -328,9 +328,25 @@ def account_training(epoch: Kept, train: Kept, evaluation: Kept, ledger: Ledger)
     ledger.eval_rows = len(evaluation)
     if ledger.kind != "prompt" and len(lengths):
         ledger.supervised_share = int(epoch["supervised"].sum()) / int(lengths.sum(dtype="i8"))
-    shared = np.isin(evaluation["asked"], train["asked"])
-    ledger.prompts_shared_with_eval = int(shared.sum())
-    ledger.warn()
+
+
+NEAR_AMONG = 100_000  # training rows in which nearly the same rows are looked for
+
+
+def look_for_shared(
+    train: Sequence[Tokenised], evaluation: Sequence[Tokenised], ledger: Ledger
+) -> None:
+    """Count the held-out rows that are also trained on, as they are or nearly so."""
+    every = -(-len(train) // NEAR_AMONG) or 1
+    if every > 1 and len(evaluation):
+        ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
+    held_out, trained = (
+        ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
+    )
+    for kind, pairs in shared(held_out, trained, every=every).items():
+        tally = ledger.shared_with_training.setdefault(kind, Tally())
+        for one, other in pairs:
+            tally.add(f"{one} = {other}")
 
 
 def content_key(example: Example, found: Encoded, limit: int | None) -> int:
@@ -341,18 +357,3 @@ def content_key(example: Example, found: Encoded, limit: int | None) -> int:
     rest = [example.get(name) for name in ("answer", "margin", "label")]
     digest.update(json.dumps(rest).encode())
     return int.from_bytes(digest.digest())
-
-
-def digest(example: object) -> int:
-    """A fingerprint of an example's content."""
-    text = json.dumps(example, ensure_ascii=False, sort_keys=True)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def prompt_key(example: Example) -> int:
-    """A fingerprint of what an example asks."""
-    if "messages" in example:
-        return digest(split_last_reply(example["messages"])[0])
-    if "input_ids" in example:
-        return digest(example["input_ids"])
-    return digest(example.get("prompt", example.get("text")))

@@ -33,7 +33,7 @@ def convert_all(
     parts: Parts,
     mode: Mode,
     ledger: Ledger,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     keep: Callable[[Iterator[Pair]], Kept],
 ) -> list[Kept]:
     """The examples of each part, kept as the caller keeps them.
@@ -42,7 +42,7 @@ def convert_all(
         parts: The files' rows.
         mode: What is made of them.
         ledger: Is told of it.
-        tokenizer: Of rows in pieces, which become tokens here.
+        tokenizer: Of rows in pieces, which become tokens here; None leaves them.
         keep: Takes the examples of one part.
 
     Raises:
@@ -55,7 +55,7 @@ def convert_all(
             try:
                 found = convert(table, mode, part.columns, ledger, role)
                 told = track(found, f"converting {table.path}", len(table.rows))
-                yield from segments_to_tokens(told, tokenizer)
+                yield from segments_to_tokens(told, tokenizer) if tokenizer else told
             except DataError as error:
                 problems.extend(error.problems)
 

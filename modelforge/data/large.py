@@ -44,7 +44,8 @@ def large_rows(
     """
     key = digest_of(parts, encode, asked)
     kept = cache_folder() / key
-    if key and (kept / LEDGER).is_file():
+    # Of a row that is followed, its way is wanted and not what became of it once.
+    if key and ledger.watched is None and (kept / LEDGER).is_file():
         say(f"the tokens of these files are in the cache, and are used: {kept}")
         restore(ledger, kept / LEDGER)
         return [Store(kept / f"{number}.arrow") for number in range(parts.count)]

@@ -25,6 +25,8 @@ from modelforge.data.converted import Pair, convert_all
 from modelforge.data.encode import Encode, encode_held
 from modelforge.data.large import large_rows
 from modelforge.data.ledger import Ledger
+from modelforge.data.overlap import Named
+from modelforge.data.places import Watched
 from modelforge.data.rows import Data, Rows
 from modelforge.data.sources import Asked, read_parts
 from modelforge.data.template import TemplateChoice
@@ -59,6 +61,7 @@ def read_rows(
     chat_template: TemplateChoice | None = None,
     how: How | None = None,
     processes: int | None = None,
+    watched: Watched | None = None,
     **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
@@ -72,13 +75,14 @@ def read_rows(
         chat_template: For the ledger.
         how: How rows are rendered, and what of them is trained on.
         processes: How many encode large data; None: one for each CPU, at most four.
+        watched: A row to follow.
         source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
         DataError: With all problems of the files.
     """
     asked = Asked(**{key: value for key, value in source.items() if value is not None})
-    ledger = Ledger(kind, chat_template=described(chat_template))
+    ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
     parts = read_parts(asked, ledger)
@@ -107,6 +111,22 @@ def read_rows(
         reading=ledger,
         template_kwargs=how.template_kwargs,
     )
+
+
+def plain_rows(asked: Asked) -> list[Named]:
+    """The training rows of data sets with their places: prompts with answers, else plain text.
+
+    Raises:
+        DataError: With all problems of the files.
+    """
+    parts = replace(read_parts(asked, Ledger("prompt")), evaluation=[])
+    made: list[list[Pair]]
+    try:
+        made = convert_all(parts, Mode("prompt", conversational=True), Ledger("prompt"), None, list)
+    except DataError:
+        mode, ledger = Mode("demonstration", conversational=True), Ledger("demonstration")
+        made = convert_all(parts, mode, ledger, None, list)
+    return [(row.where, example) for rows in made for row, example in rows]
 
 
 def described(choice: TemplateChoice | None) -> dict[str, str]:

@@ -17,11 +17,13 @@ from modelforge.data.check import (
     account_training,
     check,
     hold_out,
+    look_for_shared,
 )
 from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
 from modelforge.data.picked import Chosen, encoded
+from modelforge.data.places import Places
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -42,6 +44,7 @@ class Data:
         train_tokens: The training rows in tokens, uncut, in the order of ``train``.
         eval_tokens: The same of the evaluation rows; empty for none.
         template_kwargs: What every conversation gives the chat template.
+        train_places, eval_places: Where each row stands, ``file:line``.
     """
 
     train: Dataset
@@ -50,6 +53,8 @@ class Data:
     train_tokens: Sequence[Encoded]
     eval_tokens: Sequence[Encoded]
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_places: Sequence[str] = ()
+    eval_places: Sequence[str] = ()
 
     def tokenised(
         self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
@@ -147,11 +152,13 @@ class Rows:
         order = mixture(train, self.weights, self.seed, ledger)
         flat = np.concatenate(train)
         epoch = flat[np.asarray(order, int)]
-        account_training(epoch, flat, evaluation, ledger)
-        rows, held_out = Chosen(parts, epoch), Chosen(parts, evaluation)
+        account_training(epoch, evaluation, ledger)
+        once, rows, held_out = (Chosen(parts, each) for each in (flat, epoch, evaluation))
+        look_for_shared(once, held_out, ledger)
+        ledger.warn()
         names = []
         if ledger.kind == "prompt":
-            names = extra_columns(itertools.chain(Chosen(parts, flat), held_out))
+            names = extra_columns(itertools.chain(once, held_out))
         return Data(
             to_dataset(rows, names, ledger),
             to_dataset(held_out, names, ledger) if len(evaluation) else None,
@@ -159,6 +166,8 @@ class Rows:
             encoded(rows),
             encoded(held_out),
             self.template_kwargs,
+            Places(item.row for item in rows),
+            Places(item.row for item in held_out),
         )
 
     def _divide(self, kept: list[Kept], ledger: Ledger) -> tuple[list[Kept], Kept]:

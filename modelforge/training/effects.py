@@ -85,7 +85,7 @@ _BY_LOSS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 RULES = (
     Rule(
-        "lora_alpha lora_dropout lora_target_modules",
+        "lora_alpha lora_dropout lora_target_modules lora_modules_to_save train_tokens",
         _never("lora_r"),
         "lora_r is 0: all weights are trained, and there is no adapter",
         "remove it, or set lora_r to 8 or more",

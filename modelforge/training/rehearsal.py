@@ -71,7 +71,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(alone())
         stack.enter_context(running_as(cpu(), Tracker(cpu())))
-        model, peft_config = model_without_weights(config, resolved, read.tokenizer)
+        model, peft_config = model_without_weights(config, resolved, read.vocabulary)
         args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
         args.report_to = []
         tokenizer = copy.deepcopy(read.tokenizer)

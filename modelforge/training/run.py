@@ -112,6 +112,7 @@ def load(prepared: Prepared) -> Parts:
         prepared.hardware,
         head=prepared.strategy.head,
         tokenizer=prepared.tokenizer,
+        vocabulary=prepared.vocabulary,
     )
     return Parts(
         config=prepared.config,
