@@ -131,9 +131,9 @@ def test_a_template_without_a_place_refuses_the_row_by_its_number(
 ):
     monkeypatch.setattr(sources, "LARGE", -1)
     row = {"role": "assistant", "content": "", "tool_calls": [CALL], "weight": 2}
-    rows = [*ROWS["demonstration"][:1200], {"messages": [{"role": "user", "content": "?"}, row]}]
+    rows = [*ROWS["demonstration"], {"messages": [{"role": "user", "content": "?"}, row]}]
     put(tmp_path / "a.jsonl", rows)
-    with pytest.raises(DataError, match=r"a.jsonl:1201: the row holds calls of functions"):
+    with pytest.raises(DataError, match=r"a.jsonl:701: the row holds calls of functions"):
         load_data(
             dataset="a.jsonl", kind="demonstration", tokenizer=tokenizer, base_dir=tmp_path,
             max_length=99, processes=2,
