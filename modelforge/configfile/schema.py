@@ -30,6 +30,9 @@ if typing.TYPE_CHECKING:
 
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
+#: Where a schema says what TRL has where neither the user nor ModelForge sets a key. It is no
+#: default in JSON Schema's sense, which editors would show: ModelForge fills in many of these keys.
+TRL_DEFAULTS = "x-trl-defaults"
 UNKNOWN = "is not a key of this strategy"
 # Numbers' formats that may be left to the machine in a word.
 _AUTO = ("bf16", "fp16", "tf32")
@@ -91,7 +94,19 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         **{key: schema[key] for key in ("$defs", "type", "required") if key in schema},
         "properties": own,
         "additionalProperties": False,
+        TRL_DEFAULTS: {
+            field.name: _default(field)
+            for field in dataclasses.fields(config_class)
+            if field.name in own and isinstance(_default(field), str | int | float | bool | list)
+        },
     }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field of a config class is where nothing sets it."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return getattr(field.default, "value", field.default)  # transformers' are enums
 
 
 def _section(mark: KeysOf) -> dict[str, Any]:

@@ -286,7 +286,8 @@ def account(
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        fix = "use a template that closes assistant turns with eos_token inside the marked part"
+        fix = "set eos_token to the token that closes a turn under this template, or use a "
+        fix += "template that closes turns with eos_token inside the marked part"
         raise DataError(Problem("chat_template", what, fix))
 
 
