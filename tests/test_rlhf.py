@@ -443,6 +443,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
             f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
+            "save_strategy=no",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={held_out('preference_b', 32)}",
         ],
@@ -451,6 +452,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
+            "save_strategy=no",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -476,8 +478,10 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         values,
         overrides=[
             "max_steps=4",
+            "gradient_accumulation_steps=4",
+            "save_strategy=no",
             "eval_prompts=8",
-            "generation.max_new_tokens=64",
+            "generation.max_new_tokens=32",
         ],
     )
     told = stages(result.run_dir.parent)

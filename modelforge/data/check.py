@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # What becomes of rows over the limit: DPO's collator and SFT cut them, RewardTrainer drops them,
 # packing may split them into several blocks.
 LongRows = Literal["cut", "drop", "split"]
+LOOKED_AT = 1000  # rows that tell what ends a reply
 REASON_LENGTH = 120  # characters of a template's own message in a reason
 
 
@@ -258,9 +259,21 @@ def ends_reply(
 
 
 def account(
-    kept: Kept, parts: Sequence[Sequence[Tokenised]], ledger: Ledger, limits: Limits
+    kept: Kept,
+    parts: Sequence[Sequence[Tokenised]],
+    ledger: Ledger,
+    limits: Limits,
+    *,
+    decode: Callable[[Sequence[int]], str],
 ) -> None:
     """Fill the ledger's counts over the kept rows of all files.
+
+    Args:
+        kept: The rows.
+        parts: All that were read.
+        ledger: Filled in place.
+        limits: What they were held against.
+        decode: Gives the text of tokens.
 
     Raises:
         DataError: If no uncut demonstration teaches the model to stop.
@@ -286,9 +299,21 @@ def account(
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        fix = "set eos_token to the token that closes a turn under this template, or use a "
-        fix += "template that closes turns with eos_token inside the marked part"
+        whole = kept[kept["ends"] >= 0][["part", "at"]][:LOOKED_AT]
+        closing = {closes(parts[part][at], decode) for part, at in whole.tolist()}
+        mark = closing.pop() if len(closing) == 1 else ""
+        token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""
+        fix = f"set eos_token to {token or 'the token that closes a turn under this template'}; "
+        fix += "or use a template that closes turns with eos_token inside the marked part"
         raise DataError(Problem("chat_template", what, fix))
+
+
+def closes(item: Tokenised, decode: Callable[[Sequence[int]], str]) -> str:
+    """The last token of a demonstration that is trained on, white space aside."""
+    assert isinstance(item.encoded, Encoded), "it was kept"
+    (ids,) = item.encoded.ids
+    end = item.encoded.spans[-1] if item.encoded.spans else 0
+    return next((text for i in range(end - 1, -1, -1) if (text := decode([ids[i]]).strip())), "")
 
 
 def hold_out(

@@ -146,7 +146,7 @@ class Rows:
         kept = [check(rows, number, limits, ledger) for number, rows in enumerate(parts)]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
-        account(np.concatenate(kept), parts, ledger, limits)
+        account(np.concatenate(kept), parts, ledger, limits, decode=self.decode)
         train, evaluation = self._divide(kept, ledger)
         evaluation = hold_out(evaluation, parts, eval_limits, limits, ledger)
         order = mixture(train, self.weights, self.seed, ledger)
