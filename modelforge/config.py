@@ -198,6 +198,12 @@ class Settings(Section):
         str | list[str],
         Field(description="The modules that get LoRA; all-linear: all linear layers but the head."),
     ] = "all-linear"
+    lora: Annotated[
+        dict[str, Any],
+        Field(
+            description="Fields of PEFT's config: LoRA's, or of the method that peft_type names."
+        ),
+    ] = Field(default_factory=dict)
     lora_modules_to_save: Annotated[
         list[str], Field(description="Modules trained whole beside LoRA, such as embed_tokens.")
     ] = Field(default_factory=list)
@@ -285,6 +291,10 @@ LORA_KEYS = (
     *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("lora_modules_to_save", "train_tokens"),
 )
+
+#: Values of ``lora.init_lora_weights`` that take the adapter's part out of the base: off, it is not
+#: the base any more.
+OUT_OF_BASE = ("pissa", "olora")
 
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"

@@ -187,6 +187,10 @@ class Strategy:
             warn(f"{key} {config.get(key)} is not used: held-out rows are measured {why}")
         return {key: Choice(1, "default", why)}
 
+    def uses_reference(self, config: Config) -> bool:
+        """Whether it compares with the model as it began, which is the base, its adapter off."""
+        return False
+
     def least_micro_batch(self, config: Config) -> int:
         """The fewest rows of a forward pass that its loss is right for."""
         return 1

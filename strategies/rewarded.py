@@ -115,6 +115,8 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
+        if settings.reward_model is not None:
+            yield from lora_alone(config, "a reward model may share the policy's base")
         if config.get("remove_unused_columns"):
             yield Problem(
                 f"{config.name}: remove_unused_columns",
@@ -127,6 +129,9 @@ class Rewarded(Strategy):
             parse(config)
         except ConfigError as error:
             yield from error.problems
+
+    def uses_reference(self, config: Config) -> bool:
+        return bool(config.get("beta", self.defaults.get("beta", (0.0, ""))[0]))
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
@@ -318,6 +323,14 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
         '"rewards.py:my_function", or a reward_model'
     )
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
+
+
+def lora_alone(config: Config, why: str) -> Iterable[Problem]:
+    """The problem of an adapter of another kind where PEFT is to hold several on one base."""
+    kind = config.settings.lora.get("peft_type", "LORA")
+    if kind != "LORA":
+        what = f"is {kind}: {why}, and PEFT mixes no kinds of adapters there"
+        yield Problem(f"{config.name}: lora.peft_type", what, "remove it")
 
 
 def silent(name: str) -> Callable[..., list[float]]:
