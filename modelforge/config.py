@@ -301,6 +301,7 @@ class Config:
         choices: Every key that was set, with its source and reason.
         base_dir: Folder that relative paths are relative to.
         path: The file it came from, if any.
+        prompts_held_out: For a stage, the prompts that all stages hold out (`data.divide`).
     """
 
     settings: Settings
@@ -309,6 +310,7 @@ class Config:
     choices: Mapping[str, Choice]
     base_dir: Path = field(default_factory=Path.cwd)
     path: Path | None = None
+    prompts_held_out: frozenset[str] | None = None
 
     @property
     def name(self) -> str:

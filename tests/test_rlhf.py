@@ -1,5 +1,6 @@
 """RLHF end to end on the tiny model: its config, stages, their folders, resuming."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, load_conf
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
+from modelforge.strategies.rlhf import RLHF
 from modelforge.strategies.sft import SFT
 from modelforge.training.stages import stage_values
 
@@ -98,6 +100,15 @@ def test_a_stage_takes_what_means_the_same_to_it_and_its_own_section():
     assert policy["learning_rate"] == 1.41e-5 and policy["loss_type"] == "dapo"
     assert policy["ppo"] == {"kl_coef": 0.3}
     assert {"dataset", "eval_split", "use_4bit", "bf16"} <= set(policy) & set(reward)
+
+
+def test_a_reference_that_follows_the_policy_is_no_base():
+    model = str(ROOT / "examples/tiny/model")
+    config = load_config(DESIGN | {"model_name": model, "ppo": {"ref_update_steps": 5}})
+    assert RLHF().arguments(config)["reference"] == "initial"
+    for stages, reference in ((["reward", "ppo"], "base"), (["sft", "reward", "ppo"], "initial")):
+        config = load_config(DESIGN | {"model_name": model, "stages": stages})
+        assert RLHF().arguments(config)["reference"] == reference
 
 
 def test_rlhf_config_is_checked_as_it_is_made():
@@ -448,3 +459,41 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
     data = json.loads((result.run_dir.parent / told["reward"]["run"] / "data.json").read_text())
     assert data["eval_rows"] > 100
     assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 4
+
+
+def test_what_a_policy_is_measured_on_no_stage_was_trained_on(tmp_path):
+    from modelforge import registry
+    from modelforge.data.divide import prompt_of
+    from modelforge.training.read import read
+    from modelforge.training.resolve import resolve
+
+    def pair(n, more="", prompt="Say {} twice."):
+        ask = [{"role": "user", "content": prompt.format(n)}]
+        answers = {k: [{"role": "assistant", "content": f"{k} {n}{more}"}]
+                   for k in ("chosen", "rejected")}  # fmt: skip
+        return {"prompt": ask, **answers}
+
+    # Two pairs a prompt, and pairs that only some of the stages can use.
+    rows = [pair(n, more) for n in range(30) for more in ("", "!")]
+    rows += [pair(n, " long" * 60, "Spell {}.") for n in range(9)]
+    rows += [pair(n, "", "Repeat {}" + " and again" * 40) for n in range(9)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    whole = RLHFTrainer(
+        {"strategy": "rlhf", "model_name": str(ROOT / "examples/tiny/model"), "dataset": str(data),
+         "max_seq_length": 64, "eval_split": 10, "output_dir": str(tmp_path / "runs"),
+         "rewards": [{"name": "length", "arguments": {"target": 3}}]}
+    )  # fmt: skip
+    trained, measured = {}, {}
+    for name in ("sft", "reward", "ppo"):
+        strategy = registry.get_strategy(name)
+        values = stage_values(whole.config, name, strategy)
+        config = dataclasses.replace(
+            load_config(values), prompts_held_out=whole._prompts_held_out(values)
+        )
+        found = read(resolve(config, strategy())).data
+        trained[name] = {prompt_of(row) for row in found.train}
+        measured[name] = {prompt_of(row) for row in found.eval}
+        assert measured[name] and len(found.train) > 20
+    for prompts in measured.values():
+        assert not any(prompts & others for others in trained.values())

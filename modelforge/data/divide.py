@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from modelforge.data.check import Checked
+from modelforge.data.convert import Example
 from modelforge.data.ledger import Ledger
 from modelforge.errors import DataError, Problem
 
@@ -34,10 +38,58 @@ def divide(
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
         raise DataError(Problem(where, what, "use a share such as 0.1, or 0 for none"))
-    chosen = set(random.Random(seed).sample(range(len(rows)), count))
+    chosen = _drawn([prompt_of(item.example) for item in rows], count, seed)
     numbers = itertools.count()
     train = [[item for item in part if next(numbers) not in chosen] for part in kept]
     return train, [rows[i] for i in sorted(chosen)]
+
+
+def divide_by_prompt(
+    kept: Sequence[Sequence[Checked]], prompts: Collection[str]
+) -> tuple[list[list[Checked]], list[Checked]]:
+    """The same by the prompts (see `prompt_of`) that are held out."""
+    train = [[item for item in part if prompt_of(item.example) not in prompts] for part in kept]
+    held_out = [item for part in kept for item in part if prompt_of(item.example) in prompts]
+    return train, held_out
+
+
+def prompt_of(example: Example) -> str:
+    """What a row asks, whatever its kind: rows that ask the same are never on two sides.
+
+    For a conversation that is all before its last answer. A plain text asks nothing but itself.
+    """
+    asked: Any = example.get("prompt")
+    if asked is None and "messages" in example:
+        messages = example["messages"]
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
+        asked = messages[:last]
+    if not asked:
+        return json.dumps(example, sort_keys=True, default=str)
+    if not isinstance(asked, str):
+        asked = [[message.get("role"), message.get("content")] for message in asked]
+    return json.dumps(asked, sort_keys=True, default=str)
+
+
+def _drawn(prompts: Sequence[str], count: int, seed: int) -> set[int]:
+    """``count`` rows, or a few less: all rows of a prompt or none, in the order of a hash of it.
+
+    So a prompt stays on its side when rows are added or dropped, as far as the count allows.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        rows_of.setdefault(prompt, []).append(i)
+
+    def by_hash(text: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
+
+    chosen: set[int] = set()
+    for prompt in sorted(rows_of, key=by_hash):
+        if len(chosen) + len(rows_of[prompt]) <= count:
+            chosen.update(rows_of[prompt])
+    if chosen:
+        return chosen
+    # Each prompt has more rows than are to be held out: they are divided after all.
+    return set(random.Random(seed).sample(range(len(prompts)), count))
 
 
 def eval_count(

@@ -113,6 +113,7 @@ def read_rows(
         name=str(asked.dataset) if isinstance(asked.dataset, str | Path) else "dataset",
         reading=ledger,
         template_kwargs=how.template_kwargs,
+        prompts_held_out=asked.prompts_held_out,
     )
 
 

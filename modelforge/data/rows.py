@@ -18,7 +18,7 @@ from modelforge.data.check import (
     check,
     hold_out,
 )
-from modelforge.data.divide import divide, mixture
+from modelforge.data.divide import divide, divide_by_prompt, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
 from modelforge.data.tokens import Encoded
@@ -94,6 +94,7 @@ class Rows:
         name: How messages call the data.
         reading: What happened while the files were read.
         template_kwargs: What every conversation gives the chat template.
+        prompts_held_out: In place of ``eval_split``, the prompts that are held out.
     """
 
     parts: Sequence[Sequence[Tokenised]]
@@ -108,6 +109,7 @@ class Rows:
     name: str
     reading: Ledger
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    prompts_held_out: frozenset[str] | None = None
 
     def within(
         self,
@@ -175,12 +177,18 @@ class Rows:
                 reasons.append(f"dataset[{at}]: {ledger.eval_reason}")
         rest = [at for at, own in enumerate(self.own) if own is None]
         if (rest and not evaluation) or (rest and any(self.own) and self.eval_split is not None):
-            parts, drawn = divide(
-                [train[at] for at in rest], self.eval_split, self.seed, self.min_rows, ledger
-            )
+            parts, drawn = self._drawn([train[at] for at in rest], ledger)
             for at, rows in zip(rest, parts, strict=True):
                 train[at] = rows
             evaluation.extend(drawn)
             reasons.append(ledger.eval_reason)
         ledger.eval_reason = "; ".join(reasons)
         return train, evaluation
+
+    def _drawn(
+        self, parts: list[list[Checked]], ledger: Ledger
+    ) -> tuple[list[list[Checked]], list[Checked]]:
+        if self.prompts_held_out is not None:
+            ledger.eval_reason = "the prompts that all stages hold out"
+            return divide_by_prompt(parts, self.prompts_held_out)
+        return divide(parts, self.eval_split, self.seed, self.min_rows, ledger)

@@ -31,6 +31,7 @@ class Asked:
         max_samples: The most rows to read of each data set, drawn at random.
         seed: Of the draw, the split and the mixture.
         base_dir: Relative paths are looked up here first, then in the working folder.
+        prompts_held_out: In place of ``eval_split``, the prompts that are held out.
     """
 
     dataset: DatasetSpec
@@ -41,6 +42,7 @@ class Asked:
     max_samples: int | None = None
     seed: int = 0
     base_dir: Path = Path()
+    prompts_held_out: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def read(resolved: Resolved) -> Read:
         chat_template=template,
         seed=settings.seed,
         base_dir=config.base_dir,
+        prompts_held_out=config.prompts_held_out,
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
         how=How(
             train_on=config.get("train_on", "all"),
