@@ -19,22 +19,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+Token = Annotated[str, Field(min_length=1)]
+
 # Those transformers reports to. "all" is left out: it takes whatever happens to be installed.
 Tracker = Literal[
-    "azure_ml",
-    "clearml",
-    "codecarbon",
-    "comet_ml",
-    "dagshub",
-    "dvclive",
-    "flyte",
-    "mlflow",
-    "neptune",
-    "swanlab",
-    "tensorboard",
-    "trackio",
-    "wandb",
-]
+    "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow",
+    "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+]  # fmt: skip
 
 
 class Generation(Section):
@@ -207,6 +198,28 @@ class Settings(Section):
         str | list[str],
         Field(description="The modules that get LoRA; all-linear: all linear layers but the head."),
     ] = "all-linear"
+    lora_modules_to_save: Annotated[
+        list[str], Field(description="Modules trained whole beside LoRA, such as embed_tokens.")
+    ] = Field(default_factory=list)
+    add_tokens: Annotated[list[Token], Field(description="Words to add to the vocabulary.")] = (
+        Field(default_factory=list)
+    )
+    add_special_tokens: Annotated[
+        list[Token], Field(description="Marks to add, which decoding may leave out.")
+    ] = Field(default_factory=list)
+    train_tokens: Annotated[
+        list[Token],
+        Field(description="Tokens whose rows are trained beside LoRA; by default the added ones."),
+    ] = Field(default_factory=list)
+    resize_vocab: Annotated[
+        bool, Field(description="Whether the embedding grows to the tokenizer's size.")
+    ] = False
+    eos_token: Annotated[
+        Token | None, Field(description="The token that ends an answer, if not the tokenizer's.")
+    ] = None
+    pad_token: Annotated[
+        Token | None, Field(description="The token that fills rows up, if not the tokenizer's.")
+    ] = None
     max_seq_length: Annotated[
         int, Field(description="The longest sequence (prompt and completion), in tokens.", ge=8)
     ] = 1024
@@ -268,7 +281,10 @@ class Settings(Section):
 
 
 #: The keys of an adapter's shape; an adapter that is trained further has its own.
-LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+LORA_KEYS = (
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("lora_modules_to_save", "train_tokens"),
+)
 
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"

@@ -25,6 +25,7 @@ STRATEGIES = {
     "qlora": "modelforge.strategies.qlora:QLoRA",
     "reward": "modelforge.strategies.reward:Reward",
     "dpo": "modelforge.strategies.dpo:DPO",
+    "kto": "modelforge.strategies.kto:KTO",
     "grpo": "modelforge.strategies.grpo:GRPO",
     "rloo": "modelforge.strategies.rloo:RLOO",
     "ppo": "modelforge.strategies.ppo:PPO",

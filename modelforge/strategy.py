@@ -6,7 +6,7 @@ that listing strategies and checking a config stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -187,6 +187,10 @@ class Strategy:
             warn(f"{key} {config.get(key)} is not used: held-out rows are measured {why}")
         return {key: Choice(1, "default", why)}
 
+    def least_micro_batch(self, config: Config) -> int:
+        """The fewest rows of a forward pass that its loss is right for."""
+        return 1
+
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """Defaults that depend on the training rows, which are in normal form.
 
@@ -218,6 +222,14 @@ class Strategy:
             held_out: Whether this is about the held-out rows.
         """
         return "drop" if self.head == "reward" else "cut"
+
+    def figures(self, config: Config) -> Collection[str]:
+        """What its evaluation measures, without ``eval_``; empty where only that can tell.
+
+        Args:
+            config: With the rewards filled in.
+        """
+        return ()
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
         """The strategy whose trainer and arguments are planned, and its config.

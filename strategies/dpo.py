@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from modelforge.config import Config
@@ -13,6 +14,8 @@ from modelforge.strategy import (
     Parts,
     Strategy,
 )
+
+_SIDES = ("chosen", "rejected")
 
 
 class DPO(Strategy):
@@ -65,6 +68,11 @@ class DPO(Strategy):
     def datasets(self, parts: Parts) -> Any:
         # Its collator cuts pairs.
         return parts.data.tokenised(train_length=None, eval_length=None, prompt_apart=True)
+
+    def figures(self, config: Config) -> Collection[str]:
+        sides = [f"{name}/{side}" for name in ("rewards", "logps", "logits") for side in _SIDES]
+        rewards = ("rewards/accuracies", "rewards/margins")
+        return ("loss", *rewards, *sides, "entropy", "mean_token_accuracy", "aux_loss")
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Pairs of the full length with a prompt of one token: the most to score."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 RewardModel = Annotated[LocalText, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
+
+# What TRL's trainers that sample measure in an evaluation. Some need a KL term, a loss, or vLLM.
+_LENGTHS = [f"{which}_{of}length" for which in ("mean", "min", "max") for of in ("", "terminated_")]
+_CLIPPED = ("low_mean", "low_min", "high_mean", "high_max", "region_mean")
+_FIGURES = (
+    *("loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "aux_loss"),
+    *(f"completions/{name}" for name in (*_LENGTHS, "clipped_ratio")),
+    *(f"clip_ratio/{name}" for name in _CLIPPED),
+    *("policy_loss", "cispo_clip_ratio", "vespo/phi_seq_mean"),
+    *(f"sampling/sampling_logp_difference/{name}" for name in ("mean", "max")),
+    *(f"sampling/importance_sampling_ratio/{name}" for name in ("min", "mean", "max")),
+)
 
 
 class RewardedSettings(Settings):
@@ -172,6 +184,16 @@ class Rewarded(Strategy):
             choices["vllm_max_model_length"] = length
         return choices
 
+    def figures(self, config: Config) -> Collection[str]:
+        """TRL's, those of each reward, and none where a function may log some of its own."""
+        from modelforge.rewards.of_a_run import names, parse
+
+        if self.functions or any(":" in entry.name for entry in parse(config)["rewards"]):
+            return ()
+        named = [name for name, _ in names(config)]
+        rewards = [f"rewards/{name}/{part}" for name in named for part in ("mean", "std")]
+        return (*_FIGURES, *rewards)
+
     def completion_tokens(self, config: Config) -> int:
         """The longest completion, in tokens; where it was left open, half of what there is."""
         assert isinstance(config.settings, RewardedSettings)
@@ -238,7 +260,7 @@ class Rewarded(Strategy):
 
         # Without any, a stage before this one trains the reward model.
         named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
-        rewards = [(_named(name), weight) for name, weight in named]
+        rewards = [(silent(name), weight) for name, weight in named]
         self.weigh(parts.args, rewards)
         return {"reward_funcs": [function for function, _ in rewards]}
 
@@ -246,9 +268,10 @@ class Rewarded(Strategy):
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
         from modelforge.rewards.of_a_run import build
-        from modelforge.rewards.shared_base import SharedBaseReward
+        from modelforge.rewards.shared_base import SharedBaseReward, beside_lora
 
-        adapted = parts.peft_config is not None or hasattr(parts.model, "peft_config")
+        shape = parts.peft_config or getattr(parts.model, "peft_config", {}).get("default")
+        adapted = shape is not None and not beside_lora(vars(shape))
         rewards = build(
             parts.config,
             self.functions,
@@ -316,11 +339,12 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
 
 
-def _named(name: str) -> Callable[..., list[float]]:
+def silent(name: str) -> Callable[..., list[float]]:
     """A reward function of this name that says nothing."""
 
     def reward(completions: list[Any], **columns: Any) -> list[float]:
         return [0.0] * len(completions)
 
     reward.__name__ = name
+    reward.stands_in = True  # type: ignore[attr-defined]
     return reward

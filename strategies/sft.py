@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -78,6 +78,9 @@ class SFT(Strategy):
 
     def datasets(self, parts: Parts) -> Any:
         return self.tokenised(parts)
+
+    def figures(self, config: Config) -> Collection[str]:
+        return ("loss", "entropy", "mean_token_accuracy", "aux_loss")
 
     def long_rows(self, config: Config, *, held_out: bool = False) -> LongRows:
         packed = config.get("packing") and not held_out

@@ -1,16 +1,37 @@
 """What every test stands on: no hub, no tracker, one thread, no memory of earlier runs."""
 
 import os
+import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A model this small is slower on several threads, and much slower where they are shared.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-tests-"))
+
+
+@pytest.fixture(scope="session")
+def python():
+    """A command that stands for ``python`` and has torch and TRL imported already (Linux)."""
+    if not hasattr(os, "pidfd_open"):
+        yield sys.executable
+        return
+    import warm
+
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    server, stand_in = warm.start(folder)
+    yield str(stand_in)
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

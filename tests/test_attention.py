@@ -182,12 +182,12 @@ def benchmark(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_benchmark_gives_both_the_same_tokens_and_prints_a_row_each(benchmark):
+def test_the_benchmark_gives_both_the_same_tokens_and_prints_a_row_each(benchmark, python):
     script = benchmark("throughput")
     model = str(TINY / "model")
     job = {"strategy": "sft", "cuda": False, "model": model, "steps": 2, "batch": 4}
     job |= {"length": 128, "rank": 4}
-    found = {name: [script.run(name, sys.executable, job)] for name in ("modelforge", "trl")}
+    found = {name: [script.run(name, python, job)] for name in ("modelforge", "trl")}
     ours, theirs = (found[name][0] for name in ("modelforge", "trl"))
     assert ours["tokens"] == theirs["tokens"] > 0 and ours["supervised"] == theirs["supervised"]
     rows = script.table("sft", found, 2)

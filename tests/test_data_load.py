@@ -316,14 +316,6 @@ def test_the_split_is_the_seeds(load):
         load(rows, eval_split=-1)
 
 
-def test_prompts_shared_with_the_evaluation_are_counted(load):
-    put(load.folder / "eval.jsonl", [demo(1, "no"), demo(2, "no"), demo(99)])
-    data = load([demo(1), demo(2), demo(3)], eval_dataset="eval.jsonl")
-    assert data.ledger.prompts_shared_with_eval == 2
-    assert data.ledger.eval_reason == "eval_dataset" and len(data.eval) == 3
-    assert any("flatter" in warning for warning in data.ledger.warnings)
-
-
 def test_weights_are_shares_and_every_row_is_drawn(load):
     put(load.folder / "a.jsonl", [demo(f"a{i}") for i in range(60)])
     put(load.folder / "b.jsonl", [demo(f"b{i}") for i in range(60)])

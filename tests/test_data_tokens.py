@@ -295,26 +295,24 @@ def test_tokenize_cuts_and_drops_what_is_left_without_labels(tokenizer):
 def test_preview_shows_all_text_and_what_is_trained(tokenizer):
     with_template(tokenizer, "plain")
 
-    def shown(rows, kind):
-        tokens = list(encode(rows, kind=kind, tokenizer=tokenizer))
-        return preview(tokens, tokenizer=tokenizer, max_length=None, n=2)
+    def shown(row, kind, limit=None):
+        (tokens,) = encode([row], kind=kind, tokenizer=tokenizer)
+        found = preview(tokens, tokenizer=tokenizer, max_length=limit)
+        return [(segment.part, segment.text, segment.trained) for segment in found]
 
-    talk, _ = shown(TALKS, "demonstration")
-    assert [on for _, on in talk] == [False, True, False, True]
-    assert "".join(text for text, _ in talk) == tokenizer.apply_chat_template(
+    talk = shown(TALKS[0], "demonstration")
+    assert [on for _, _, on in talk] == [False, True, False, True]
+    assert "".join(text for _, text, _ in talk) == tokenizer.apply_chat_template(
         TALKS[0]["messages"], tokenize=False
     )
-    pair, _ = shown(PAIRS, "preference")
-    assert pair == [
-        ("<s>User: the cat\nAssistant:", False),
-        (" the cat</s>", True),
-        ("\nrejected:\n", False),
-        (" the cat?</s>", True),
+    assert shown(PAIRS[0], "preference") == [
+        ("prompt", "<s>User: the cat\nAssistant:", False),
+        ("chosen", " the cat</s>", True),
+        ("rejected", " the cat?</s>", True),
     ]
-    (prompt, _) = shown(DEMOS, "prompt")
-    assert prompt == [("<s>User: the cat\nAssistant:", False)]
-    (plain,) = shown([{"text": "words"}], "demonstration")
-    assert plain == [("<s>words</s>", True)]
+    assert shown(DEMOS[0], "prompt") == [("prompt", "<s>User: the cat\nAssistant:", False)]
+    assert shown({"text": "words"}, "demonstration") == [("row", "<s>words</s>", True)]
+    assert len(shown(TALKS[0], "demonstration", 3)) == 1
 
 
 # --- the same as TRL ---------------------------------------------------------------------------

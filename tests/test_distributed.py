@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,6 @@ from modelforge.machine.launch import (
 from modelforge.plan.shards import sharding_stage
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 # Answers are drawn row by row, each from a seed of its own: the same answers whatever the number
 # of processes, which would else each draw from their own stream.
@@ -64,11 +62,14 @@ def command(strategy, folder, *options):
     return ["train", config, *(part for option in settings for part in ("--set", option))]
 
 
-def run(arguments, program=("-m", "modelforge.cli")):
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+@pytest.fixture
+def run(python):
+    def run(arguments, program=("-m", "modelforge.cli")):
+        return subprocess.run(
+            [python, *program, *arguments], capture_output=True, text=True, timeout=280
+        )
+
+    return run
 
 
 def figures(folder, *keys):
@@ -77,7 +78,7 @@ def figures(folder, *keys):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_path):
+def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(run, tmp_path):
     none = ["eval_split=0", "eval_dataset=null"]
     options = {
         # Evaluated before training: transformers then trained two models that never met.
@@ -121,7 +122,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # DeepSpeed compiles what it needs, the first time
 @pytest.mark.parametrize("backend", ["zero2", "zero3"])
-def test_sharded_by_deepspeed_the_losses_are_those_of_one_process(tmp_path, backend):
+def test_sharded_by_deepspeed_the_losses_are_those_of_one_process(run, tmp_path, backend):
     if find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
     start = ["eval_split=0", "eval_dataset=null", "per_device_train_batch_size=8"]
@@ -139,16 +140,15 @@ def test_sharded_by_deepspeed_the_losses_are_those_of_one_process(tmp_path, back
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
+def test_a_killed_process_ends_both_and_the_run_goes_on(python, tmp_path):
     arguments = [*command("sft", tmp_path, "max_steps=3000", "save_steps=2", "eval_split=0")]
     arguments += ["--set", "eval_dataset=null", "--num-processes", "2"]
     folder = tmp_path / "run"
 
     def start():
         process = subprocess.Popen(
-            [sys.executable, "-m", "modelforge.cli", *arguments],
-            env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [python, "-m", "modelforge.cli", *arguments], stderr=subprocess.PIPE, text=True
+        )
         while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*")):
             time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()[-3000:]
@@ -180,7 +180,9 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(tmp_path):
         ("dataset=nowhere.jsonl", "nowhere.jsonl"),
     ],
 )
-def test_a_users_mistake_is_said_once_with_exit_code_2_and_nothing_left(tmp_path, option, says):
+def test_a_users_mistake_is_said_once_with_exit_code_2_and_nothing_left(
+    run, tmp_path, option, says
+):
     done = run(command("sft", tmp_path, "distributed.num_processes=2", option))
     assert done.returncode == 2, done.stderr[-3000:]
     assert says in done.stderr and done.stderr.count("1 problem") == 1

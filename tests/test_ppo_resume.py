@@ -1,7 +1,6 @@
 """A PPO run that was killed goes on as if it never was; several processes are one run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,14 +113,14 @@ for mode in ("trunk_detached", "adapter"):
 
 
 @pytest.mark.slow
-def test_two_processes_whiten_together_stay_equal_and_resume(tmp_path):
+def test_two_processes_whiten_together_stay_equal_and_resume(tmp_path, python):
     script = tmp_path / "two.py"
     tests = str(Path(__file__).parent)
     script.write_text(TWO.format(tests=tests, folder=str(tmp_path)))
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+        [python, "-m", "torch.distributed.run", "--nproc_per_node", "2",
          "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280,
+        capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("both agree") == 4

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -232,11 +231,11 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_there(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path):
+def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path, python):
     def start():
         options = [f"output_dir={tmp_path}", "max_steps=5000", "save_steps=5000"]
         options += ["eval_split=0", "eval_dataset=null", "report_to=none"]
-        command = [sys.executable, "-m", "modelforge.cli", "train", str(TINY / "sft.json")]
+        command = [python, "-m", "modelforge.cli", "train", str(TINY / "sft.json")]
         for option in options:
             command += ["--set", option]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

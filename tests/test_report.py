@@ -53,6 +53,7 @@ def test_the_page_has_curves_and_no_script_and_asks_for_nothing_outside(folder, 
         assert "<script" not in page and "<b>" not in page and "\u202e" not in page
         assert "&lt;script&gt;alert(&#39;\\u202eseen&#39;)&lt;" in page
         assert "&lt;b&gt;train.jsonl" in page and "<polyline" in page
+        assert "It flatters: held-out rows are also trained on (2 the same row)." in page
         assert not re.search(r"(src|href|url|@import)\s*[=(]", page)
     assert "<h1>&lt;script&gt;alert(1)&lt;</h1>" in page
 

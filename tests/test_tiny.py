@@ -33,9 +33,12 @@ def question(row: dict) -> str:
     return (row.get("prompt") or row["messages"])[0]["content"]
 
 
-@pytest.mark.parametrize("name", FILES)
+WRITTEN = FILES | make_data.labelled_files(FILES)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 def test_data_file_is_made_again_to_the_byte(name):
-    assert make_data.to_jsonl(FILES[name]) == (make_data.DATA / f"{name}.jsonl").read_bytes()
+    assert make_data.to_jsonl(WRITTEN[name]) == (make_data.DATA / f"{name}.jsonl").read_bytes()
 
 
 def test_no_question_stands_in_two_rows():

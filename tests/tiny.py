@@ -1,14 +1,20 @@
 """Short runs of the tiny model, for tests of what a run does rather than of how well it learns."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer
 
 import modelforge
 
 ROOT = Path(__file__).parents[1]
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",
-        "grpo": "prompts", "ppo": "prompts"}  # fmt: skip
+        "kto": "labelled", "grpo": "prompts", "ppo": "prompts"}  # fmt: skip
 
 
 @functools.cache
@@ -27,3 +33,34 @@ def quick(strategy, folder, *overrides, **keys):
     return modelforge.train(
         ROOT / "configs" / "tiny" / f"{strategy}.json", overrides=[*options, *overrides]
     )
+
+
+def resumed_bitwise(strategy, folder, monkeypatch, *overrides, stop=10):
+    """Train it whole, and stopped and resumed; see that both are the same, and give the first."""
+    whole = quick(strategy, folder / "whole", *overrides)
+    step = Trainer.training_step
+    calls = []
+
+    def training_step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", training_step)
+        with pytest.raises(KeyboardInterrupt):
+            quick(strategy, folder / "cut", *overrides)
+    again = quick(strategy, folder / "cut", *overrides)
+    assert again.resumed_from is not None
+    first, second = (
+        load_file(next(result.model_dir.glob("*.safetensors"))) for result in (whole, again)
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logs = []
+    for result in (whole, again):
+        rows = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").open()]
+        logs.append([{k: v for k, v in row.items() if k != "session"} for row in rows])
+    assert logs[0] == logs[1] and whole.after == again.after
+    return whole

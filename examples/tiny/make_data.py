@@ -338,6 +338,18 @@ def make_files(seed: int = SEED) -> dict[str, list[dict]]:
     return files
 
 
+def labelled_files(files: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """One side of each preference pair with its label, for `kto`; every third one is the better."""
+    made: dict[str, list[dict]] = {}
+    for part in ("train", "eval"):
+        rows = made[f"labelled_{part}"] = []
+        for i, pair in enumerate(files[f"preference_{part}"]):
+            good = i % 3 == 0
+            reply = pair["chosen" if good else "rejected"]
+            rows.append({"prompt": pair["prompt"], "completion": reply, "label": good})
+    return made
+
+
 def held_out_texts(files: dict[str, list[dict]]) -> set[str]:
     """What no base document may hold: the ``_eval`` files' questions, and their stories alone."""
     rows = [row for name in files if name.endswith("_eval") for row in files[name]]
@@ -351,7 +363,8 @@ def to_jsonl(rows: list[dict]) -> bytes:
 
 def main() -> None:
     DATA.mkdir(exist_ok=True)
-    for name, rows in make_files().items():
+    files = make_files()
+    for name, rows in (files | labelled_files(files)).items():
         path = DATA / f"{name}.jsonl"
         path.write_bytes(to_jsonl(rows))
         print(f"{len(rows):5d} rows  {path.stat().st_size:7,d} bytes  {path.name}")

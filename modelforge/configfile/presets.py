@@ -19,6 +19,7 @@ EXAMPLE_ROWS = 64
 _EXAMPLES = {
     "demonstration": ("data.jsonl", "sft_train"),
     "preference": ("preferences.jsonl", "preference_train"),
+    "labelled": ("answers.jsonl", "labelled_train"),
     "prompt": ("problems.jsonl", "prompts_train"),
 }
 

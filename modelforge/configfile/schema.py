@@ -30,6 +30,9 @@ if typing.TYPE_CHECKING:
 
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
+#: Where a schema says what TRL has where neither the user nor ModelForge sets a key. It is no
+#: default in JSON Schema's sense, which editors would show: ModelForge fills in many of these keys.
+TRL_DEFAULTS = "x-trl-defaults"
 UNKNOWN = "is not a key of this strategy"
 # Numbers' formats that may be left to the machine in a word.
 _AUTO = ("bf16", "fp16", "tf32")
@@ -47,14 +50,12 @@ OWNED = {
     "do_eval": "set eval_dataset or eval_split",
     "do_predict": "ModelForge writes samples.jsonl",
     "do_train": "use `modelforge check` to stop before training",
-    "eos_token": "ModelForge uses the tokenizer's, and checks that it is trained on",
     "fp16_full_eval": "held-out figures are computed as training computes",
     "hub_token": "a config holds no secrets: run `hf auth login`",
     "local_rank": "the launcher sets it",
     "logging_dir": "TensorBoard's files go to the run's folder",
     "model_init_kwargs": "set use_4bit, use_8bit, attn_implementation and model_revision",
     "parallelism_config": "start the run with `accelerate launch` and its config file",
-    "pad_token": "ModelForge uses the tokenizer's, or one that no text ends in",
     "resume_from_checkpoint": "set resume",
     "reward_weights": "set rewards, each with its weight",
     "use_cpu": "set hardware_profile to cpu",
@@ -93,7 +94,19 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         **{key: schema[key] for key in ("$defs", "type", "required") if key in schema},
         "properties": own,
         "additionalProperties": False,
+        TRL_DEFAULTS: {
+            field.name: _default(field)
+            for field in dataclasses.fields(config_class)
+            if field.name in own and isinstance(_default(field), str | int | float | bool | list)
+        },
     }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field of a config class is where nothing sets it."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return getattr(field.default, "value", field.default)  # transformers' are enums
 
 
 def _section(mark: KeysOf) -> dict[str, Any]:

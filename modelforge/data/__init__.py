@@ -9,7 +9,8 @@ from modelforge.data.fingerprint import fingerprint
 from modelforge.data.ledger import Ledger
 from modelforge.data.load import load_data, read_rows
 from modelforge.data.output import write_normal_form
-from modelforge.data.preview import preview
+from modelforge.data.places import Watched
+from modelforge.data.preview import Segment, preview, token_texts
 from modelforge.data.rows import Data, Rows
 from modelforge.data.special import keep_prompts_open
 from modelforge.data.template import TemplateChoice, built_in_templates, load_tokenizer_template
@@ -22,7 +23,9 @@ __all__ = [
     "Ledger",
     "LongRows",
     "Rows",
+    "Segment",
     "TemplateChoice",
+    "Watched",
     "built_in_templates",
     "fingerprint",
     "keep_prompts_open",
@@ -30,5 +33,6 @@ __all__ = [
     "load_tokenizer_template",
     "preview",
     "read_rows",
+    "token_texts",
     "write_normal_form",
 ]

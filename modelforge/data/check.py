@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.dialogue import split_last_reply
-from modelforge.data.ledger import Ledger, quantiles
+from modelforge.data.ledger import Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
+from modelforge.data.overlap import shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -173,7 +173,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         if not found.supervised():
             return "no supervised token"
         return None if found.supervised(limit) else "prompt fills max_length"
-    if limits.kind == "preference" and any(len(ids) == found.start for ids in found.ids):
+    if limits.kind != "prompt" and any(len(ids) == found.start for ids in found.ids):
         return "no supervised token"
     if limit is None:
         return None
@@ -183,8 +183,8 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
         return "longer than max_length"
     if found.start >= limit:
         return "prompt fills max_length"
-    chosen, rejected = (ids[:limit] for ids in found.ids)
-    return "equal once cut" if chosen == rejected else None
+    cut = [ids[:limit] for ids in found.ids]
+    return "equal once cut" if len(cut) == 2 and cut[0] == cut[1] else None
 
 
 def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
@@ -192,7 +192,7 @@ def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
     supervised = found.supervised(limit)
-    if limits.kind == "preference":
+    if limits.kind in ("preference", "labelled"):
         supervised = sum(lengths) - len(lengths) * found.start
     beyond = sum(max(0, len(ids) - (limits.max_length or whole)) for ids in found.ids)
     ends = None if beyond and limit is not None else item.ends
@@ -260,7 +260,8 @@ def account(kept: Sequence[Checked], ledger: Ledger, limits: Limits) -> None:
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        fix = "use a template that closes assistant turns with eos_token inside the marked part"
+        fix = "set eos_token to the token that closes a turn under this template, or use a "
+        fix += "template that closes turns with eos_token inside the marked part"
         raise DataError(Problem("chat_template", what, fix))
 
 
@@ -302,8 +303,27 @@ def account_training(
     ledger.eval_rows = len(evaluation)
     if ledger.kind != "prompt" and lengths:
         ledger.supervised_share = sum(train[i].supervised for i in order) / sum(lengths)
-    ledger.prompts_shared_with_eval = shared_prompts(train, evaluation)
+    look_for_shared(train, evaluation, ledger)
     ledger.warn()
+
+
+NEAR_AMONG = 100_000  # training rows in which nearly the same rows are looked for
+
+
+def look_for_shared(
+    train: Sequence[Checked], evaluation: Sequence[Checked], ledger: Ledger
+) -> None:
+    """Count the held-out rows that are also trained on, as they are or nearly so."""
+    every = -(-len(train) // NEAR_AMONG) or 1
+    if every > 1 and evaluation:
+        ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
+    held_out, trained = (
+        ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
+    )
+    for kind, pairs in shared(held_out, trained, every=every).items():
+        tally = ledger.shared_with_training.setdefault(kind, Tally())
+        for one, other in pairs:
+            tally.add(f"{one} = {other}")
 
 
 def content_key(item: Checked, limit: int | None) -> bytes:
@@ -311,27 +331,6 @@ def content_key(item: Checked, limit: int | None) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for ids in item.encoded.ids:
         digest.update(ids[:limit].tobytes() + b"|")
-    rest = [item.example.get(name) for name in ("answer", "margin")]
+    rest = [item.example.get(name) for name in ("answer", "margin", "label")]
     digest.update(json.dumps(rest).encode())
     return digest.digest()
-
-
-def digest(example: object) -> bytes:
-    """A fingerprint of an example's content."""
-    text = json.dumps(example, ensure_ascii=False, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def prompt_key(example: Example) -> bytes:
-    """A fingerprint of what an example asks."""
-    if "messages" in example:
-        return digest(split_last_reply(example["messages"])[0])
-    if "input_ids" in example:
-        return digest(example["input_ids"])
-    return digest(example.get("prompt", example.get("text")))
-
-
-def shared_prompts(train: Iterable[Checked], evaluation: Iterable[Checked]) -> int:
-    """How many evaluation rows ask what a training row asks."""
-    asked = {prompt_key(item.example) for item in train}
-    return sum(prompt_key(item.example) in asked for item in evaluation)

@@ -9,13 +9,18 @@ labels        good and bad answers of one prompt,    the good ones
 scores        the best against the worst answer of   the best (all of them where several are)
               a prompt
 ============  =====================================  ==========================================
+
+As labelled answers (kto), labels and scores of 1 or 0 (or -1) stand for themselves; of all others
+the pairs are taken, the better side good and the worse one bad.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from modelforge.data.cells import written
@@ -46,6 +51,10 @@ SIDES = {
     **dict.fromkeys(("response_2", "answer_2"), -1),
     **dict.fromkeys(("tie", "both", "none", "equal", "same", "neither", "tie (bothbad)"), 0),
 }
+# What a label may say of an answer; blanks, hyphens and a minus before a number are written _.
+WORDS: dict[str, list[str]] = json.loads(
+    files("modelforge.configs").joinpath("layouts/labels.json").read_text(encoding="utf-8")
+)
 SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
 RANK_KEYS = ("rank", "ranking")  # 1 is the best
 ANSWER_KEYS = ("response", "completion", "text", "content", "answer", "output")
@@ -107,12 +116,17 @@ def is_good(value: Any) -> bool:
     Raises:
         Skip: If it is none.
     """
-    word = str(value).strip().lower().removesuffix(".0")
-    if word in ("true", "1", "good", "desirable"):
+    word = re.sub(r"[\s-]+", "_", str(value).strip().lower().removesuffix(".0"))
+    if word in WORDS["good"]:
         return True
-    if word in ("false", "0", "bad", "undesirable"):
+    if word in WORDS["bad"]:
         return False
     raise Skip("label not understood")
+
+
+def is_up_or_down(scores: Collection[float]) -> bool:
+    """Whether scores are a thumb up or down: 1 or 0, or 1 or -1, and both are there."""
+    return set(scores) in ({0.0, 1.0}, {-1.0, 1.0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,8 @@ Pairs = tuple[list[tuple[Answer, Answer]], list[tuple[Answer, str]]]
 def convert_labelled(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """Answers labelled good or bad, one a row (KTO)."""
     answers = collect(items, mode, drop, lambda cells: float(is_good(cells.get("label"))))
+    if mode.kind == "labelled":
+        return emit_labelled(answers, mode, drop)
     if mode.kind == "preference":
         return emit_pairs(answers, mode, drop, pair_by_label)
     return emit_best(answers, mode, drop, lambda answer, group: answer.score > 0, "labelled bad")
@@ -139,6 +155,8 @@ def convert_labelled(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
 def convert_scored(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
     """Answers with a score, one a row."""
     answers = collect(items, mode, drop, lambda cells: number(cells.get("score")))
+    if mode.kind == "labelled" and is_up_or_down({answer.score for answer in answers}):
+        return emit_labelled(answers, mode, drop)
     return convert_rated(answers, mode, drop)
 
 
@@ -221,7 +239,7 @@ def has_score(value: Any) -> bool:
 
 def convert_rated(answers: list[Answer], mode: Mode, drop: Drop) -> Made:
     """Rated answers → the best of each prompt, or the best against the worst."""
-    if mode.kind == "preference":
+    if mode.pairs:
         return emit_pairs(answers, mode, drop, pair_by_score)
     worse = "rated below another answer"
     return emit_best(answers, mode, drop, is_best, worse)
@@ -285,6 +303,18 @@ def emit_best(
                 yield answer.row, emit(mode, answer.prompt, answer.reply or None)
             except Skip as skip:
                 drop(skip, answer.row)
+
+
+def emit_labelled(answers: list[Answer], mode: Mode, drop: Drop) -> Made:
+    """Each answer, and whether it is a good one."""
+    told = Mode("demonstration", mode.conversational)
+    for answer in answers:
+        try:
+            example = emit(told, answer.prompt, answer.reply)
+        except Skip as skip:
+            drop(skip, answer.row)
+            continue
+        yield answer.row, {**example, "label": answer.score > 0}
 
 
 def emit_pairs(

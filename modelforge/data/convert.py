@@ -6,6 +6,7 @@ row it cannot use goes to ``drop``. Normal forms:
 =============  =====================================================================
 demonstration  ``{"prompt", "completion"}``, ``{"messages"}`` or ``{"text"}``
 preference     ``{"prompt", "chosen", "rejected"}`` and, where known, ``"margin"``
+labelled       ``{"prompt", "completion", "label"}``: an answer, and whether it is a good one
 prompt         ``{"prompt"}`` and, where known, ``"answer"`` (the reference: a string, or a
                list of right ones)
 =============  =====================================================================
@@ -37,7 +38,7 @@ from modelforge.data.dialogue import (
 from modelforge.data.read import Row
 from modelforge.data.turns import choices_of, chosen_label, earlier_turns
 
-DataKind = Literal["demonstration", "preference", "prompt"]
+DataKind = Literal["demonstration", "preference", "labelled", "prompt"]
 Example = dict[str, Any]
 Cells = Mapping[str, Any]
 Text = str | list[Message]
@@ -57,6 +58,11 @@ class Mode:
 
     kind: DataKind
     conversational: bool
+
+    @property
+    def pairs(self) -> bool:
+        """Whether both sides of a pair are wanted; for labelled answers, which part them later."""
+        return self.kind in ("preference", "labelled")
 
 
 Drop = Callable[[Skip, Row], None]

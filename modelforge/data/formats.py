@@ -32,7 +32,7 @@ from modelforge.data.layout import Format, is_dialogue, is_list, is_number, is_t
 from modelforge.data.pairs import read_best_and_wrong, read_messages_and_rejected, read_pair
 from modelforge.data.turns import is_exchanges
 
-PAIR = frozenset[DataKind]({"preference", "demonstration", "prompt"})
+PAIR = frozenset[DataKind]({"preference", "labelled", "demonstration", "prompt"})
 REPLY = frozenset[DataKind]({"demonstration", "prompt"})
 PROMPT = frozenset[DataKind]({"prompt"})
 TEXT = frozenset[DataKind]({"demonstration"})

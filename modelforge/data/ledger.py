@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from modelforge.data.convert import DataKind
+from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
 
 FIRST = 10  # rows named per reason
@@ -94,6 +95,15 @@ FINDINGS = {
         "scores it",
         True,
     ),
+    "marks": (
+        "words in which the tokenizer reads {}, one of its special tokens: it means there what it "
+        "means in a template, and can end a turn; take it out of the words if it is not meant",
+        True,
+    ),
+    "unread": (
+        "the argument {}, which the chat template does not read: it changes nothing",
+        True,
+    ),
     "earlier thought": (
         "thoughts of earlier turns in the prompt; the chat template leaves them out, as it does "
         "when the model answers",
@@ -141,7 +151,9 @@ class Ledger:
         silent: Kept rows with an empty answer, which is masked.
         placeholders: Rows that hold a ``{{name}}`` nobody filled in.
         blanks_alone: Kept pairs whose sides differ in white space alone.
-        prompts_shared_with_eval: Evaluation rows whose prompt is also trained on.
+        shared_with_training: Of held-out rows that are also trained on: whether it is the same row,
+            the same prompt alone, or nearly the same (see `modelforge.data.overlap`) → how many,
+            and the first as ``held-out place = training place``.
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
         eval_reason: How they were chosen.
@@ -150,6 +162,7 @@ class Ledger:
         notes: What was decided on the way.
         unused: Column, or ``column[].key`` of its messages, that is not read → rows with it.
         passed_on: Column of a prompt file that reward functions are given → rows with it.
+        watched: One row that is asked about; not part of the account.
     """
 
     kind: DataKind
@@ -170,7 +183,7 @@ class Ledger:
     silent: Tally = field(default_factory=Tally)
     blanks_alone: Tally = field(default_factory=Tally)
     placeholders: Tally = field(default_factory=Tally)
-    prompts_shared_with_eval: int = 0
+    shared_with_training: dict[str, Tally] = field(default_factory=dict)
     train_rows: int = 0
     eval_rows: int = 0
     eval_reason: str = ""
@@ -179,10 +192,13 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     unused: dict[str, Tally] = field(default_factory=dict)
     passed_on: dict[str, Tally] = field(default_factory=dict)
+    watched: Watched | None = field(default=None, compare=False)
 
     def drop(self, reason: str, where: str) -> None:
         """Count a dropped row."""
         self.dropped.setdefault(reason, Tally()).add(where)
+        if self.watched is not None:
+            self.watched.drop(where, reason)
 
     def find(self, finding: str, where: str) -> None:
         """Count a kept row that the chat template did something to."""
@@ -198,16 +214,30 @@ class Ledger:
         """Examples met: the kept and the dropped."""
         return self.kept + sum(tally.count for tally in self.dropped.values())
 
+    @property
+    def shared_rows(self) -> int:
+        """Held-out rows that are also trained on, whole, in their prompt, or nearly so."""
+        return sum(tally.count for tally in self.shared_with_training.values())
+
+    def shared_kinds(self) -> str:
+        """How they are shared, with the first of each kind."""
+        return "; ".join(
+            f"{tally.count} × {kind}: {', '.join(tally.first[:3])}"
+            for kind, tally in self.shared_with_training.items()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The ledger as JSON-able values."""
-        return asdict(self)
+        values = asdict(replace(self, watched=None))
+        del values["watched"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:
         """The ledger that `to_dict` wrote; what stands beside it in the file is left out."""
         # A run of an earlier version did not count everything that is counted by now.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        for name in ("dropped", "findings", "unused", "passed_on"):
+        for name in ("dropped", "findings", "unused", "passed_on", "shared_with_training"):
             if name in known:
                 known[name] = {what: Tally(**tally) for what, tally in known[name].items()}
         for name, value in known.items():
@@ -256,10 +286,11 @@ class Ledger:
                 f"{self.blanks_alone.count} pairs differ in white space alone ({first}): the model "
                 "learns blanks from them"
             )
-        if self.prompts_shared_with_eval:
+        if self.shared_with_training:
             self.warnings.append(
-                f"{self.prompts_shared_with_eval} of {self.eval_rows} evaluation prompts are also "
-                "trained on: the held-out figures flatter"
+                f"{self.shared_rows} of {self.eval_rows} held-out rows are also trained on "
+                f"({self.shared_kinds()}): the held-out figures flatter; leave these rows out of "
+                "one of the two"
             )
         if self.eos_supervised_share is not None and self.eos_supervised_share < 1 - WARN_SHARE:
             self.warnings.append(
@@ -287,6 +318,8 @@ class Ledger:
                 listed = (f"{name} ({tally.count} rows)" for name, tally in names.items())
                 lines.append(f"{what}: {', '.join(listed)}")
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
+        if self.eval_rows and not self.shared_with_training:
+            lines.append("held-out rows that are also trained on, whole or nearly so: none found")
         if self.tokens:
             t = self.tokens
             lines.append(

@@ -26,7 +26,10 @@ from modelforge.data.check import LongRows, tokenise
 from modelforge.data.convert import DataKind, Example, Mode
 from modelforge.data.dialogue import Message, Skip
 from modelforge.data.exports import plain
+from modelforge.data.labels import parted
 from modelforge.data.ledger import Ledger
+from modelforge.data.overlap import Named
+from modelforge.data.places import Watched
 from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.rows import Data, Rows
@@ -67,25 +70,27 @@ def read_rows(
     eos_token_ids: Collection[int] = (),
     chat_template: TemplateChoice | None = None,
     how: How | None = None,
+    watched: Watched | None = None,
     **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
 
     Args:
-        kind: ``demonstration``, ``preference`` or ``prompt``.
+        kind: ``demonstration``, ``preference``, ``labelled`` or ``prompt``.
         tokenizer: With the chat template set; without one only raw text can be trained on.
         system_prompt: The system message of rows that have none.
         min_rows: Fewer training rows than this are refused.
         eos_token_ids: Ids that end a reply beside the tokenizer's own.
         chat_template: For the ledger.
         how: How rows are rendered, and what of them is trained on.
+        watched: A row to follow.
         source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
         DataError: With all problems of the files.
     """
     asked = Asked(**{key: value for key, value in source.items() if value is not None})
-    ledger = Ledger(kind, chat_template=described(chat_template))
+    ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     parts = read_parts(asked, ledger)
     made = convert_all(parts, mode, ledger)
@@ -115,6 +120,21 @@ def read_rows(
         template_kwargs=how.template_kwargs,
         prompts_held_out=asked.prompts_held_out,
     )
+
+
+def plain_rows(asked: Asked) -> list[Named]:
+    """The training rows of data sets with their places: prompts with answers, else plain text.
+
+    Raises:
+        DataError: With all problems of the files.
+    """
+    parts = replace(read_parts(asked, Ledger("prompt")), evaluation=[])
+    try:
+        made = convert_all(parts, Mode("prompt", conversational=True), Ledger("prompt"))
+    except DataError:
+        ledger = Ledger("demonstration")
+        made = convert_all(parts, Mode("demonstration", conversational=True), ledger)
+    return [(row.where, example) for rows in made for row, example in rows]
 
 
 def add_system(made: Sequence[Made], system: str | None) -> None:
@@ -226,6 +246,8 @@ def convert(
             f"{table.path}: of answers compared or rated only the chosen (preferred, best, good) "
             "ones are demonstrations"
         )
+    if mode.kind == "labelled" and "label" not in form.columns:
+        ledger.note(f"{table.path}: each pair gives two answers: the better good, the worse bad")
     scores = [match.columns.get(role) for role in ("chosen_score", "rejected_score")]
     if mode.kind == "preference" and all(scores):
         ledger.note(
@@ -240,7 +262,8 @@ def convert(
     used = set(match.columns.values())
     rows = list(refuse(rows, used, mode.kind, by_hand=bool(columns), drop=drop))
     count(rows, used, mode.kind, ledger)
-    for row, example in form.convert(match.items(rows), mode, drop):
+    made = form.convert(match.items(rows), mode, drop)
+    for row, example in parted(made) if mode.kind == "labelled" else made:
         try:
             example |= beside(row.cells, match.columns, example)
         except Skip as skip:

@@ -144,19 +144,22 @@ def token_columns(
     Args:
         tokens: At least one row.
         rows: The same in normal form; pairs may have a margin there.
-        kind: ``demonstration`` (for SFTTrainer) or ``preference`` (for RewardTrainer).
+        kind: ``demonstration`` (for SFTTrainer), ``preference`` (for RewardTrainer) or
+            ``labelled`` (for KTOTrainer).
         max_length: Demonstrations are cut at this many tokens, and rows without a supervised
             token left are dropped; longer pairs are dropped. None: no limit.
         prompt_apart: Whether pairs give their prompt in a column of its own, for DPOTrainer.
 
     Returns:
         ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and ``margin`` if there,
-        with ``prompt_ids`` where it is apart.
+        with ``prompt_ids`` where it is apart; or ``completion_ids``, ``prompt_ids`` and ``label``.
     """
     import pyarrow
     from datasets import Dataset
 
     names = ["chosen_ids", "rejected_ids"] if kind == "preference" else ["input_ids", "labels"]
+    if kind == "labelled":
+        names, prompt_apart = ["completion_ids"], True
     names += ["prompt_ids"] * prompt_apart
     ids = pyarrow.list_(pyarrow.int64())
     schema = pyarrow.schema([(name, ids) for name in names])
@@ -166,16 +169,17 @@ def token_columns(
     for begin in range(0, len(kept), BATCH):
         batch = [tokens[i] for i in kept[begin : begin + BATCH]]
         cells = [
-            sides_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
+            answers_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
             for row in batch
         ]
         columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
         tables.append(pyarrow.table(columns, schema=schema))
     table = pyarrow.concat_tables(tables)
-    if "margin" in rows.column_names:
-        margins = rows["margin"][:]
-        column = pyarrow.array([margins[i] for i in kept], pyarrow.float64())
-        table = table.append_column("margin", column)
+    for name, its_type in (("margin", pyarrow.float64()), ("label", pyarrow.bool_())):
+        if name in rows.column_names:
+            values = rows[name][:]
+            column = pyarrow.array([values[i] for i in kept], its_type)
+            table = table.append_column(name, column)
     return Dataset(table)
 
 
@@ -196,11 +200,10 @@ def token_cells(
     return chosen.tolist(), rejected.tolist()
 
 
-def sides_and_prompt(row: Encoded) -> tuple[list[int], list[int], list[int]]:
-    """Both replies of a pair, and the prompt before them."""
-    chosen, rejected = row.ids
-    prompt = chosen[: row.start]
-    return chosen[row.start :].tolist(), rejected[row.start :].tolist(), prompt.tolist()
+def answers_and_prompt(row: Encoded) -> list[list[int]]:
+    """Both replies of a pair, or the labelled answer, and the prompt before them."""
+    prompt = row.ids[0][: row.start]
+    return [*(ids[row.start :].tolist() for ids in row.ids), prompt.tolist()]
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:

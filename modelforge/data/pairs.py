@@ -40,13 +40,13 @@ def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
     """chosen and rejected, with a prompt or with the prompt implicit in both."""
     margin = cells.get("margin")
     chosen, rejected = (whole_dialogue(cells.get(role), mode) for role in ("chosen", "rejected"))
-    if chosen is not None and rejected is None and mode.kind == "preference":
+    if chosen is not None and rejected is None and mode.pairs:
         # The conversation, and a worse reply at its end.
         prompt, last = split_last_reply(chosen)
         if not prompt or last is None:
             raise Skip("no assistant reply")
         rejected = [*prompt, *as_messages(reply_of(cells, "rejected"), "assistant")]
-    if chosen is not None and mode.kind != "preference":
+    if chosen is not None and not mode.pairs:
         prompt, reply = split_last_reply(chosen)
         if not prompt or reply is None:
             raise Skip("no assistant reply")
@@ -55,7 +55,7 @@ def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
         prompt, better, worse = split_common(chosen, rejected)
         yield emit(mode, with_system(prompt, cells), better, worse, margin)
     elif "prompt" in cells:
-        bad_reply = reply_of(cells, "rejected") if mode.kind == "preference" else None
+        bad_reply = reply_of(cells, "rejected") if mode.pairs else None
         yield emit(mode, prompt_of(cells, mode), reply_of(cells, "chosen"), bad_reply, margin)
     else:
         texts = split_text(text(cells, "chosen"), text(cells, "rejected"))
@@ -66,7 +66,7 @@ def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
 
 def read_messages_and_rejected(cells: Cells, mode: Mode) -> Iterator[Example]:
     """A conversation with a worse last reply, text or messages, in a column of its own."""
-    if mode.kind == "preference":
+    if mode.pairs:
         yield from read_pair(cells, mode)
     else:
         yield from read_messages({**cells, "messages": cells.get("chosen")}, mode)

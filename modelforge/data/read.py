@@ -11,6 +11,7 @@ from typing import Any
 
 EXCERPT = 30  # characters shown on either side of a broken spot
 BETWEEN_ITEMS = re.compile(r"[\s,]*")
+WHITE = re.compile(r"[ \t\n\r]*")  # JSON's own
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 # What the first bytes of a text say, the longest first.
 MARKS = (
@@ -116,9 +117,14 @@ def excerpt(line: str, position: int) -> str:
 
 
 def read_json(text: str, report: Report) -> Cells:
-    """A list of objects, or an object that holds one such list."""
+    """A list of objects, or an object that holds one such list. A list is read item by item."""
+    escaped = "\\u" in text
     try:
-        value = DECODER.decode(text)
+        for number, item in list_items(text) if text.lstrip()[:1] == "[" else held_items(text):
+            try:
+                yield number, checked(item, number, escaped=escaped)
+            except Bad as bad:
+                report(bad)
     except json.JSONDecodeError as error:
         line = text.count("\n", 0, error.pos) + 1
         fix = (
@@ -130,14 +136,55 @@ def read_json(text: str, report: Report) -> Cells:
         raise Bad(line, what, fix) from None
     except RecursionError:
         raise Bad(0, "JSON nested too deeply") from None
+    except Bad:
+        raise
     except ValueError as error:
         raise Bad(0, str(error)) from None
-    key, value = the_list(value)
-    for number, item in zip(item_lines(text, value, key), value, strict=True):
-        try:
-            yield number, checked(item, number, escaped="\\u" in text)
-        except Bad as bad:
-            report(bad)
+
+
+def list_items(text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a file that is one list, each with the line it begins at.
+
+    Raises:
+        ValueError: If it is broken, at the place where it is.
+    """
+    at = text.index("[") + 1
+    line, counted = 1, 0
+    while True:
+        at = behind_white(text, at)
+        if text.startswith("]", at) and text[:at].rstrip()[-1:] == "[":
+            break
+        line += text.count("\n", counted, at)
+        counted = at
+        item, at = DECODER.raw_decode(text, at)
+        yield line, item
+        at = behind_white(text, at)
+        if text.startswith("]", at):
+            break
+        if not text.startswith(",", at):
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+        at += 1
+    end = behind_white(text, at + 1)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+
+
+def behind_white(text: str, at: int) -> int:
+    """The place of the first character from there on that is no white space."""
+    found = WHITE.match(text, at)
+    assert found is not None, "it matches the empty text too"
+    return found.end()
+
+
+def held_items(text: str) -> Iterator[tuple[int, Any]]:
+    """The items of the list that a file's one object holds.
+
+    Raises:
+        ValueError: If it is broken.
+        Bad: If it holds none, or several.
+    """
+    key, items = the_list(DECODER.decode(text))
+    yield from zip(item_lines(text, items, key), items, strict=True)
 
 
 def the_list(value: Any) -> tuple[str, list[Any]]:

@@ -150,6 +150,7 @@ def unrecognised(
     example = {
         "demonstration": '{"prompt": "…", "completion": "…"}',
         "preference": '{"prompt": "…", "chosen": "…", "rejected": "…"}',
+        "labelled": '{"prompt": "…", "completion": "…", "label": "…"}',
         "prompt": '{"prompt": "…"}',
     }[kind]
     fix = f"name the columns by hand in `columns`, as in {example}"

@@ -62,13 +62,12 @@ class Rendered:
         return len(spans) - len(spoken)
 
     def flaw(self, found: Encoded, example: Example) -> str | None:
-        """Why a pair teaches nothing, or None."""
-        if self.kind != "preference":
-            return None
-        chosen, rejected = found.ids
-        if chosen == rejected:
+        """Why a pair or a labelled answer teaches nothing, or None."""
+        names = {"preference": ("chosen", "rejected"), "labelled": ("completion",)}
+        sides = dict(zip(names.get(self.kind, ()), found.ids, strict=False))
+        if len(sides) == 2 and sides["chosen"] == sides["rejected"]:
             return "equal as rendered"
-        for side, ids in (("chosen", chosen), ("rejected", rejected)):
+        for side, ids in sides.items():
             if self.is_silent(ids[found.start :]):
                 return f"empty as rendered: {side}"
         return None

@@ -21,6 +21,7 @@ from modelforge.data.check import (
 from modelforge.data.divide import divide, divide_by_prompt, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
+from modelforge.data.places import Places
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -39,6 +40,7 @@ class Data:
         train_tokens: The training rows in tokens, uncut, in the order of ``train``.
         eval_tokens: The same of the evaluation rows; empty for none.
         template_kwargs: What every conversation gives the chat template.
+        train_places, eval_places: Where each row stands, ``file:line``.
     """
 
     train: Dataset
@@ -47,6 +49,8 @@ class Data:
     train_tokens: Sequence[Encoded]
     eval_tokens: Sequence[Encoded]
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_places: Sequence[str] = ()
+    eval_places: Sequence[str] = ()
 
     def tokenised(
         self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
@@ -60,7 +64,8 @@ class Data:
 
         Returns:
             ``input_ids`` and ``labels``; or ``chosen_ids``, ``rejected_ids`` and, where the rows
-            have it, ``margin``; with ``prompt_ids`` where it is apart. Nothing is encoded for it.
+            have it, ``margin``; with ``prompt_ids`` where it is apart; or ``completion_ids``,
+            ``prompt_ids`` and ``label``. Nothing is encoded for it.
         """
         train, evaluation = (
             token_columns(
@@ -154,6 +159,8 @@ class Rows:
             [item.encoded for item in epoch],
             [item.encoded for item in evaluation],
             self.template_kwargs,
+            Places(item.row for item in epoch),
+            Places(item.row for item in evaluation),
         )
 
     def _divide(

@@ -183,6 +183,10 @@ def sample(tables: list[Table], most: int | None, seed: int, ledger: Ledger) -> 
     )
     kept, first = [], 0
     for table in tables:
+        if ledger.watched is not None:
+            for number, row in enumerate(table.rows, first):
+                if number not in drawn:
+                    ledger.watched.drop(row.where, "max_samples drew other rows")
         rows = [row for number, row in enumerate(table.rows, first) if number in drawn]
         first += len(table.rows)
         kept.append(replace(table, rows=rows))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
+from typing import Any
 
 from modelforge.data.read import Bad, Cells, Report, first_line
 
@@ -65,10 +67,9 @@ def read_parquet(raw: bytes, report: Report) -> Cells:
     import pyarrow.parquet
 
     try:
-        cells = pyarrow.parquet.read_table(io.BytesIO(raw)).to_pylist()
+        yield from enumerate(cells_of(pyarrow.parquet.read_table(io.BytesIO(raw))), 1)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise Bad(0, f"not a readable Parquet file: {first_line(error)}") from None
-    yield from enumerate(cells, 1)
 
 
 def read_arrow(raw: bytes, report: Report) -> Cells:
@@ -81,7 +82,12 @@ def read_arrow(raw: bytes, report: Report) -> Cells:
             table = pyarrow.ipc.open_stream(buffer).read_all()
         except pyarrow.ArrowInvalid:
             table = pyarrow.ipc.open_file(buffer).read_all()
-        cells = table.to_pylist()
+        yield from enumerate(cells_of(table), 1)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise Bad(0, f"not a readable Arrow file: {first_line(error)}") from None
-    yield from enumerate(cells, 1)
+
+
+def cells_of(table: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a table, some at a time: all at once would take long without a sign."""
+    for batch in table.to_batches(max_chunksize=1000):
+        yield from batch.to_pylist()

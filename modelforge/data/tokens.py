@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.left_out import look_for_left_out
+from modelforge.data.marks import Marks
 from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
@@ -128,6 +129,7 @@ def encode(
     encode_batch = {
         "demonstration": encoder.demonstrations,
         "preference": encoder.pairs,
+        "labelled": encoder.labelled,
         "prompt": encoder.prompts,
     }[kind]
     batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
@@ -146,6 +148,7 @@ class Encoder:
         self.tokenizer, self.how = tokenizer, how
         if not tokenizer.chat_template:
             return
+        self.marks = Marks(tokenizer)
         self.own = Renderer(tokenizer, kwargs=how.template_kwargs)
         template = training_template(tokenizer)
         self.trained = self.own
@@ -225,6 +228,8 @@ class Encoder:
             *(f"turn cut: {found.cut[i]}" for i in cut[:1]),
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
+            *self.marks.found(messages),
+            *self.trained.unread(conversation_of(example, messages)),
         )
         return Chosen(found.text, spans, said)
 
@@ -232,24 +237,33 @@ class Encoder:
 
     def pairs(self, examples: Sequence[Example]) -> list[Result]:
         """Prompt with chosen and prompt with rejected, both with the index where they part."""
+        return self._answered(examples, SIDES)
+
+    def labelled(self, examples: Sequence[Example]) -> list[Result]:
+        """Prompt with answer, and the index where the answer begins, as KTOTrainer has it."""
+        return self._answered(examples, ("completion",))
+
+    def _answered(self, examples: Sequence[Example], names: Sequence[str]) -> list[Result]:
+        """Prompt with each of the answers of these names, and the index where they part."""
         if isinstance(examples[0]["prompt"], str):
             prompts: Any = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
-            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in SIDES]
+            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in names]
         else:
             prompts = [ids for ids, _ in self.texts(examples, self.paired, generate=True)]
-            sides = [self.texts(examples, self.paired, reply=name) for name in SIDES]
+            sides = [self.texts(examples, self.paired, reply=name) for name in names]
         encoded: list[Result] = []
-        for prompt_ids, (good, said), (bad, also) in zip(prompts, *sides, strict=True):
-            failed = [ids for ids in (prompt_ids, good, bad) if isinstance(ids, RenderError)]
+        for prompt_ids, *answers in zip(prompts, *sides, strict=True):
+            whole = [ids for ids, _ in answers]
+            failed = [ids for ids in (prompt_ids, *whole) if isinstance(ids, RenderError)]
             if failed:
                 encoded.append(failed[0])
                 continue
             # As DPOTrainer does, so that both sides have the same prompt.
-            start = min(common_prefix_length(prompt_ids, ids) for ids in (good, bad))
-            findings = tuple(dict.fromkeys((*said, *also)))
+            start = min(common_prefix_length(prompt_ids, ids) for ids in whole)
+            findings = tuple(dict.fromkeys(said for _, all_said in answers for said in all_said))
             if start < len(prompt_ids) and isinstance(examples[0]["prompt"], list):
                 findings += self._not_opened()
-            encoded.append(compact(good, bad, start=start, findings=findings))
+            encoded.append(compact(*whole, start=start, findings=findings))
         return encoded
 
     def _not_opened(self) -> tuple[str, ...]:
@@ -283,7 +297,8 @@ class Encoder:
                 look_for_left_out(example, messages, renderer, thoughts=learned)
                 text = renderer.text(conversation_of(example, messages), generate=generate)
                 shown = [renderer.untagged(message) for message in messages]
-                rows.append((text, self._told(shown, text, len(example["prompt"]))))
+                told = self._told(shown, text, len(example["prompt"]))
+                rows.append((text, (*told, *renderer.unread(conversation_of(example, messages)))))
             except RenderError as error:
                 rows.append((error, ()))
         good = [text for text, _ in rows if isinstance(text, str)]
@@ -306,7 +321,7 @@ class Encoder:
                 said.append(f"not scored: {what}")
             else:
                 raise RenderError(*dropped(messages, i, cut))
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys([*said, *self.marks.found(messages)]))
 
 
 SIDES = ("chosen", "rejected")

@@ -154,7 +154,12 @@ def _verdict(results: Mapping[str, Any]) -> str:
     if "verdict" not in results:
         return ""
     label: str = results["label"]
-    return f"{label[0].upper()}{label[1:]} (`{results['measure']}`): {results['verdict']}."
+    told = f"{label[0].upper()}{label[1:]} (`{results['measure']}`): {results['verdict']}."
+    shared = results.get("shared_with_training")  # none in a run of an earlier version
+    if shared:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in shared.items())
+        told += f" It flatters: held-out rows are also trained on ({kinds})."
+    return told
 
 
 def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:

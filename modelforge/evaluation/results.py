@@ -139,6 +139,7 @@ def write_end(
         **judgement,
         "before": before["figures"],
         "after": after["figures"],
+        "shared_with_training": _shared(run),
         "steps": steps,
         "skipped_steps": trainer.skipped_steps,
         # What the base is to be loaded in, and how the saved model compared with the trained one.
@@ -156,6 +157,15 @@ def write_end(
         verdict = f" ({judgement['verdict']})" if judgement else ""
         say(f"{measure.label}: {figures}{verdict}")
     say(f"run: {run.path}")
+
+
+def _shared(run: RunDir) -> dict[str, int]:
+    """Of held-out rows that are also trained on: in which way → how many."""
+    found = run.read_json(files.DATA)["shared_with_training"]
+    counts = {kind: tally["count"] for kind, tally in found.items()}
+    if counts:
+        warn(f"{sum(counts.values())} held-out rows are also trained on: their figures flatter")
+    return counts
 
 
 def _row_by_row(

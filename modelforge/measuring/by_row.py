@@ -23,7 +23,7 @@ from transformers import Trainer
 
 from modelforge.checkpointing.randomness import random_state_kept
 from modelforge.measuring.one_forward import OneForward, RowsToo
-from modelforge.measuring.rows import HeldOutRow, ties_half, together
+from modelforge.measuring.rows import HeldOutRow, by_sign, ties_half, together
 from modelforge.measuring.sampling import draws_of, sampled_with
 
 #: What of transformers' and TRL's private parts the classes below override, with the parameters
@@ -163,7 +163,7 @@ class ByRow(Trainer):
         metrics.clear()
         figures.pop("num_tokens", None)  # a counter of training
         figures = {"loss": float(found[0]), **figures} if found[0] is not None else figures
-        return found, HeldOutRow(weight, ties_half(figures))
+        return found, HeldOutRow(weight, by_sign(ties_half(figures)))
 
     def _eval_metrics(self) -> Any:
         """Where TRL gathers the metrics of an evaluation; nothing for a trainer that does not."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # An accuracy, and the margin whose sign it counts, under TRL's names (reward, dpo).
+_SIDES = ("rewards/chosen", "rewards/rejected")
 _ACCURACIES = (("accuracy", "margin"), ("rewards/accuracies", "rewards/margins"))
 
 
@@ -48,6 +49,19 @@ def ties_half(figures: dict[str, float]) -> dict[str, float]:
     for accuracy, margin in _ACCURACIES:
         if accuracy in figures and figures.get(margin) == 0.0:
             figures[accuracy] = 0.5
+    return figures
+
+
+def by_sign(figures: dict[str, float]) -> dict[str, float]:
+    """The figures of a labelled answer (kto), with whether it moved the right way.
+
+    A good answer is to become likelier than it was at the start, a bad one less likely. The implied
+    reward is above 0 or below accordingly; one that has not moved is half right.
+    """
+    sides = [name for name in _SIDES if name in figures]
+    if len(sides) == 1 and "rewards/margins" not in figures:
+        reward = figures[sides[0]] * (1 if sides[0] == _SIDES[0] else -1)
+        figures["rewards/accuracies"] = 0.5 if reward == 0.0 else float(reward > 0)
     return figures
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +18,77 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
 
 
-def lora_config(settings: Settings, *, head: str) -> LoraConfig | None:
+_LANGUAGE_HEADS = {"lm_head"}
+
+
+def lora_config(
+    settings: Settings, *, head: str, model: Any = None, rows: Sequence[int] = ()
+) -> LoraConfig | None:
     """PEFT's LoRA config, or None where all weights are trained (``lora_r`` 0).
 
     Args:
         settings: ModelForge's keys.
         head: ``causal-lm`` or ``reward``. A reward model's score head is trained whole and saved
             with the adapter: without it the scores are lost.
+        model: What it is for, where rows of its embedding or whole modules are trained too.
+        rows: Ids of the tokens whose rows are trained.
     """
     if settings.lora_r == 0:
         return None
     from peft import LoraConfig
 
+    whole = set(settings.lora_modules_to_save)
+    names, tied = ([], False) if model is None else embedding_names(model)
+    if tied and whole & {*names, *_LANGUAGE_HEADS}:
+        whole = (whole - _LANGUAGE_HEADS) | set(names)
+    more: dict[str, Any] = {}
+    if rows and not whole.issuperset(names):
+        show_bias()
+        more["trainable_token_indices"] = {name: list(rows) for name in names if name not in whole}
+    if tied and whole & set(names):
+        more["ensure_weight_tying"] = True
+    if head == "reward":
+        whole = (whole - _LANGUAGE_HEADS) | {"score"}
     return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_target_modules,
         task_type="SEQ_CLS" if head == "reward" else "CAUSAL_LM",
-        modules_to_save=["score"] if head == "reward" else None,
+        modules_to_save=sorted(whole) or None,
+        **more,
     )
+
+
+def show_bias() -> None:
+    """Let a head whose rows are trained be asked for its bias, as for its weight.
+
+    TRL's losses that never hold all logits read both, and PEFT's wrapper (0.19 to 0.21) hands on
+    the weight alone.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    wrapper: Any = TrainableTokensWrapper
+    if not hasattr(wrapper, "bias"):
+        wrapper.bias = property(lambda head: getattr(head.original_module, "bias", None))
+
+
+def rows_trained(settings: Settings) -> int:
+    """How many rows of the embedding a run trains beside LoRA, as far as its config tells."""
+    named = {*settings.add_tokens, *settings.add_special_tokens, *settings.train_tokens}
+    return max(len(named), int(settings.resize_vocab))
+
+
+def embedding_names(model: Any) -> tuple[list[str], bool]:
+    """The last names of a model's embedding and of a head with rows of its own; and if it is tied.
+
+    A tied head follows the embedding, and a reward model has none.
+    """
+    inner, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and bool(model.config.get_text_config().tie_word_embeddings)
+    wanted = [inner] if tied or head is None else [inner, head]
+    found = {id(module): name for name, module in model.named_modules()}
+    return [found[id(module)].rpartition(".")[2] for module in wanted], tied
 
 
 def quantization_config(settings: Settings, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -108,7 +159,12 @@ def adapter_choices(
     names = ("r", "lora_alpha", "lora_dropout", "target_modules")
     choices: dict[str, Choice] = {}
     problems = []
-    for key, name in zip(LORA_KEYS, names, strict=True):
+    for key in LORA_KEYS[len(names) :]:
+        if config.get(key):
+            what = f"has no effect: what is trained beside LoRA is decided in the adapter {adapter}"
+            fix = "remove it, or set model_name to the base (or to the merged model)"
+            problems.append(Problem(f"{config.name}: {key}", what, fix))
+    for key, name in zip(LORA_KEYS, names, strict=False):
         own = recorded.get(name)
         if kind != "LORA" and config.given(key):
             what = f"has no effect: the adapter that is trained further is of type {kind}"

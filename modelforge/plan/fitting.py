@@ -25,6 +25,7 @@ from modelforge.config import Choice, Config
 from modelforge.errors import Problem, RunError
 from modelforge.plan.planner import assemble, card, find
 from modelforge.plan.result import GIB, MARGIN, Calibration, Plan
+from modelforge.registry import get_strategy
 
 if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
@@ -226,7 +227,8 @@ class _Search:
         if config.given(_MICRO) or config.given(_ACCUMULATION):
             return [micro]
         effective = micro * (config.get(_ACCUMULATION) or 1)
-        return [n for n in range(1, effective + 1) if effective % n == 0]
+        least = get_strategy(config.settings.strategy)().least_micro_batch(config)
+        return [n for n in range(least, effective + 1) if effective % n == 0] or [micro]
 
 
 _LEVER_KEYS = ("gradient_checkpointing", "optim", "lora_r")

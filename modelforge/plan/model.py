@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modelforge.models.attach import Head, adapter_config
+from modelforge.models.attach import Head, adapter_config, rows_of_adapter
 from modelforge.models.lora import quantization_config
+from modelforge.models.vocabulary import Vocabulary, grow
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -176,4 +177,5 @@ def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
 
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    grow(model, Vocabulary(rows_of_adapter(folder), known=0))
     return get_peft_model(model, adapter_config(folder, head=head))

@@ -62,16 +62,24 @@ def gae(
     Returns:
         advantages and returns (advantages + values), both (B, T), 0 outside the mask.
     """
-    advantages = torch.zeros_like(values)
-    next_value = next_advantage = torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.size(1))):
-        counts = mask[:, t].bool()
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * next_advantage
-        advantages[:, t] = torch.where(counts, advantage, 0)
-        next_advantage = torch.where(counts, advantage, next_advantage)
-        next_value = torch.where(counts, values[:, t], next_value)
+    # The tokens that count, moved to the front: t+1 is then the neighbour.
+    order = torch.argsort(mask.bool().logical_not().byte(), dim=1, stable=True)
+    counted = torch.arange(mask.size(1), device=mask.device) < mask.bool().sum(1, keepdim=True)
+    reward, value = (torch.where(counted, x.gather(1, order), 0) for x in (rewards, values))
+    ahead = reward + gamma * _shifted(value, 1) - value
+    # A sum over t, t+1, …, doubled in length each time: log2(T) operations instead of T.
+    span, decay = 1, gamma * lam
+    while span < ahead.size(1):
+        ahead = ahead + decay * _shifted(ahead, span)
+        span, decay = 2 * span, decay**2
+    place = (mask.bool().cumsum(1) - 1).clamp(min=0)
+    advantages = torch.where(mask.bool(), ahead.gather(1, place), 0)
     return advantages, (advantages + values) * mask
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """``x`` of ``by`` tokens later; 0 beyond the end."""
+    return torch.nn.functional.pad(x[:, by:], (0, by))
 
 
 def kl_estimate(

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 from modelforge.config import Choice, Config
 from modelforge.configfile import schema
 from modelforge.machine.attention import attention_defaults, installed_kernels
-from modelforge.machine.hardware import choose_profile, device_arguments
+from modelforge.machine.hardware import (
+    NO_MACHINE,
+    choose_profile,
+    device_arguments,
+    list_profiles,
+)
 from modelforge.machine.launch import distributed_choices
 from modelforge.machine.vllm import vllm_defaults
 from modelforge.models.lora import lora_defaults
@@ -55,6 +60,24 @@ def fill(config: Config, facts: Facts) -> Config:
     for layer in LAYERS:
         config = config.with_choices(layer(config, facts))
     return effective(config, facts.strategy)
+
+
+def under_each_profile(config: Config, strategy: Strategy) -> list[Config]:
+    """The config as far as it follows without machine, model and data: once for each profile.
+
+    Raises:
+        ConfigError: If two keys of the user's ask for evaluations that cannot be both.
+    """
+    names = [profile.name for profile in list_profiles()]
+    if config.settings.hardware_profile != "auto":
+        names = [config.settings.hardware_profile]
+    found = []
+    for name in names:
+        filled = config.with_choices({"hardware_profile": Choice(name, "profile")})
+        for layer in (_profile, _strategy, _run, _follows):
+            filled = filled.with_choices(layer(filled, Facts(strategy, NO_MACHINE)))
+        found.append(filled)
+    return found
 
 
 def _profile(config: Config, facts: Facts) -> Choices:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelforge.training.fit_to_card import within_budget
-from modelforge.training.follow import refuse_without_rows
+from modelforge.training.follow import refuse_unknown_metric, refuse_without_rows
 from modelforge.training.read import cut
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     if data is not None:
         config = config.with_defaults(strategy.check_data(config, data.train))
         refuse_without_rows(config, held_out=data.eval is not None)
+        if type(strategy).__module__.startswith("modelforge."):  # others' trainers add their own
+            refuse_unknown_metric(config, strategy.figures(config))
     planned = None
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):

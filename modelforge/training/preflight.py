@@ -98,12 +98,12 @@ def show_row(prepared: Prepared) -> None:
     from modelforge.data import preview
 
     limit = prepared.strategy.max_row_tokens(prepared.config)
-    shown = preview(prepared.data.train_tokens, tokenizer=prepared.tokenizer, max_length=limit, n=1)
-    for segments in shown:
-        line = Text("row 1: ")
-        for text, trained in segments:
-            line.append(text, style="green" if trained else "dim")
-        show_line(line)
-        learned = "".join(text for text, trained in segments if trained)
-        if prepared.strategy.data_kind != "prompt":
-            say(f"the model is trained on this part: {learned[:200]!r}")
+    row = prepared.data.train_tokens[0]
+    segments = preview(row, tokenizer=prepared.tokenizer, max_length=limit)
+    line = Text("row 1: ")
+    for segment in segments:
+        line.append(segment.text, style="green" if segment.trained else "dim")
+    show_line(line)
+    learned = "".join(segment.text for segment in segments if segment.trained)
+    if prepared.strategy.data_kind != "prompt":
+        say(f"the model is trained on this part: {learned[:200]!r}")

@@ -94,18 +94,20 @@ def with_less_memory(prepared: Prepared, trainer: Any) -> Prepared:
     next lower divisor of the effective batch), the accumulation grows by as much.
 
     Raises:
-        RunError: If the micro-batch is one row already.
+        RunError: If the micro-batch is the smallest already.
     """
     from modelforge.training.prepare import build_args
 
     args = trainer.args
     micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    smaller = _smaller(micro)
+    least = prepared.strategy.least_micro_batch(prepared.config)
+    smaller = _smaller(micro, least)
     if smaller == micro:
+        rows = "one row at a time does" if least == 1 else f"{least} rows at a time do"
         raise RunError(
             Problem(
                 f"step {trainer.state.global_step + 1}",
-                "one row at a time does not fit the memory",
+                f"{rows} not fit the memory",
                 "shorten max_seq_length, turn gradient_checkpointing or use_4bit on, lower lora_r, "
                 "or see with `modelforge plan` what fits; then the same command resumes the run",
             )
@@ -131,9 +133,9 @@ def with_less_memory(prepared: Prepared, trainer: Any) -> Prepared:
     return replace(prepared, config=config, args=args, checkpoint=checkpoint)
 
 
-def _smaller(micro: int) -> int:
-    """The largest proper divisor: 8 → 4, 6 → 3, 9 → 3, 5 → 1."""
-    return max((n for n in range(1, micro // 2 + 1) if micro % n == 0), default=micro)
+def _smaller(micro: int, least: int = 1) -> int:
+    """The largest proper divisor from ``least`` on: 8 → 4, 6 → 3, 9 → 3, 5 → 1."""
+    return max((n for n in range(least, micro // 2 + 1) if micro % n == 0), default=micro)
 
 
 def _last_step(prepared: Prepared, trainer: Any) -> Path | None:

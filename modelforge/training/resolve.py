@@ -23,6 +23,7 @@ from modelforge.errors import ModelError
 from modelforge.machine.attention import warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
+from modelforge.machine.packages import refuse_what_is_missing
 from modelforge.models.attach import head_problems
 from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.lora import adapter_choices
@@ -93,6 +94,7 @@ def resolve(
     if not planning:
         refuse_backend(config, hardware)
         check_trackers(config)
+        refuse_what_is_missing(config)
     if planned_for is not None:  # what this machine has begun says nothing of another
         opened = RunDir(run_path(config)), None
     run, checkpoint = opened or open_run(config)

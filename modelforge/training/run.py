@@ -71,7 +71,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
         if before is None:
             before = measure(trainer)
             run.write_json(files.BEFORE, before)
-        refuse_unknown_metric(prepared.config, trainer.args, before["figures"])
+        refuse_unknown_metric(prepared.config, before["figures"])
         if checkpoint:
             say(f"resuming from {checkpoint}")
         headline("Training")
@@ -112,6 +112,7 @@ def load(prepared: Prepared) -> Parts:
         prepared.hardware,
         head=prepared.strategy.head,
         tokenizer=prepared.tokenizer,
+        vocabulary=prepared.vocabulary,
     )
     return Parts(
         config=prepared.config,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT, MARGIN, MOST = 420, 140, 10, 8
+WIDTH, HEIGHT, MARGIN, MOST, BINS = 420, 140, 10, 8, 24
 # What counts the way and is no figure.
 _COUNTERS = ("step", "epoch", "num_tokens")
 
@@ -57,3 +57,50 @@ def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
     )
     caption = f"{values[0]:.4g} → {values[-1]:.4g} (between {low:.4g} and {high:.4g})"
     return Chart(title, caption, path)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values of a range occur.
+
+    Attributes:
+        title: What is counted.
+        caption: The least, the middle and the greatest value.
+        bars: ``x, y, width, height`` in pixels, and its range and count in words.
+        width, height: The drawing's size, in pixels.
+    """
+
+    title: str
+    caption: str
+    bars: list[tuple[float, float, float, float, str]]
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def histogram(title: str, values: Sequence[float], *, percent: bool = False) -> Histogram:
+    """`BINS` bars of equal ranges; of shares from 0 to 100 %.
+
+    Args:
+        title: What is counted.
+        values: At least one.
+        percent: Whether the values are shares.
+    """
+    ordered = sorted(values)
+    low, high = (0.0, 1.0) if percent else (float(ordered[0]), float(ordered[-1]))
+    width = (high - low) / BINS or 1.0
+    counts = [0] * BINS
+    for value in ordered:
+        counts[min(BINS - 1, int((value - low) / width))] += 1
+
+    def said(value: float) -> str:
+        return f"{value:.0%}" if percent else f"{value:.0f}"
+
+    across, most = (WIDTH - 2 * MARGIN) / BINS, max(counts)
+    bars = []
+    for i, count in enumerate(counts):
+        x, height = round(MARGIN + i * across, 1), round((HEIGHT - 2 * MARGIN) * count / most, 1)
+        words = f"{said(low + i * width)} to {said(low + (i + 1) * width)}: {count}"
+        bars.append((x, HEIGHT - MARGIN - height, round(across - 1, 1), height, words))
+    middle = ordered[(len(ordered) - 1) // 2]
+    caption = f"{said(ordered[0])} to {said(ordered[-1])}, median {said(middle)}"
+    return Histogram(title, caption, bars)
