@@ -388,22 +388,3 @@ def test_real_files_serve_every_kind_they_can(kind):
         assert ledger.rows_read == read
         assert ledger.eos_supervised_share in (None, 1.0)
     assert found == {name: kinds[kind] for name, kinds in REAL.items() if kind in kinds}
-
-
-def test_rows_that_ask_the_same_are_held_out_together_and_stay_on_their_side(load):
-    def rows(numbers, answers):
-        return [{"prompt": f"Say {n}.", "completion": f"{n}{a}"} for n in numbers for a in answers]
-
-    def sides(made):
-        data = load(made, eval_split=12)
-        asked = lambda side: {row["prompt"][0]["content"] for row in side}  # noqa: E731
-        return asked(data.train), asked(data.eval), len(data.eval)
-
-    train, held_out, count = sides(rows(range(40), "abc"))
-    assert count == 12 and len(held_out) == 4 and not train & held_out
-    assert sides(rows(range(40), "a"))[2] == 12  # exactly, where no prompt stands twice
-    more = sides(rows(range(42), "abc"))  # most keep their side when rows are added
-    assert len(more[1] & held_out) >= 2
-    # of one prompt alone, rows are divided after all
-    one = load(rows([1], [str(n) for n in range(60)]), eval_split=12)
-    assert len(one.eval) == 12 and len(one.train) == 48

@@ -134,6 +134,18 @@ def test_special_tokens_in_the_words_of_a_user_are_said(tmp_path):
         )
 
 
+def test_the_token_that_ends_each_reply_is_named_where_generation_goes_on_behind_it(tmp_path):
+    tokenizer = tokenizer_of(HERMES["default"])
+    path = tmp_path / "rows.jsonl"
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path.write_text(json.dumps({"messages": talk}) + "\n")
+    options = {"dataset": path, "kind": "demonstration", "max_length": None, "seed": 0}
+    with pytest.raises(modelforge.DataError, match=r"set eos_token to '<\|im_end\|>', which ends"):
+        load_data(tokenizer=tokenizer, eval_split=0, **options)
+    tokenizer.eos_token = "<|im_end|>"
+    assert load_data(tokenizer=tokenizer, eval_split=0, **options).ledger.kept == 1
+
+
 def test_an_argument_that_the_template_does_not_read_is_said(tmp_path):
     tokenizer = tokenizer_of(CHATML.replace("CALLS", "{{ '' if think else '/no' }}"))
     path = tmp_path / "rows.jsonl"

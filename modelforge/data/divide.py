@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import random
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from modelforge.data.check import Checked
-from modelforge.data.convert import Example
 from modelforge.data.ledger import Ledger
 from modelforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from modelforge.data.check import Kept
 
 # Automatic evaluation split.
 EVAL_SHARE = 0.05
@@ -20,76 +18,31 @@ EVAL_MOST, EVAL_LEAST, EVAL_FROM = 256, 8, 40
 
 
 def divide(
-    kept: Sequence[Sequence[Checked]],
+    kept: Sequence[Kept],
     eval_split: float | int | None,
     seed: int,
     min_rows: int,
     ledger: Ledger,
     *,
     where: str = "eval_split",
-) -> tuple[list[list[Checked]], list[Checked]]:
+) -> tuple[list[Kept], Kept]:
     """The training rows of each part, and the evaluation rows drawn from all of them.
 
     Raises:
         DataError: If too few rows would be left.
     """
-    rows = [item for part in kept for item in part]
+    import numpy as np
+
+    rows = np.concatenate(kept)
     count, ledger.eval_reason = eval_count(len(rows), eval_split, where)
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
         raise DataError(Problem(where, what, "use a share such as 0.1, or 0 for none"))
-    chosen = _drawn([prompt_of(item.example) for item in rows], count, seed)
-    numbers = itertools.count()
-    train = [[item for item in part if next(numbers) not in chosen] for part in kept]
-    return train, [rows[i] for i in sorted(chosen)]
-
-
-def divide_by_prompt(
-    kept: Sequence[Sequence[Checked]], prompts: Collection[str]
-) -> tuple[list[list[Checked]], list[Checked]]:
-    """The same by the prompts (see `prompt_of`) that are held out."""
-    train = [[item for item in part if prompt_of(item.example) not in prompts] for part in kept]
-    held_out = [item for part in kept for item in part if prompt_of(item.example) in prompts]
-    return train, held_out
-
-
-def prompt_of(example: Example) -> str:
-    """What a row asks, whatever its kind: rows that ask the same are never on two sides.
-
-    For a conversation that is all before its last answer. A plain text asks nothing but itself.
-    """
-    asked: Any = example.get("prompt")
-    if asked is None and "messages" in example:
-        messages = example["messages"]
-        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
-        asked = messages[:last]
-    if not asked:
-        return json.dumps(example, sort_keys=True, default=str)
-    if not isinstance(asked, str):
-        asked = [[message.get("role"), message.get("content")] for message in asked]
-    return json.dumps(asked, sort_keys=True, default=str)
-
-
-def _drawn(prompts: Sequence[str], count: int, seed: int) -> set[int]:
-    """``count`` rows, or a few less: all rows of a prompt or none, in the order of a hash of it.
-
-    So a prompt stays on its side when rows are added or dropped, as far as the count allows.
-    """
-    rows_of: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        rows_of.setdefault(prompt, []).append(i)
-
-    def by_hash(text: str) -> bytes:
-        return hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
-
-    chosen: set[int] = set()
-    for prompt in sorted(rows_of, key=by_hash):
-        if len(chosen) + len(rows_of[prompt]) <= count:
-            chosen.update(rows_of[prompt])
-    if chosen:
-        return chosen
-    # Each prompt has more rows than are to be held out: they are divided after all.
-    return set(random.Random(seed).sample(range(len(prompts)), count))
+    chosen = np.zeros(len(rows), bool)
+    chosen[random.Random(seed).sample(range(len(rows)), count)] = True
+    ends = np.cumsum([len(part) for part in kept])[:-1]
+    parts = zip(kept, np.split(chosen, ends), strict=True)
+    return [part[~those] for part, those in parts], rows[chosen]
 
 
 def eval_count(
@@ -109,11 +62,11 @@ def eval_count(
 
 
 def mixture(
-    parts: Sequence[Sequence[Checked]],
+    parts: Sequence[Kept],
     weights: Sequence[float | None],
     seed: int,
     ledger: Ledger,
-) -> list[int]:
+) -> Sequence[int]:
     """The order of training rows, as indices into all parts end to end.
 
     Raises:
@@ -122,8 +75,8 @@ def mixture(
     starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
     total = sum(map(len, parts))
     if len(parts) == 1 or all(weight is None for weight in weights):
-        return list(range(total))
-    empty = [i for i, rows in enumerate(parts) if not rows]
+        return range(total)
+    empty = [i for i, rows in enumerate(parts) if not len(rows)]
     if empty:
         problems = [Problem(f"dataset[{i}]", "no row of it can be used") for i in empty]
         raise DataError(*problems)

@@ -31,12 +31,18 @@ class RenderError(Exception):
     """The chat template refuses a conversation.
 
     Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`, with a detail.
+        reason: One of `modelforge.data.advice.ADVICE`, with a detail.
     """
 
     def __init__(self, detail: str, reason: str = "template fails") -> None:
         super().__init__(detail)
         self.reason = f"{reason}: {detail}"
+
+    @classmethod
+    def again(cls, reason: str) -> RenderError:
+        """The error whose ``reason`` was written down."""
+        kind, _, detail = reason.partition(": ")
+        return cls(detail, kind)
 
 
 @dataclass(frozen=True, slots=True)

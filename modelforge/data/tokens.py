@@ -38,7 +38,7 @@ class Encoded:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
         start: The index of the first token to train on; of a pair the same in both.
         spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
-        findings: What the template did to it (see `modelforge.data.ledger.FINDINGS`).
+        findings: What the template did to it (see `modelforge.data.advice.FINDINGS`).
     """
 
     ids: tuple[array[int], ...]

@@ -21,7 +21,6 @@ from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
-from modelforge.data.divide import prompt_of
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
@@ -34,21 +33,14 @@ from modelforge.strategies.rewarded import Rewarded, silent
 from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare
-from modelforge.training.read import read
-from modelforge.training.resolve import resolve
 from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
-    from modelforge.data import Data
     from modelforge.strategy import Result, Strategy
 
 RewardFunction = Callable[..., Any]
 
 WEAK_ACCURACY = 0.6
-
-# What decides which rows there are, and which of them are held out.
-_DATA_KEYS = ("dataset", "dataset_split", "columns", "max_samples", "eval_split", "seed",
-              "system_prompt")  # fmt: skip
 
 
 class RLHFConfig(dict[str, Any]):
@@ -95,7 +87,6 @@ class RLHFTrainer:
         self.settings: Any = self.config.settings
         self.root = _root(self.config)
         self.done: dict[str, Result] = {}
-        self._held_out: frozenset[str] | None = None
 
     def train_sft(self) -> Result:
         """Fine-tune on the chosen answers; later stages start from that model."""
@@ -139,7 +130,7 @@ class RLHFTrainer:
         strategy = strategy(self.functions)
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
-        self._held_out = _prompts_of(prepare(self.config, strategy).data)
+        prepare(self.config, strategy)
         self.check(stages[1:])  # the first is next, and prepares itself
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
@@ -201,12 +192,7 @@ class RLHFTrainer:
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
         values["output_dir"] = str(self.root)
         loaded = load_config(values, trust_remote_code=self.settings.trust_remote_code)
-        config = replace(
-            loaded,
-            path=self.config.path,
-            base_dir=self.config.base_dir,
-            prompts_held_out=self._prompts_held_out(values),
-        )
+        config = replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
         return config, strategy(functions) if rewarded else strategy()
 
     def _stage(self, name: str) -> Result:
@@ -223,20 +209,6 @@ class RLHFTrainer:
         free_memory()  # before the next stage loads its model
         self._write_stages()
         return result
-
-    def _prompts_held_out(self, values: Mapping[str, Any]) -> frozenset[str] | None:
-        """Of a stage on the data of the whole: a prompt is held out in all stages or in none.
-
-        Else the policy would be measured on prompts that its reward model was trained on.
-        """
-        said = self.config.request()
-        own = [key for key in _DATA_KEYS if values.get(key) != said.get(key)]
-        if own or said.get("eval_dataset") is not None:
-            return None
-        if self._held_out is None:
-            strategy: Any = registry.get_strategy(self.settings.strategy)
-            self._held_out = _prompts_of(read(resolve(self.config, strategy(self.functions))).data)
-        return self._held_out
 
     def _inputs(self, name: str, values: Mapping[str, Any], *, rewarded: bool) -> dict[str, Any]:
         """What a stage takes from those before it."""
@@ -311,10 +283,6 @@ def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[st
     idle = set(without_effect(stage.with_defaults(defaults), strategy()))
     idle -= {*section, *LORA_KEYS, "bnb_4bit_quant_type", "use_double_quant"}
     return {key: value for key, value in values.items() if key not in idle}
-
-
-def _prompts_of(data: Data) -> frozenset[str]:
-    return frozenset(prompt_of(row) for row in data.eval or ())
 
 
 def _is_adapter(result: Result) -> bool:
