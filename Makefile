@@ -17,7 +17,7 @@ demo: install
 	OMP_NUM_THREADS=1 $(BIN)/modelforge demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

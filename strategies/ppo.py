@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,8 +11,15 @@ from modelforge.config import Choice, Config
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
-from modelforge.strategies.rewarded import Rewarded, RewardedSettings
+from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
 from modelforge.strategy import Strategy
+
+# What PPO measures in an evaluation beside TRL's.
+_FIGURES = (
+    *("reward/score", "reward/total", "kl/reference", "kl/reference_token", "kl/coef"),
+    *("kl/old_policy", "policy/loss", "value/loss", "value/clip_fraction", "value/mean"),
+    *("value/return", "completions/without_eos"),
+)
 
 
 class PPOSettings(RewardedSettings):
@@ -56,6 +63,7 @@ class PPO(Rewarded):
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
+        yield from lora_alone(config, "policy, reward and value share one base")
         assert isinstance(config.settings, PPOSettings)
         for key in type(config.settings.ppo).model_fields:
             theirs = TRL_NAMES.get(key, key)
@@ -85,6 +93,10 @@ class PPO(Rewarded):
                 "0 trains all weights; the base is PPO's reference and cannot be trained",
                 "set lora_r to 8 or more",
             )
+
+    def figures(self, config: Config) -> Collection[str]:
+        found = super().figures(config)
+        return (*found, *_FIGURES) if found else ()
 
     def algorithm(self, config: Config) -> str:
         """What trains the policy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from modelforge.config import Config
@@ -42,6 +43,9 @@ class Reward(Strategy):
 
     def datasets(self, parts: Parts) -> Any:
         return self.tokenised(parts)
+
+    def figures(self, config: Config) -> Collection[str]:
+        return ("loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward")
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Pairs of the full length."""

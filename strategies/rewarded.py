@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -28,6 +28,24 @@ if TYPE_CHECKING:
 
 RewardModel = Annotated[LocalText, Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
+
+# What TRL's trainers that sample measure in an evaluation. Some need a KL term, a loss, or vLLM.
+_LENGTHS = [f"{which}_{of}length" for which in ("mean", "min", "max") for of in ("", "terminated_")]
+_CLIPPED = ("low_mean", "low_min", "high_mean", "high_max", "region_mean")
+_FIGURES = (
+    *("loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "aux_loss"),
+    *(f"completions/{name}" for name in (*_LENGTHS, "clipped_ratio")),
+    *(f"clip_ratio/{name}" for name in _CLIPPED),
+    *("policy_loss", "cispo_clip_ratio", "vespo/phi_seq_mean"),
+    *(f"sampling/sampling_logp_difference/{name}" for name in ("mean", "max")),
+    *(f"sampling/importance_sampling_ratio/{name}" for name in ("min", "mean", "max")),
+)
+
+
+# Tokens of the longest answer, where the user does not say. Peers: TRL samples 256, verl's GSM8K
+# example 1,024; a thinking model needs its thoughts whole.
+ANSWER, THOUGHT = 512, 2048
+BY_TASK = {"summarization": 128, "question-answering": 256}
 
 
 class RewardedSettings(Settings):
@@ -103,6 +121,8 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
+        if settings.reward_model is not None:
+            yield from lora_alone(config, "a reward model may share the policy's base")
         if config.get("remove_unused_columns"):
             yield Problem(
                 f"{config.name}: remove_unused_columns",
@@ -115,6 +135,9 @@ class Rewarded(Strategy):
             parse(config)
         except ConfigError as error:
             yield from error.problems
+
+    def uses_reference(self, config: Config) -> bool:
+        return bool(config.get("beta", self.defaults.get("beta", (0.0, ""))[0]))
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
@@ -152,15 +175,12 @@ class Rewarded(Strategy):
         assert isinstance(settings, RewardedSettings)
         choices: dict[str, Choice] = {}
         if not config.given("per_device_eval_batch_size"):
-            batch = config.micro_batch
-            rollout = batch * (config.get("gradient_accumulation_steps") or 1)
+            at_once = config.get("steps_per_generation")
+            rollout = config.micro_batch * (
+                at_once or config.get("gradient_accumulation_steps") or 1
+            )
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if settings.generation.max_new_tokens is None:
-            half = {"max_new_tokens": self.completion_tokens(config)}
-            generation = settings.generation.model_copy(update=half).model_dump()
-            why = "half of max_seq_length for the completion"
-            choices["generation"] = Choice(generation, "default", why)
         best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
         if best and not config.given("metric_for_best_model"):
             why = "the figure that the run is judged by; a policy's loss says nothing of it"
@@ -170,10 +190,27 @@ class Rewarded(Strategy):
             choices["vllm_max_model_length"] = length
         return choices
 
+    def figures(self, config: Config) -> Collection[str]:
+        """TRL's, those of each reward, and none where a function may log some of its own."""
+        from modelforge.rewards.of_a_run import names, parse
+
+        if self.functions or any(":" in entry.name for entry in parse(config)["rewards"]):
+            return ()
+        named = [name for name, _ in names(config)]
+        rewards = [f"rewards/{name}/{part}" for name in named for part in ("mean", "std")]
+        return (*_FIGURES, *rewards)
+
     def completion_tokens(self, config: Config) -> int:
-        """The longest completion, in tokens; where it was left open, half of what there is."""
+        """The longest completion, in tokens."""
         assert isinstance(config.settings, RewardedSettings)
-        return config.settings.generation.max_new_tokens or config.settings.max_seq_length // 2
+        longest = config.settings.max_seq_length
+        return config.settings.generation.max_new_tokens or min(ANSWER, longest // 2)
+
+    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
+        task = config.settings.task
+        if thinks:
+            return THOUGHT, "the chat template thinks before it answers"
+        return BY_TASK.get(task, ANSWER), f"answers of {task}"
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length - self.completion_tokens(config)
@@ -236,7 +273,7 @@ class Rewarded(Strategy):
 
         # Without any, a stage before this one trains the reward model.
         named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
-        rewards = [(_named(name), weight) for name, weight in named]
+        rewards = [(silent(name), weight) for name, weight in named]
         self.weigh(parts.args, rewards)
         return {"reward_funcs": [function for function, _ in rewards]}
 
@@ -244,9 +281,12 @@ class Rewarded(Strategy):
         from modelforge.callbacks.alarms import Alarms
         from modelforge.callbacks.rollouts import Rollouts
         from modelforge.rewards.of_a_run import build
-        from modelforge.rewards.shared_base import SharedBaseReward
+        from modelforge.rewards.shared_base import SharedBaseReward, beside_lora
 
-        adapted = parts.peft_config is not None or hasattr(parts.model, "peft_config")
+        shape = parts.peft_config or getattr(parts.model, "peft_config", {}).get("default")
+        adapted = shape is not None and not beside_lora(vars(shape))
+        if shape is not None and not adapted and parts.config.get("reward_model"):
+            say("reward models stand beside the policy, whose adapter holds more than LoRA")
         rewards = build(
             parts.config,
             self.functions,
@@ -295,7 +335,15 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
 
 
-def _named(name: str) -> Callable[..., list[float]]:
+def lora_alone(config: Config, why: str) -> Iterable[Problem]:
+    """The problem of an adapter of another kind where PEFT is to hold several on one base."""
+    kind = config.settings.lora.get("peft_type", "LORA")
+    if kind != "LORA":
+        what = f"is {kind}: {why}, and PEFT mixes no kinds of adapters there"
+        yield Problem(f"{config.name}: lora.peft_type", what, "remove it")
+
+
+def silent(name: str) -> Callable[..., list[float]]:
     """A reward function of this name that says nothing."""
 
     def reward(completions: list[Any], **columns: Any) -> list[float]:

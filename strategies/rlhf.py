@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -130,6 +130,9 @@ class RLHF(PPO):
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length
+
+    def figures(self, config: Config) -> Collection[str]:
+        return ()  # each stage has its own
 
     def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
         """The policy's, so that what TRL refuses is refused before the first stage."""

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelforge.data.advice import ADVICE
 from modelforge.data.convert import Mode
 from modelforge.data.formats import TABLE
-from modelforge.data.ledger import ADVICE, Ledger
+from modelforge.data.ledger import Ledger
 from modelforge.data.load import convert
 from modelforge.data.read import Row, Table
 from modelforge.errors import DataError

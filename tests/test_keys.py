@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,12 +219,13 @@ def test_the_best_model_is_the_best_by_the_strategys_own_figure(place, strategy,
 
 
 def test_a_refusal_of_trls_says_which_of_its_values_are_not_the_users(place):
-    found = resolve(config(place, "grpo", per_device_train_batch_size=6))
+    six = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}
+    found = resolve(config(place, "grpo", **six))
     with pytest.raises(ConfigError) as caught:
         found.strategy.build_args(found.config, output_dir=place, device={"use_cpu": True})
     assert "num_generations 4" not in str(caught.value)  # that one is
-    with pytest.raises(ConfigError, match=r"num_generations 4 is not yours but chosen \(the paper"):
-        found = resolve(config(place, "rloo", per_device_train_batch_size=6))
+    with pytest.raises(ConfigError, match=r"num_generations 8 is not yours but chosen \(as grpo"):
+        found = resolve(config(place, "rloo", **six))
         found.strategy.build_args(found.config, output_dir=place, device={"use_cpu": True})
 
 
@@ -308,3 +311,82 @@ def test_the_warm_up_really_happens(place):
         rates += trainer.lr_scheduler.get_last_lr()[:1]
         trainer.lr_scheduler.step()
     assert all(math.isclose(r, min(i / 8, 1) * 1e-3) for i, r in enumerate(rates))
+
+
+# --- what needs no library to be told -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"eval_steps": 5, "eval_strategy": "epoch"}, "eval_steps"),
+        ({"strategy": "grpo", "vllm_mode": "colocate"}, "vllm_mode"),
+        ({"strategy": "dpo", "lora_dropout": 0.1, "disable_dropout": True}, "lora_dropout"),
+        ({"strategy": "rlhf", "algorithm": "grpo", "use_bias_correction_kl": True}, "use_bias"),
+        ({"hub_strategy": "end"}, "hub_strategy"),
+        ({"lora_r": 0, "lora_alpha": 8}, "lora_alpha"),
+        ({"load_best_model_at_end": True, "eval_steps": 4, "save_steps": 6}, "load_best_model"),
+    ],
+)
+def test_check_of_the_config_alone_sees_the_keys_without_effect(values, key, tmp_path, command):
+    path = tmp_path / "c.json"
+    said = {"strategy": "sft", "model_name": "no/model", "dataset": "no.jsonl"}
+    path.write_text(json.dumps(said | values))
+    code, _, told = command("check", path, "--config-only")
+    assert code == 2 and f"c.json: {key}" in told
+
+
+def test_check_of_the_config_alone_loads_no_library(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"strategy": "grpo", "model_name": "m", "dataset": "no.jsonl"}))
+    code = (
+        "import sys; from modelforge.cli.main import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "check", str(path), "--config-only"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"eval_steps": 5},  # eval_strategy follows
+        {"gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"bnb_4bit_quant_type": "fp4"},  # on the smallest cards
+        {"load_best_model_at_end": True, "metric_for_best_model": "loss"},
+        {"strategy": "dpo", "lora_dropout": 0.1},
+    ],
+)
+def test_what_counts_on_some_machine_is_left_to_it(values, tmp_path, command):
+    path = tmp_path / "c.json"
+    said = {"strategy": "sft", "model_name": "no/model", "dataset": "no.jsonl"}
+    path.write_text(json.dumps(said | values))
+    assert command("check", path, "--config-only")[0] == 0
+
+
+# --- what a key needs of the machine --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"debug": "tpu_metrics_debug"}, "debug: .*torch_xla.* not installed.*pip install"),
+        ({"debug": ["underflow_overflow", "tpu_metrics_debug"]}, "debug: .*torch_xla"),
+        ({"torch_compile_backend": "inductr"}, "torch_compile_backend: 'inductr' .*inductor"),
+        ({"torch_compile": True, "torch_compile_backend": "tvm"}, "apache-tvm"),
+        ({"push_to_hub": True}, "push_to_hub: needs the hub: HF_HUB_OFFLINE"),
+        ({"push_to_hub": True, "hub_model_id": "a/b/c"}, "hub_model_id: 'a/b/c' can be no name"),
+    ],
+)
+def test_what_a_key_needs_and_the_machine_lacks_is_refused_before_loading(place, values, says):
+    with pytest.raises(UserError, match=says):
+        resolved(place, **values)
+
+
+def test_pushing_needs_an_account(place, monkeypatch):
+    monkeypatch.setattr("modelforge.machine.packages.why_offline", lambda: ("", ""))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="nobody is logged in → run `hf auth login`"):
+        resolved(place, push_to_hub=True)

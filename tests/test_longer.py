@@ -156,13 +156,19 @@ BEST = (
     *("load_best_model_at_end=true", "eval_steps=1", "metric_for_best_model=eval_loss"),
     *("greater_is_better=true", "learning_rate=0.01", "max_steps=2", "save_total_limit=5"),
 )
-OWN = {"ppo": ("generation.max_new_tokens=4", "ppo.ppo_epochs=1")}
+ANSWERS = ("generation.max_new_tokens=4", "eval_prompts=4", "num_generations=2")
+OWN = {
+    "ppo": ("generation.max_new_tokens=4", "ppo.ppo_epochs=1"),
+    "grpo": (*ANSWERS, "per_device_train_batch_size=4"),
+    "rloo": (*ANSWERS, "per_device_train_batch_size=4", "strategy=rloo"),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["sft", "dpo", "reward", "ppo"])
+@pytest.mark.parametrize("strategy", ["sft", "dpo", "reward", "ppo", "grpo", "rloo"])
 def test_killed_in_the_final_measurement_the_best_model_stays(tmp_path, monkeypatch, strategy):
-    command = functools.partial(run, strategy, tmp_path, *BEST, *OWN.get(strategy, ()))
+    preset = "grpo" if strategy == "rloo" else strategy
+    command = functools.partial(run, preset, tmp_path, *BEST, *OWN.get(strategy, ()))
     whole = results.measured
     with monkeypatch.context() as patch:
 

@@ -20,7 +20,7 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
 
 def train(strategy, folder, *overrides):
-    return quick(strategy, folder, "max_steps=2", "logging_steps=1", *overrides)
+    return quick(strategy, folder, "max_steps=2", "logging_steps=1", "save_strategy=no", *overrides)
 
 
 @pytest.mark.slow

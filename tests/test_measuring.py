@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import DATA, ROOT, held_out, quick
 
-from modelforge import get_strategy, list_strategies, load_config
+from modelforge import ConfigError, get_strategy, list_strategies, load_config
 from modelforge.callbacks.metrics import SESSION
+from modelforge.config import Choice
 from modelforge.measuring.by_row import HOOKS, ByPrompt, ByRow, by_row
 from modelforge.measuring.intervals import change, student, wilson
 from modelforge.measuring.one_forward import OneForward
@@ -21,7 +22,12 @@ from modelforge.measuring.rows import HeldOutRow, ties_half, together
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
 
-ANSWERS = ("per_device_train_batch_size=8", "eval_prompts=7", "generation.max_new_tokens=12")
+ANSWERS = (
+    "per_device_train_batch_size=8",
+    "dataloader_drop_last=true",
+    "eval_prompts=7",
+    "generation.max_new_tokens=12",
+)
 OPTIONS = {
     "sft": (),
     "reward": (),
@@ -69,10 +75,18 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
         for size in (1, 6)
     )  # fmt: skip
     assert len(one) > 3 and one == pytest.approx(other, abs=1e-6, rel=1e-6)
+    config = load_config(ROOT / f"configs/tiny/{'grpo' if strategy == 'rloo' else strategy}.json")
+    config = (
+        config.with_choices({"rewards": Choice(["numeric_answer"], "data")})
+        if (get_strategy(strategy).generates)
+        else config
+    )
+    known = {f"eval_{name}" for name in get_strategy(strategy)().figures(config)}
+    assert set(one) - {"epoch"} <= known
 
 
 HARDER = {
-    "sft": ("label_smoothing_factor=0.1", "packing=true"),
+    "sft": ("label_smoothing_factor=0.1", "packing=true", "dataloader_drop_last=true"),
     "dpo": ("lora_r=0", "lora_alpha=null", 'loss_type=["sigmoid","sft"]', "ld_alpha=0.5"),
 }
 
@@ -120,8 +134,6 @@ def test_a_figure_of_the_whole_batch_is_no_rows():
 
 
 def test_in_16_bits_rows_are_measured_alone_and_a_batch_is_not_used(capsys):
-    from modelforge.config import Choice
-
     for said, value in (({}, 4), ({"per_device_eval_batch_size": 6}, None)):
         config = load_config({"strategy": "sft", "model_name": "m", "dataset": "d",
                               "per_device_train_batch_size": 4, **said})  # fmt: skip
@@ -132,6 +144,27 @@ def test_in_16_bits_rows_are_measured_alone_and_a_batch_is_not_used(capsys):
         assert strategy.derived_defaults(half)["per_device_eval_batch_size"].value == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "per_device_eval_batch_size 6 is not used: held-out rows are measured one by one" in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "metric", "meant"),
+    [
+        ("sft", "eval_mean_token_acuracy", "eval_mean_token_accuracy"),
+        ("dpo", "rewards/acuracies", "eval_rewards/accuracies"),
+        ("reward", "acc", "eval_accuracy"),
+        ("grpo", "rewards/numeric_answers/mean", "eval_rewards/numeric_answer/mean"),
+    ],
+)
+def test_a_misspelt_figure_of_the_best_model_is_refused_before_loading(
+    strategy, metric, meant, tmp_path
+):
+    rows = held_out(DATA[strategy], 4)
+    said = [f"output_dir={tmp_path}", f"dataset={rows}", f"eval_dataset={rows}", "report_to=none",
+            "load_best_model_at_end=true", "eval_steps=2", "max_steps=4"]  # fmt: skip
+    path = ROOT / f"configs/tiny/{strategy}.json"
+    with pytest.raises(ConfigError, match=f"'{metric}' is no figure of this run .*{meant}"):
+        prepare(load_config(path, overrides=[*said, f"metric_for_best_model={metric}"]))
+    prepare(load_config(path, overrides=[*said, f"metric_for_best_model={meant}"]))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import few, held_out
 from typer.testing import CliRunner
 
 import modelforge
@@ -72,7 +73,7 @@ def command(*words, code=0):
     return json.loads(done.stdout)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=configs())
 def test_every_command_fills_in_the_same_values(values):
     with tempfile.TemporaryDirectory() as name:
@@ -99,12 +100,21 @@ def test_every_command_fills_in_the_same_values(values):
             assert read(resolved).data.ledger == trained.data.ledger
 
 
+def preset(strategy):
+    """The tiny preset on few rows."""
+    values = json.loads((ROOT / "configs" / "tiny" / f"{strategy}.json").read_text())
+    data = {
+        "model_name": TINY / "model",
+        "dataset": few(f"{DATA[strategy]}_train", 200),
+        "eval_dataset": held_out(DATA[strategy]),
+    }
+    return values | {key: str(path) for key, path in data.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sft", "dpo", "grpo"])
 def test_a_run_records_what_check_said(strategy, tmp_path):
-    values = json.loads((ROOT / "configs" / "tiny" / f"{strategy}.json").read_text())
-    for key in ("model_name", "dataset", "eval_dataset"):
-        values[key] = str((ROOT / "configs" / "tiny" / values[key]).resolve())
+    values = preset(strategy)
     values |= {"max_steps": 1, "output_dir": str(tmp_path / "runs"), "report_to": "none"}
     config = tmp_path / "c.json"
     config.write_text(json.dumps(values))
@@ -118,9 +128,7 @@ def test_a_run_records_what_check_said(strategy, tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_run_looks_at_its_checkpoints_once(tmp_path, capsys):
-    values = json.loads((ROOT / "configs" / "tiny" / "sft.json").read_text())
-    for key in ("model_name", "dataset", "eval_dataset"):
-        values[key] = str((ROOT / "configs" / "tiny" / values[key]).resolve())
+    values = preset("sft")
     values |= {"max_steps": 4, "save_steps": 2, "output_dir": str(tmp_path), "report_to": "none"}
     run = modelforge.train(values).run_dir
     (run / "results.json").unlink()  # as if it had been killed after its last checkpoint

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from machines import card
+from tiny import few, held_out
 
 import modelforge
 from modelforge import registry
@@ -34,8 +35,8 @@ def values_of(strategy, **said):
     return {
         "strategy": strategy,
         "model_name": str(TINY / "model"),
-        "dataset": str(TINY / "data" / f"{data}_train.jsonl"),
-        "eval_dataset": str(TINY / "data" / f"{data}_eval.jsonl"),
+        "dataset": str(few(f"{data}_train", 200)),
+        "eval_dataset": str(held_out(data)),
         "report_to": "none",
         **said,
     }

@@ -122,6 +122,18 @@ def test_short_work_says_nothing(said):
     assert said.lines == []
 
 
+def test_a_file_that_is_one_list_is_read_item_by_item(tmp_path):
+    """So it is seen to proceed, and no item is looked at with the whole text."""
+    from modelforge.data.read import read_json
+
+    text = "[\n" + ",\n".join(f'{{"prompt": "q {i}"}}' for i in range(5)) + "\n]\n"
+    read = read_json(text.replace('"q 3"', "broken"), print)
+    assert next(read) == (2, {"prompt": "q 0"})
+    with pytest.raises(ValueError, match="broken JSON, expecting value"):
+        list(read)
+    assert [line for line, _ in read_json(text, print)] == [2, 3, 4, 5, 6]
+
+
 def test_reading_converting_and_tokenising_are_shown(said, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "WAIT", 1e-9)
     said.lines.clear()

@@ -22,7 +22,8 @@ MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
 def run(strategy, folder, *overrides):
-    return quick(strategy, folder, "lora_dropout=0", "max_steps=6", "logging_steps=2", *overrides)
+    said = ("lora_dropout=0", "max_steps=6", "logging_steps=2", "save_steps=3")
+    return quick(strategy, folder, *said, *overrides)
 
 
 def weights(result):

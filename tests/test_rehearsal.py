@@ -89,7 +89,7 @@ def test_check_accepts(name, tmp_path):
 
 def test_tokens_beyond_the_embedding(tmp_path):
     folder = base(tmp_path / "base", tokens=["<new>", "<newer>"])
-    with pytest.raises(UserError, match=r"514 tokens.*512 rows.*resize_token_embeddings"):
+    with pytest.raises(UserError, match=r"514 tokens.*512 rows.*resize_vocab"):
         prepare(config(tmp_path, model_name=str(folder)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tiny import held_out
 
 import modelforge
-from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, load_config
+from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, UserError, load_config
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
@@ -400,12 +401,49 @@ def test_a_misleading_reward_model_stops_the_run_before_ppo(quick, tmp_path, lea
     assert list(stages(root)) == ["reward"]
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"rewards": ["r.py:f"]}, "stage ppo: .*rewards: needs a column 'gold'"),
+        ({"reward_stage": {"lora_target_modules": ["c_attn"]}}, "stage reward: .*'c_attn' is no"),
+        ({"stages": ["sft", "reward", "ppo"], "sft_stage": {"train_on": "last"},
+          "reward_stage": {"eval_delay": 3}}, "stage reward: .*eval_delay: has no effect"),
+        ({"algorithm": "grpo", "num_generations": 3}, "num_generations"),
+    ],
+)  # fmt: skip
+def test_a_later_stage_that_cannot_run_is_refused_before_the_first(more, says, tmp_path, command):
+    values = {key: value for key, value in QUICK.items() if key != "ppo" or "algorithm" not in more}
+    code = "def f(completions, gold, **columns):\n    return [0.0] * len(gold)\n"
+    (tmp_path / "r.py").write_text(code)
+    rows = lines(TINY / "data" / "preference_eval.jsonl")[:16]
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values |= more | {"output_dir": str(tmp_path / "runs"), "dataset": "pairs.jsonl"}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=says.rpartition(": ")[2]):
+        modelforge.train(tmp_path / "c.json")
+    code, _, said = command("check", tmp_path / "c.json")
+    assert code == 2 and re.search(says, " ".join(said.split()))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_prepares_each_stage(tmp_path, command):
+    values = QUICK | {"output_dir": str(tmp_path), "stages": ["sft", "reward", "ppo"]}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    code, _, said = command("check", tmp_path / "c.json")
+    assert code == 0 and [line for line in said.splitlines() if line.endswith(": check ──")] == [
+        f"── {name}: check ──" for name in ("sft", "reward", "ppo")
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
 @pytest.mark.slow
 def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path):
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
             f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
+            "save_strategy=no",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={held_out('preference_b', 32)}",
         ],
@@ -414,6 +452,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
+            "save_strategy=no",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -439,8 +478,10 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         values,
         overrides=[
             "max_steps=4",
+            "gradient_accumulation_steps=4",
+            "save_strategy=no",
             "eval_prompts=8",
-            "generation.max_new_tokens=64",
+            "generation.max_new_tokens=32",
         ],
     )
     told = stages(result.run_dir.parent)

@@ -10,6 +10,8 @@ from bases import TINY, base
 from transformers import AutoTokenizer
 
 import modelforge
+from modelforge import registry
+from modelforge.strategies.sft import SFT
 from modelforge.training import run as running
 
 DATA = Path(__file__).parents[1] / "examples" / "tiny" / "data"
@@ -156,6 +158,41 @@ def test_all_weights_are_saved_with_the_bases_cache_and_every_end_of_an_answer(m
     checkpoint = result.run_dir / "checkpoints" / "checkpoint-1"
     assert json.loads((checkpoint / "config.json").read_text())["use_cache"]
     assert not list((result.run_dir / "checkpoints").glob("**/README.md"))  # TRL's names no base
+
+
+class Halved(SFT):
+    """A strategy whose trainer saves another adapter than it trained."""
+
+    name = "halved"
+
+    @classmethod
+    def trl_trainer_class(cls):
+        from safetensors.torch import load_file, save_file
+
+        class Trainer(super().trl_trainer_class()):
+            def save_model(self, output_dir=None, _internal_call=False):
+                super().save_model(output_dir, _internal_call)
+                path = Path(output_dir, "adapter_model.safetensors")
+                weights = {k: v * (0.5 if "lora_B" in k else 1) for k, v in load_file(path).items()}
+                save_file(weights, path, metadata={"format": "pt"})
+
+        return Trainer
+
+
+@pytest.mark.slow
+def test_a_run_whose_saved_model_is_another_one_is_no_success(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._registered, "halved", Halved)
+    values = config("sft", tmp_path, TINY) | {"strategy": "halved", "run_name": "one"}
+    with pytest.raises(modelforge.RunError, match=r"in a logit: \d+ weights are others, .*lora_B"):
+        modelforge.train(values)
+    run = tmp_path / "runs" / "one"
+    assert (run / "model" / "adapter_model.safetensors").is_file()
+    assert not (run / "results.json").exists()
+    # A model that is too large to load a second one has its weights compared.
+    monkeypatch.setattr("modelforge.evaluation.reload._SMALL", 0)
+    with pytest.raises(modelforge.RunError, match=r"saved weights are others .*lora_B"):
+        modelforge.train(values | {"run_name": "two"})
+    assert modelforge.train(config("sft", tmp_path, TINY)).model_dir.is_dir()
 
 
 def words(*tokens, **special):

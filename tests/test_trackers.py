@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import few
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -17,7 +18,8 @@ def train(tmp_path, **values):
     config = {
         "strategy": "sft",
         "model_name": str(ROOT / "examples" / "tiny" / "model"),
-        "dataset": str(ROOT / "examples" / "tiny" / "data" / "sft_train.jsonl"),
+        "dataset": str(few("sft_train", 100)),
+        "save_strategy": "no",
         "eval_split": 8,
         "max_steps": 3,
         "max_seq_length": 64,

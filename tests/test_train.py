@@ -13,14 +13,17 @@ from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
-STEPS = {"sft": 40, "qlora": 30, "reward": 45, "dpo": 55, "grpo": 40}
+STEPS = {"sft": 20, "qlora": 12, "reward": 45, "dpo": 55, "grpo": 40}
 
 
 def run(strategy, tmp_path, *overrides, rows=32):
     held = f"eval_dataset={held_out(DATA[strategy], rows)}"
     return modelforge.train(
         TINY / f"{strategy}.json",
-        overrides=[f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", held, *overrides],
+        overrides=[
+            *(f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", held, "save_steps=0.5"),
+            *overrides,
+        ],
     )
 
 

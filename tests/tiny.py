@@ -17,18 +17,25 @@ DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference
         "kto": "labelled", "grpo": "prompts", "ppo": "prompts"}  # fmt: skip
 
 
-@functools.cache
 def held_out(name: str, rows: int = 16) -> Path:
     """The first rows of a held-out file: measuring all 150 takes longer than six steps."""
-    lines = (ROOT / "examples/tiny/data" / f"{name}_eval.jsonl").read_text().splitlines()
+    return few(f"{name}_eval", rows)
+
+
+@functools.cache
+def few(name: str, rows: int) -> Path:
+    """The first rows of a file of the tiny model's data."""
+    lines = (ROOT / "examples/tiny/data" / f"{name}.jsonl").read_text().splitlines()
     path = Path(tempfile.mkdtemp(prefix="modelforge-tests-"), f"{name}.jsonl")
     path.write_text("\n".join(lines[:rows]) + "\n")
     return path
 
 
 def quick(strategy, folder, *overrides, **keys):
-    """Train the tiny preset on few held-out rows and without trackers; overrides come last."""
-    said = {"output_dir": folder, "eval_dataset": held_out(DATA[strategy]), "report_to": "none"}
+    """Train the tiny preset on few rows and without trackers; overrides come last."""
+    data = few(f"{DATA[strategy]}_train", 200)
+    said = {"output_dir": folder, "dataset": data, "report_to": "none"}
+    said["eval_dataset"] = held_out(DATA[strategy])
     options = [f"{key}={value}" for key, value in (said | keys).items()]
     return modelforge.train(
         ROOT / "configs" / "tiny" / f"{strategy}.json", overrides=[*options, *overrides]

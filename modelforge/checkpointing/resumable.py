@@ -25,7 +25,7 @@ from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, 
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
 from modelforge.checkpointing.resumed import all_steps, best_of, state_of, take_up_as_asked
-from modelforge.checkpointing.saving import save_as_loaded
+from modelforge.checkpointing.saving import carry_rows, save_as_loaded
 from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
@@ -87,6 +87,7 @@ class Resumable(Trainer):
         #: Steps that changed nothing because their gradient was not finite.
         self.skipped_steps: list[int] = []
         use_cache = getattr(model.config, "use_cache", None)  # the trainer turns it off
+        carry_rows(model)
         super().__init__(model, *args, **kwargs)
         save_as_loaded(self.model, use_cache=use_cache)
         self.add_callback(_Keeper(self))

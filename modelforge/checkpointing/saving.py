@@ -25,7 +25,13 @@ def save_as_loaded(model: Any, *, use_cache: bool | None) -> None:
     save = model.save_pretrained
     if isinstance(model, PeftModel):
         adapted: Any = model
-        adapted.save_pretrained = partial(save, selected_adapters=["default"])
+        config: Any = adapted.peft_config["default"]
+        options: dict[str, Any] = {"selected_adapters": ["default"]}
+        if config.trainable_token_indices or config.modules_to_save:
+            # The rows of new tokens are the adapter's. PEFT would add the whole embedding to every
+            # checkpoint, and nothing that loads an adapter needs it.
+            options["save_embedding_layers"] = False
+        adapted.save_pretrained = partial(save, **options)
         return
 
     def save_with_cache(*args: Any, **kwargs: Any) -> Any:
@@ -38,3 +44,29 @@ def save_as_loaded(model: Any, *, use_cache: bool | None) -> None:
 
     if use_cache is not None:
         model.save_pretrained = save_with_cache
+
+
+def carry_rows(model: Any) -> None:
+    """Have a copy of an adapter begin with the rows of tokens that the adapter has trained.
+
+    TRL adds a frozen copy of a starting adapter as the reference. It copies what has the adapter's
+    name inside its own, and PEFT puts it at the end of the name of these rows. So the copy would
+    keep the rows of the base (TRL 1.14 to 1.16).
+
+    Args:
+        model: To be given to a trainer.
+    """
+    if not isinstance(model, PeftModel):
+        return
+    adapted: Any = model
+    add = adapted.add_adapter
+
+    def add_adapter(name: str, *args: Any, **kwargs: Any) -> Any:
+        added = add(name, *args, **kwargs)
+        for module in adapted.modules():
+            rows = getattr(module, "trainable_tokens_delta", None)
+            if rows is not None and name in rows and "default" in rows:
+                rows[name].data.copy_(rows["default"].data)
+        return added
+
+    adapted.add_adapter = add_adapter

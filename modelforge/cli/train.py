@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import modelforge
+from modelforge import registry
 from modelforge.cli.options import (
     AsJson,
     ConfigFile,
@@ -24,7 +25,10 @@ from modelforge.configfile.load import load_config
 from modelforge.machine.launch import launch, launched, leave_exit_code
 from modelforge.runs import files
 from modelforge.runs.folder import choices_json
+from modelforge.training.defaults import under_each_profile
+from modelforge.training.effects import refuse_idle_everywhere
 from modelforge.training.prepare import prepare
+from modelforge.training.stages import RLHFTrainer
 
 
 def train(
@@ -71,9 +75,14 @@ def check(
     report: dict[str, Any] = {"config": "ok"}
     with working(as_json=as_json):
         loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
-        if not config_only:
+        strategy = registry.get_strategy(loaded.settings.strategy)()
+        if config_only:
+            refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
+        else:
             job = prepare(loaded)
             report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
+            if strategy.stages(loaded):
+                RLHFTrainer(loaded).check()
     if as_json:
         print_json(report)
     say(f"{config}: ok")

@@ -19,6 +19,7 @@ from typing import Any
 
 from modelforge import registry
 from modelforge.common.paths import KeysOf
+from modelforge.configfile.adapters import section_schema
 from modelforge.configfile.bounds import BOUNDS, OBJECTS, VALUES
 from modelforge.configfile.peers import advice
 from modelforge.errors import Problem, did_you_mean
@@ -30,6 +31,9 @@ if typing.TYPE_CHECKING:
 
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
+#: Where a schema says what TRL has where neither the user nor ModelForge sets a key. It is no
+#: default in JSON Schema's sense, which editors would show: ModelForge fills in many of these keys.
+TRL_DEFAULTS = "x-trl-defaults"
 UNKNOWN = "is not a key of this strategy"
 NOTHING = "remove it: no key here does this (docs/config.md lists all)"
 ALIKE = 0.75  # of so many keys one is always a little like another
@@ -49,14 +53,12 @@ OWNED = {
     "do_eval": "set eval_dataset or eval_split",
     "do_predict": "ModelForge writes samples.jsonl",
     "do_train": "use `modelforge check` to stop before training",
-    "eos_token": "ModelForge uses the tokenizer's, and checks that it is trained on",
     "fp16_full_eval": "held-out figures are computed as training computes",
     "hub_token": "a config holds no secrets: run `hf auth login`",
     "local_rank": "the launcher sets it",
     "logging_dir": "TensorBoard's files go to the run's folder",
     "model_init_kwargs": "set use_4bit, use_8bit, attn_implementation and model_revision",
     "parallelism_config": "start the run with `accelerate launch` and its config file",
-    "pad_token": "ModelForge uses the tokenizer's, or one that no text ends in",
     "resume_from_checkpoint": "set resume",
     "reward_weights": "set rewards, each with its weight",
     "use_cpu": "set hardware_profile to cpu",
@@ -80,6 +82,7 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         for mark in known.metadata:
             if isinstance(mark, KeysOf):
                 own[key] |= _section(mark)
+    own["lora"] |= section_schema(_field_schema)
     config_class = strategy.trl_config_class()
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
@@ -95,7 +98,19 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         **{key: schema[key] for key in ("$defs", "type", "required") if key in schema},
         "properties": own,
         "additionalProperties": False,
+        TRL_DEFAULTS: {
+            field.name: _default(field)
+            for field in dataclasses.fields(config_class)
+            if field.name in own and isinstance(_default(field), str | int | float | bool | list)
+        },
     }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field of a config class is where nothing sets it."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return getattr(field.default, "value", field.default)  # transformers' are enums
 
 
 def _section(mark: KeysOf) -> dict[str, Any]:

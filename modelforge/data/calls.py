@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Call = dict[str, Any]
@@ -16,6 +16,8 @@ Call = dict[str, Any]
 # Hermes, Qwen and others write calls and what they return into the text.
 TAGGED = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 RETURNED = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+# An id as Mistral's templates ask for it.
+ID = re.compile(r"[A-Za-z0-9]{9}")
 ARGUMENTS = ("arguments", "parameters", "input", "args")
 
 
@@ -105,3 +107,34 @@ def tool_of(value: Any) -> dict[str, Any]:
     if "input_schema" in value:
         function["parameters"] = value["input_schema"]
     return {"type": "function", "function": function}
+
+
+def with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose calls have ids of nine letters or digits, and whose results name them.
+
+    An id that is so already stays. A result without an id answers the first call that has none.
+    """
+    numbered: list[dict[str, Any]] = []
+    renamed: dict[str, str] = {}
+    open_calls: list[str] = []
+    count = 0
+    for message in messages:
+        if "tool_calls" in message:
+            calls = []
+            for call in message["tool_calls"]:
+                count += 1
+                own = str(call.get("id", ""))
+                name = own if ID.fullmatch(own) else f"call{count:05d}"
+                if own:
+                    renamed[own] = name
+                open_calls.append(name)
+                calls.append({**call, "id": name})
+            message = {**message, "tool_calls": calls}
+        elif message["role"] == "tool":
+            name = renamed.get(message.get("tool_call_id", ""), "")
+            name = name if name in open_calls else (open_calls or ["call00000"])[0]
+            if name in open_calls:
+                open_calls.remove(name)
+            message = {**message, "tool_call_id": name}
+        numbered.append(message)
+    return numbered

@@ -78,7 +78,7 @@ class Skip(Exception):
     """This row cannot be used.
 
     Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`.
+        reason: One of `modelforge.data.advice.ADVICE`.
         role: The cell at fault, by the format's name for it; may be empty.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.calls import returned, split_calls
+from modelforge.data.calls import returned, split_calls, with_ids
 from modelforge.data.message import Message
 
 if TYPE_CHECKING:
@@ -31,12 +31,18 @@ class RenderError(Exception):
     """The chat template refuses a conversation.
 
     Attributes:
-        reason: One of `modelforge.data.ledger.ADVICE`, with a detail.
+        reason: One of `modelforge.data.advice.ADVICE`, with a detail.
     """
 
     def __init__(self, detail: str, reason: str = "template fails") -> None:
         super().__init__(detail)
         self.reason = f"{reason}: {detail}"
+
+    @classmethod
+    def again(cls, reason: str) -> RenderError:
+        """The error whose ``reason`` was written down."""
+        kind, _, detail = reason.partition(": ")
+        return cls(detail, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +71,29 @@ class CallForm:
     Attributes:
         empty: What stands as content where there is none.
         text: Whether the arguments are JSON text; else an object.
+        ids: Whether each call must have an id of nine letters or digits, as Mistral's must.
     """
 
     empty: str | None = ""
     text: bool = False
+    ids: bool = False
 
 
-CALL_FORMS = (CallForm(), CallForm(None), CallForm("", text=True), CallForm(None, text=True))
+CALL_FORMS = (
+    *(CallForm(), CallForm(None), CallForm("", text=True), CallForm(None, text=True)),
+    *(CallForm("", ids=True), CallForm(None, ids=True), CallForm("", text=True, ids=True)),
+)
+# The functions of a probe, for tokenizers that have a template of its own for rows with functions.
+PROBE_TOOLS: Tools = [
+    {
+        "type": "function",
+        "function": {
+            "name": "zqtool",
+            "description": "?",
+            "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+        },
+    }
+]
 # Words no data holds, to see what of a message a template renders.
 PROBES = ("zqtool", "zqkey", "zqvalue", "zqresult", "zqthought", "zqanswer")
 
@@ -94,7 +116,8 @@ class Renderer:
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
         special = SPECIAL if tokenizer is None else tokenizer.special_tokens_map
-        self.kwargs = {**special, **(kwargs or {})}
+        self.given = dict(kwargs or {})
+        self.kwargs = {**special, **self.given}
         self._templates: dict[bool, str] = {}
 
     def template_for(self, tools: Tools | None) -> str:
@@ -144,7 +167,7 @@ class Renderer:
             # content that is None, which some templates ask for beside tool calls.
             render: Any = transformers_templates.render_jinja_template
             texts, spans = render(
-                conversations=[[self.shaped(message) for message in conversation.messages]],
+                conversations=[[self.shaped(message) for message in self._with_ids(conversation)]],
                 tools=conversation.tools,
                 chat_template=self.template_for(conversation.tools),
                 return_assistant_tokens_mask=marks,
@@ -154,6 +177,26 @@ class Renderer:
         except Exception as error:  # a template is a program of its author; it may raise anything
             raise RenderError(" ".join(str(error).split()) or type(error).__name__) from None
         return texts[0], spans[0] if marks else []
+
+    def unread(self, conversation: Conversation) -> list[str]:
+        """The findings of arguments that a row or the config gives and the template ignores."""
+        given = {**self.given, **conversation.kwargs}
+        if not given:
+            return []
+        template = self.template_for(conversation.tools)
+        return [
+            f"unread: {name}"
+            for name in given
+            if not re.search(rf"\b{re.escape(name)}\b", template)
+        ]
+
+    def _with_ids(self, conversation: Conversation) -> Sequence[Message]:
+        """The messages; calls and what they return with ids, where the template asks for them."""
+        messages = conversation.messages
+        asks = any("tool_calls" in message for message in messages)
+        if asks and self.call_form is not None and self.call_form.ids:
+            return with_ids(messages)
+        return messages
 
     # --- what the template reads ---------------------------------------------------------------
 
@@ -228,6 +271,13 @@ class Renderer:
         texts = (self._probe([asked, each]) for each in ({**said, "content": tagged}, right))
         return len({"".join(text.split()) for text in texts}) > 1
 
+    @cached_property
+    def _tools_of_probe(self) -> Tools | None:
+        """The functions to probe with, where the tokenizer has a template for such rows."""
+        own = None if self.template is not None or self.tokenizer is None else self.tokenizer
+        several = own is not None and isinstance(own.chat_template, dict)
+        return PROBE_TOOLS if several else None
+
     def _shows_calls(self, form: CallForm) -> bool:
         name, key, value, result, *_ = PROBES
         call = {"type": "function", "function": {"name": name, "arguments": {key: value}}}
@@ -235,19 +285,18 @@ class Renderer:
         answer = {"role": "tool", "name": name, "content": result}
         asked = {"role": "user", "content": "?"}
         # An answer ends the turn: some templates write what was returned only there.
-        rest = [answer, {"role": "assistant", "content": "!"}]
-        text = self._probe([asked, shaped_calls(calling, form), *rest])
+        talk: list[dict[str, Any]] = [asked, calling, answer, {"role": "assistant", "content": "!"}]
+        if form.ids:
+            talk = with_ids(talk)
+        talk[1] = shaped_calls(talk[1], form)
+        text = self._probe(talk, self._tools_of_probe)
         return all(word in text for word in (name, key, value, result))
 
     @cached_property
     def shows_tools(self) -> bool:
         """Whether it renders the functions that may be called."""
-        name, *_ = PROBES
-        parameters = {"type": "object", "properties": {"a": {"type": "string"}}}
-        function = {"name": name, "description": "?", "parameters": parameters}
-        tools = [{"type": "function", "function": function}]
-        text = self._probe([{"role": "user", "content": "?"}], tools)
-        return name in text
+        text = self._probe([{"role": "user", "content": "?"}], PROBE_TOOLS)
+        return PROBES[0] in text
 
     @cached_property
     def thought_form(self) -> str:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelforge.data.ledger import ADVICE
+from modelforge.data.advice import ADVICE
 from modelforge.data.places import Watched
 from modelforge.data.rows import Data
 from modelforge.data.tokens import Encoded

@@ -98,7 +98,10 @@ class SpanFinder:
         ends = self._ends(conversation, text) or {}
         turns: dict[int, list[Span]] = {}
         for block in blocks:
-            owner = next((i for i in speaks if block[0] <= reach(conversation, ends, i)), None)
+            # A template may write a turn's words behind what its calls returned (DiffusionGemma).
+            said = [i for i in speaks if i in ends and block[0] < ends[i] <= block[1]]
+            near = (i for i in speaks if block[0] <= reach(conversation, ends, i))
+            owner = said[0] if len(said) == 1 else next(near, None)
             if owner is not None:
                 turns.setdefault(owner, []).append(block)
         return turns

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.left_out import look_for_left_out
+from modelforge.data.marks import Marks
 from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
@@ -37,7 +38,7 @@ class Encoded:
         ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
         start: The index of the first token to train on; of a pair the same in both.
         spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
-        findings: What the template did to it (see `modelforge.data.ledger.FINDINGS`).
+        findings: What the template did to it (see `modelforge.data.advice.FINDINGS`).
     """
 
     ids: tuple[array[int], ...]
@@ -147,6 +148,7 @@ class Encoder:
         self.tokenizer, self.how = tokenizer, how
         if not tokenizer.chat_template:
             return
+        self.marks = Marks(tokenizer)
         self.own = Renderer(tokenizer, kwargs=how.template_kwargs)
         template = training_template(tokenizer)
         self.trained = self.own
@@ -226,6 +228,8 @@ class Encoder:
             *(f"turn cut: {found.cut[i]}" for i in cut[:1]),
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
+            *self.marks.found(messages),
+            *self.trained.unread(conversation_of(example, messages)),
         )
         return Chosen(found.text, spans, said)
 
@@ -293,7 +297,8 @@ class Encoder:
                 look_for_left_out(example, messages, renderer, thoughts=learned)
                 text = renderer.text(conversation_of(example, messages), generate=generate)
                 shown = [renderer.untagged(message) for message in messages]
-                rows.append((text, self._told(shown, text, len(example["prompt"]))))
+                told = self._told(shown, text, len(example["prompt"]))
+                rows.append((text, (*told, *renderer.unread(conversation_of(example, messages)))))
             except RenderError as error:
                 rows.append((error, ()))
         good = [text for text, _ in rows if isinstance(text, str)]
@@ -316,7 +321,7 @@ class Encoder:
                 said.append(f"not scored: {what}")
             else:
                 raise RenderError(*dropped(messages, i, cut))
-        return tuple(dict.fromkeys(said))
+        return tuple(dict.fromkeys([*said, *self.marks.found(messages)]))
 
 
 SIDES = ("chosen", "rejected")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelforge.common.console import say, warn
+from modelforge.common.console import say
+from modelforge.errors import Problem, RunError
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def see_that_it_loads(
 ) -> dict[str, Any]:
     """Load the saved model as its card says, and hold it against the trained one on a few rows.
 
-    A large model is not loaded again; then its tokenizer alone is.
+    A large model is not loaded again; then its tokenizer is, and each saved weight is compared.
 
     Args:
         model: The trained model, in evaluation mode and without gradients.
@@ -46,6 +47,9 @@ def see_that_it_loads(
     Returns:
         For ``results.json``: how many parameters were loaded again (0: none were), and the largest
         difference of a logit or score.
+
+    Raises:
+        RunError: If they differ, with what is different.
     """
     from transformers import AutoTokenizer
 
@@ -56,10 +60,14 @@ def see_that_it_loads(
         if getattr(saved, name) != getattr(tokenizer, name)
     ]
     if lost:
-        warn(f"the saved tokenizer has another {', '.join(lost)} than training had")
+        _refuse(folder, f"the saved tokenizer has another {', '.join(lost)} than training had")
     size = sum(p.numel() for p in model.parameters())
     if size > _SMALL:
-        say(f"the saved model was not loaded again to compare it: it has {size:,} parameters")
+        others = _other_weights(folder, model)
+        if others:
+            what = f"{len(others)} saved weights are others than the trained ones: {_few(others)}"
+            _refuse(folder, what)
+        say(f"the saved weights are the trained ones; {size:,} parameters were not loaded again")
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
     trained = _outputs(model, batch)
@@ -67,15 +75,70 @@ def see_that_it_loads(
     loaded = _outputs(reloaded, batch)
     difference = (trained - loaded).abs().max().item()
     dtype = str(model.config.dtype).removeprefix("torch.")
-    if difference > _TOLERANCE.get(dtype, 5e-2) * max(1.0, trained.abs().max().item()):
-        warn(
-            f"loaded by plain transformers and PEFT, {folder} differs from the model that was "
-            f"trained by up to {difference:.3g} in {'a score' if head == 'reward' else 'a logit'}: "
-            "do not use it before the cause is found"
-        )
-    else:
-        say("the saved model was loaded again by plain transformers and PEFT, and is the same")
+    # Not a comparison that NaN passes.
+    if not difference <= _TOLERANCE.get(dtype, 5e-2) * max(1.0, trained.abs().max().item()):
+        kind = "a score" if head == "reward" else "a logit"
+        what = "loaded by plain transformers and PEFT, it differs from the model that was trained "
+        what += f"by up to {difference:.3g} in {kind}: {_cause(model, reloaded)}"
+        _refuse(folder, what)
+    say("the saved model was loaded again by plain transformers and PEFT, and is the same")
     return {"loaded": size, "difference": difference}
+
+
+def _refuse(folder: Path, what: str) -> NoReturn:
+    fix = "do not use it before the cause is found; the checkpoints hold the trained weights"
+    raise RunError(Problem(str(folder), what, fix))
+
+
+def _cause(trained: Any, loaded: Any) -> str:
+    """What is not the same: weights, or keys of the config."""
+    import torch
+
+    own = dict(trained.named_parameters())
+    others = [
+        name
+        for name, value in loaded.named_parameters()
+        if name not in own
+        or value.shape != own[name].shape
+        or not torch.equal(value.to(own[name]), own[name])
+    ]
+    if others:
+        return f"{len(others)} weights are others, such as {_few(others)}"
+    before, after = (model.config.to_dict() for model in (trained, loaded))
+    keys = [
+        key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)
+    ]
+    keys = [key for key in keys if key not in ("_name_or_path", "use_cache", "architectures")]
+    if keys:
+        return f"the weights are the same, and of the config {_few(keys)} is not"
+    return "the weights and the config are the same, so that the code of the model is not"
+
+
+def _other_weights(folder: Path, model: Any) -> list[str]:
+    """The weights in a folder that are not those of the model, by their names there."""
+    import torch
+    from safetensors import safe_open
+
+    if (folder / "adapter_config.json").is_file():
+        from peft import get_peft_model_state_dict
+
+        held = get_peft_model_state_dict(model)
+    else:
+        held = model.state_dict()
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names: Any = file.keys()
+            for name in names:
+                # transformers saves the experts of some mixtures under other names.
+                saved = file.get_tensor(name) if name in held else None
+                if saved is not None and not torch.equal(saved, held[name].cpu().to(saved)):
+                    found.append(name)
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def _batch(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelforge.models.attach import rows_of_adapter
+
 _ASK = '{"role": "user", "content": "What is 2 plus 2?"}'
 _ANSWERS = ("4", "5")
 
@@ -31,7 +33,7 @@ def usage(
     use = _scores(chat) if head == "reward" else _answers(chat)
     blocks = ["\n".join([*_loading(folder, head, adapter, dtype, quantised), "", *use])]
     if adapter:
-        blocks.append("\n".join(_merging(head, dtype, quantised)))
+        blocks.append("\n".join(_merging(head, dtype, quantised, rows=rows_of_adapter(folder))))
     return blocks
 
 
@@ -103,7 +105,7 @@ def _scores(chat: bool) -> list[str]:
     ]
 
 
-def _merging(head: str, dtype: str, quantised: str | None) -> list[str]:
+def _merging(head: str, dtype: str, quantised: str | None, *, rows: int) -> list[str]:
     kind = f"AutoModelFor{'SequenceClassification' if head == 'reward' else 'CausalLM'}"
     lines = ["merged = model.merge_and_unload()  # the adapter becomes part of the weights"]
     if quantised is not None:
@@ -124,10 +126,21 @@ def _merging(head: str, dtype: str, quantised: str | None) -> list[str]:
             f"    {labels}dtype=torch.{dtype},",
             f"    quantization_config={quantised},",
             ").dequantize()",
+            *_rows_for_tokens(rows),
             settings,
             "merged = PeftModel.from_pretrained(model, folder).merge_and_unload()",
         ]
     return [*lines, 'merged.save_pretrained("merged")', 'tokenizer.save_pretrained("merged")']
+
+
+def _rows_for_tokens(rows: int) -> list[str]:
+    """The base's embedding with rows for tokens that the adapter brings."""
+    if not rows:
+        return []
+    return [
+        f"rows = max({rows}, model.get_input_embeddings().num_embeddings)  # for new tokens",
+        "model.resize_token_embeddings(rows)",
+    ]
 
 
 def _quantisation(config: Mapping[str, Any], dtype: str) -> str | None:

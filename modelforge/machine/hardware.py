@@ -43,6 +43,10 @@ class Hardware:
         return asdict(self)
 
 
+#: Where none was looked at.
+NO_MACHINE = Hardware("cpu", "unknown", 0, 0.0, None, False, 0.0, 1)
+
+
 @dataclass(frozen=True)
 class Profile:
     """Defaults for a size of card.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.errors import Problem
+from modelforge.models.lora import show_bias
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -51,6 +52,19 @@ def head_problems(
         yield Problem(where, what, "give a language model, or a reward model")
 
 
+def tokens_of_adapter(folder: Path) -> set[int]:
+    """The ids of the tokens whose rows an adapter holds."""
+    recorded = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    held = recorded.get("trainable_token_indices") or []
+    each = held.values() if isinstance(held, dict) else [held]
+    return {index for ids in each for index in ids}
+
+
+def rows_of_adapter(folder: Path) -> int:
+    """How many rows an embedding must have for an adapter's tokens; 0 where it holds none."""
+    return max(tokens_of_adapter(folder), default=-1) + 1
+
+
 def adapter_config(folder: Path, *, head: Head) -> Any:
     """PEFT's config of an adapter to train on, under the head that is asked for.
 
@@ -64,12 +78,17 @@ def adapter_config(folder: Path, *, head: Head) -> Any:
 
     config: Any = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
+    if getattr(config, "trainable_token_indices", None):
+        show_bias()
     if changes_head(folder, head):
         config.task_type = TaskType.SEQ_CLS
         saved = set(config.modules_to_save or ()) - _LANGUAGE_HEADS
         config.modules_to_save = sorted({*saved, "score"})
         if isinstance(config.target_modules, set):
             config.target_modules -= _LANGUAGE_HEADS
+        if isinstance(config.trainable_token_indices, dict):
+            for name in _LANGUAGE_HEADS & config.trainable_token_indices.keys():
+                del config.trainable_token_indices[name]
     return config
 
 
@@ -84,9 +103,10 @@ def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
     from peft import PeftModel, get_peft_model
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
+    config = adapter_config(folder, head=head)
     if not changes_head(folder, head):
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    model = get_peft_model(model, adapter_config(folder, head=head))
+    model = get_peft_model(model, config)
     weights = load_peft_weights(str(folder), device="cpu")
     carried = {key: w for key, w in weights.items() if not _left_out(key)}
     own = get_peft_model_state_dict(model, save_embedding_layers=False)

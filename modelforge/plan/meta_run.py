@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge import registry
 from modelforge.errors import Problem
-from modelforge.models.lora import lora_config
+from modelforge.models.lora import lora_config, rows_trained
 from modelforge.plan.model import attach_adapter, meta_model
 from modelforge.plan.result import NotPlanned
 from modelforge.plan.reward_models import put_reward_models
@@ -116,7 +116,8 @@ def _arguments(
 
     dtype = weights_dtype(config, hardware)
     model: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
-    peft_config: Any = lora_config(config.settings, head=head)
+    rows = range(rows_trained(config.settings))
+    peft_config: Any = lora_config(config.settings, head=head, model=model, rows=rows)
     if adapter is not None:
         model, peft_config = attach_adapter(model, adapter, head=head), None
     arguments = {

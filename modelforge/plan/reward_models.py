@@ -46,7 +46,7 @@ def put_reward_models(
     beside: list[Any] = []
     for number, name in enumerate(names):
         folder = local_folder(name, config.base_dir) if name else None
-        adapted = hasattr(trainer.model, "peft_config") and _is_adapter(name, folder)
+        adapted = _lora_alone(trainer.model) and _is_adapter(name, folder)
         beside_it = config.get("use_vllm") or config.settings.distributed.shards_weights
         if not adapted or beside_it:
             found = find_architecture(
@@ -66,6 +66,14 @@ def put_reward_models(
     # Beside the policy as TRL's own reference is: weights that are there all the time.
     trainer.models_beside = beside
     return scorers
+
+
+def _lora_alone(policy: Any) -> bool:
+    """Whether a policy's adapter lets others stand beside it on its base."""
+    from modelforge.rewards.shared_base import beside_lora
+
+    shape = getattr(policy, "peft_config", {}).get("default")
+    return shape is not None and not beside_lora(vars(shape))
 
 
 def _is_adapter(name: str, folder: Path | None) -> bool:

@@ -14,8 +14,10 @@ from transformers.utils import find_adapter_config_file
 
 from modelforge.data.carried import chat_ids, is_special
 from modelforge.errors import ModelError, Problem
+from modelforge.models.attach import rows_of_adapter
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu
+from modelforge.models.vocabulary import Vocabulary, grow
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
 from modelforge.runs import files
 
@@ -150,6 +152,7 @@ def _load_model(path: str, *, device: Any, use_4bit: bool) -> Any:
             base_name, num_labels=1, revision=trained_as(Path(path))[0], **kwargs
         )
         exact_4bit_on_cpu(base)
+        grow(base, Vocabulary(rows_of_adapter(Path(path)), known=0))
         with warnings.catch_warnings():
             # PEFT only warns of keys that the adapter's file lacks: the head would be random.
             warnings.filterwarnings("error", message="Found missing adapter keys")

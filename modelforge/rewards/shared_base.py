@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modelforge.common.console import say
 from modelforge.errors import ModelError, Problem
 from modelforge.models.adapters import adapter_parameters, backbone, inference, using
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
@@ -43,7 +45,23 @@ def shares_base(
     if not theirs or not ours:
         return False
     paths = Path(theirs), Path(ours)
-    return theirs == ours or (paths[0].exists() and paths[1].exists() and paths[0].samefile(ours))
+    same = theirs == ours or (paths[0].exists() and paths[1].exists() and paths[0].samefile(ours))
+    if same and beside_lora(config):
+        say(f"reward model: beside the policy, since {folder} holds more than LoRA and a head")
+        return False
+    return same
+
+
+def beside_lora(shape: Mapping[str, Any]) -> bool:
+    """Whether an adapter trains rows or modules beside LoRA and a score head.
+
+    PEFT loads a second adapter onto such modules only where it has the same (0.19 to 0.21).
+
+    Args:
+        shape: The adapter's config.
+    """
+    whole = set(shape.get("modules_to_save") or ()) - {"score", "classifier"}  # PEFT names both
+    return bool(shape.get("trainable_token_indices") or whole)
 
 
 def hold_score_heads(base: Any) -> None:

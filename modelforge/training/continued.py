@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _KEPT = (
     *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim"),
     *(*LORA_KEYS, "use_4bit", "use_8bit"),
+    *("add_tokens", "add_special_tokens", "resize_vocab"),
 )
 
 

@@ -6,12 +6,12 @@ that has no effect is not chosen, not shown and not written down.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Config
+from modelforge.configfile import schema
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -85,11 +85,14 @@ _BY_LOSS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 RULES = (
     Rule(
-        "lora_alpha lora_dropout lora_target_modules",
+        "lora lora_alpha lora_dropout lora_target_modules lora_modules_to_save train_tokens",
         _never("lora_r"),
         "lora_r is 0: all weights are trained, and there is no adapter",
         "remove it, or set lora_r to 8 or more",
     ),
+    Rule("lora_alpha lora_dropout",
+         lambda get: (get("lora") or {}).get("peft_type", "LORA") != "LORA",
+         "lora.peft_type names another method", "set the fields of lora"),
     Rule("bnb_4bit_quant_type use_double_quant", _never("use_4bit"),
          "the model is not loaded in 4-bit", "remove it, or set use_4bit to true"),
     Rule("warmup_ratio", lambda get: bool(get("warmup_steps")),
@@ -187,15 +190,10 @@ def without_effect(
     """
     keys = {*config.said, *config.choices} if keys is None else keys
     trained, _ = strategy.planned(config, adapted=False)
-    fields = dataclasses.fields(trained.trl_config_class())
-    defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
-    defaults |= {
-        f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING
-    }
+    defaults = schema.load(type(trained))[schema.TRL_DEFAULTS]
 
     def get(key: str) -> Any:
-        value = config.get(key, defaults.get(key))
-        return getattr(value, "value", value)  # transformers' defaults are enums
+        return config.get(key, defaults.get(key))
 
     found: dict[str, Rule] = {}
     for rule in RULES:
@@ -217,6 +215,28 @@ def refuse_without_effect(config: Config, strategy: Strategy) -> None:
         Problem(f"{config.name}: {key}", f"has no effect: {rule.why}", rule.fix)
         for key, rule in without_effect(config, strategy).items()
         if config.given(key) and not _off_by_machine(key, config)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def refuse_idle_everywhere(config: Config, under: Iterable[Config], strategy: Strategy) -> None:
+    """The same as far as it can be told before machine, model and data are looked at.
+
+    Args:
+        config: As loaded.
+        under: It with the defaults of each machine that it may meet.
+        strategy: Whose trainer it is for.
+
+    Raises:
+        ConfigError: With every key of the user's that has no effect on any of them.
+    """
+    each = [without_effect(filled, strategy, keys=config.said) for filled in under]
+    idle = set.intersection(*(set(found) for found in each))
+    problems = [
+        Problem(f"{config.name}: {key}", f"has no effect: {rule.why}", rule.fix)
+        for key, rule in each[0].items()
+        if key in idle
     ]
     if problems:
         raise ConfigError(*problems)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
-from modelforge.errors import ConfigError, Problem
+from modelforge.errors import ConfigError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy
@@ -151,20 +151,23 @@ def refuse_without_rows(config: Config, *, held_out: bool) -> None:
     )
 
 
-def refuse_unknown_metric(config: Config, args: Any, figures: Mapping[str, Any]) -> None:
-    """See, before the first step, that the figure of the best model is one that is measured.
+def refuse_unknown_metric(config: Config, figures: Collection[str]) -> None:
+    """See that the figure of the best model is one that is measured.
 
     Args:
-        config: With every value filled in.
-        args: The trainer's.
-        figures: Of the model before training; empty where it was not measured.
+        config: With the rewards filled in.
+        figures: The names of those that are, with or without ``eval_``; empty where not known.
 
     Raises:
         ConfigError: If it is none of them.
     """
-    metric = args.metric_for_best_model
-    if metric is None or not figures or args.eval_strategy == "no":
+    metric = config.get("metric_for_best_model")
+    names = {f"eval_{name.removeprefix('eval_')}" for name in figures}
+    if metric is None or not names or config.get("eval_strategy", "no") == "no":
         return
-    if f"eval_{metric.removeprefix('eval_')}" not in figures:
-        what, fix = f"'{metric}' is no figure of this run", f"set one of {', '.join(figures)}"
+    name = f"eval_{metric.removeprefix('eval_')}"
+    if name not in names:
+        near = did_you_mean(name, names)
+        fix = near if near.startswith("did") else f"set one of {', '.join(sorted(names))}"
+        what = f"'{metric}' is no figure of this run"
         raise ConfigError(Problem(f"{config.name}: metric_for_best_model", what, fix))

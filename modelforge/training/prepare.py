@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
     from modelforge.models.providers.base import Provider
     from modelforge.models.source import ModelSource
+    from modelforge.models.vocabulary import Vocabulary
     from modelforge.plan import Plan
     from modelforge.runs.folder import RunDir
     from modelforge.strategy import Strategy
@@ -39,6 +40,7 @@ class Prepared:
         provider: Who loads the model.
         source: Where the model comes from.
         tokenizer: With its chat template.
+        vocabulary: What its tokens ask of the model's embedding.
         data: Rows in normal form, and their ledger.
         args: The TRL config object.
         hardware: The machine.
@@ -53,6 +55,7 @@ class Prepared:
     provider: Provider
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
     data: Data
     args: Any
     hardware: Hardware
@@ -94,6 +97,7 @@ def prepare(
         provider=resolved.provider,
         source=resolved.source,
         tokenizer=rows.tokenizer,
+        vocabulary=rows.vocabulary,
         data=fitted.data,
         args=args,
         hardware=resolved.hardware,

@@ -17,12 +17,14 @@ from modelforge.data import (
 )
 from modelforge.data.template import BY_TASK
 from modelforge.errors import ConfigError, Problem
+from modelforge.models.vocabulary import settle_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from modelforge.config import Config
     from modelforge.data.template import TemplateChoice
+    from modelforge.models.vocabulary import Vocabulary
     from modelforge.strategy import Strategy
     from modelforge.training.resolve import Resolved
 
@@ -33,11 +35,13 @@ class Read:
 
     Attributes:
         tokenizer: With its chat template.
+        vocabulary: What its tokens ask of the model's embedding.
         rows: Every row, tokenised once and uncut.
         data: The rows at the length that the config has by now.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
     rows: Rows
     data: Data
 
@@ -54,6 +58,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     """
     config, strategy, settings = resolved.config, resolved.strategy, resolved.config.settings
     tokenizer = resolved.provider.load_tokenizer(resolved.source)
+    vocabulary = settle_tokens(tokenizer, config, resolved.source, resolved.architecture)
     template = load_tokenizer_template(
         tokenizer,
         chat_template=settings.prompt_layout or settings.chat_template,
@@ -76,6 +81,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
         chat_template=template,
         seed=settings.seed,
         base_dir=config.base_dir,
+        processes=config.get("dataset_num_proc"),
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
         how=How(
             train_on=config.get("train_on", "all"),
@@ -86,8 +92,8 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     )
     data = cut(rows, config, strategy)
     if strategy.head == "reward":
-        _pad_for_scores(tokenizer, data, resolved)
-    return Read(tokenizer, rows, data)
+        _pad_for_scores(tokenizer, data, resolved, rows=vocabulary.rows)
+    return Read(tokenizer, vocabulary, rows, data)
 
 
 def refuse_idle_task(config: Config, template: TemplateChoice) -> None:
@@ -103,14 +109,32 @@ def refuse_idle_task(config: Config, template: TemplateChoice) -> None:
         raise ConfigError(Problem(f"{config.name}: task", what, fix))
 
 
-def _pad_for_scores(tokenizer: PreTrainedTokenizerBase, data: Data, resolved: Resolved) -> None:
-    """Have the score head read each text's last token, whoever pads it."""
+def _pad_for_scores(
+    tokenizer: PreTrainedTokenizerBase, data: Data, resolved: Resolved, *, rows: int
+) -> None:
+    """Have the score head read each text's last token, whoever pads it.
+
+    Args:
+        tokenizer: Its pad token is changed in place.
+        data: The pairs.
+        resolved: The first step's.
+        rows: Of the model's embedding.
+
+    Raises:
+        ConfigError: If the user's own pad token ends texts.
+    """
     from modelforge.models.pad import pad_for_scores
 
     pairs = (*data.train_tokens, *data.eval_tokens)
     ends = {pair.ids[side][-1] for pair in pairs for side in (0, 1)}
     ends |= {*resolved.provider.stop_tokens(resolved.source), tokenizer.eos_token_id}
-    rows = resolved.architecture.get_text_config().vocab_size
+    if resolved.config.settings.pad_token is not None:
+        if tokenizer.pad_token_id in ends:
+            what = f"{tokenizer.pad_token!r} ends texts, and the score is read at the last token "
+            what += "that is no padding"
+            fix = "leave it out, or set a token that no text ends in"
+            raise ConfigError(Problem(f"{resolved.config.name}: pad_token", what, fix))
+        return
     why = pad_for_scores(tokenizer, rows=rows, ends=ends)
     if why is not None:
         say(f"pad token: {tokenizer.pad_token!r}: {why}")

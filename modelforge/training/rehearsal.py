@@ -60,9 +60,6 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
     from modelforge.plan.step import alone
     from modelforge.plan.tracker import Tracker
 
-    if config.get("use_liger_kernel") and not find_spec("liger_kernel"):
-        what, fix = "the package liger-kernel is not installed", "install it, or set false"
-        raise ConfigError(Problem(f"{config.name}: use_liger_kernel", what, fix))
     processes = processes_of(config)  # which the rehearsal does not see
     adapted = resolved.source.adapter is not None
     strategy, config = resolved.strategy.planned(config, adapted=adapted)
@@ -71,7 +68,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(alone())
         stack.enter_context(running_as(cpu(), Tracker(cpu())))
-        model, peft_config = model_without_weights(config, resolved, read.tokenizer)
+        model, peft_config = model_without_weights(config, resolved, read.vocabulary)
         args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
         args.report_to = []
         tokenizer = copy.deepcopy(read.tokenizer)

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import adapter_config
 from modelforge.models.lora import lora_config
+from modelforge.models.vocabulary import grow
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
     from modelforge.config import Config
     from modelforge.models.attach import Head
-    from modelforge.models.source import ModelSource
+    from modelforge.models.vocabulary import Vocabulary
     from modelforge.training.resolve import Resolved
 
 
 def model_without_weights(
-    config: Config, resolved: Resolved, tokenizer: PreTrainedTokenizerBase
+    config: Config, resolved: Resolved, vocabulary: Vocabulary
 ) -> tuple[Any, Any]:
     """The model as the provider would load it, on the meta device, and the adapter TRL is to add.
 
@@ -31,16 +30,27 @@ def model_without_weights(
     """
     source, head = resolved.source, resolved.strategy.head
     where = f"{config.name}: model_name"
-    _refuse_tokens_beyond(tokenizer, resolved.architecture, source, where)
     model = _on_meta(config, resolved, where)
+    grow(model, vocabulary)
     if source.adapter is not None:
         _refuse_tied(model, adapter_config(source.adapter, head=head).target_modules, where)
         return _with_adapter(model, source.adapter, head, where), None
-    peft_config = lora_config(config.settings, head=head)
+    rows = vocabulary.trained
+    peft_config = lora_config(config.settings, head=head, model=model, rows=rows)
     if peft_config is not None:
+        if config.settings.lora_modules_to_save:
+            saved = config.settings.lora_modules_to_save
+            _refuse_unmatched(model, saved, f"{config.name}: lora_modules_to_save")
         targets, key = config.settings.lora_target_modules, f"{config.name}: lora_target_modules"
         _refuse_unmatched(model, targets, key)
         _refuse_tied(model, targets, key)
+        for field in ("exclude_modules", "modules_to_save"):
+            if config.settings.lora.get(field):
+                key = f"{config.name}: lora.{field}"
+                _refuse_unmatched(model, config.settings.lora[field], key)
+        for field in ("rank_pattern", "alpha_pattern"):
+            for name in config.settings.lora.get(field) or ():
+                _refuse_unmatched(model, rf"(.*\.)?({name})", f"{config.name}: lora.{field}")
     return model, peft_config
 
 
@@ -64,24 +74,6 @@ def _refuse_tied(model: Any, targets: str | Collection[str] | None, where: str) 
         what += "adapter of either could never be merged into it"
         fix = "leave it out; or save the base untied (tie_word_embeddings false, a head of its own)"
         raise ModelError(Problem(where, what, fix))
-
-
-def _refuse_tokens_beyond(
-    tokenizer: PreTrainedTokenizerBase,
-    architecture: PretrainedConfig,
-    source: ModelSource,
-    where: str,
-) -> None:
-    rows = architecture.get_text_config().vocab_size
-    beyond = [token for token, index in tokenizer.get_vocab().items() if index >= rows]
-    if not beyond:
-        return
-    listed = ", ".join(repr(token) for token in sorted(beyond)[:3])
-    what = f"the tokenizer of {source.tokenizer} has {len(tokenizer)} tokens, and the embedding "
-    what += f"{rows} rows: {listed}{' …' if len(beyond) > 3 else ''} would have none"
-    fix = f"remove them from the tokenizer, or resize_token_embeddings({len(tokenizer)}) the model "
-    fix += "and save it"
-    raise ModelError(Problem(where, what, fix))
 
 
 def _on_meta(config: Config, resolved: Resolved, where: str) -> Any:

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ from modelforge import registry
 from modelforge.common.console import headline, say, warn
 from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
-from modelforge.config import LORA_KEYS, Choice, Config
+from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
-from modelforge.errors import ConfigError, Interrupted, Problem, RunError
+from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
@@ -29,7 +29,7 @@ from modelforge.rewards.callables import code_of
 from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.strategies.rewarded import Rewarded
+from modelforge.strategies.rewarded import Rewarded, silent
 from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare
@@ -131,10 +131,31 @@ class RLHFTrainer:
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
         prepare(self.config, strategy)
+        self.check(stages[1:])  # the first is next, and prepares itself
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
             self._write_stages()  # with the config: the folder alone is enough to resume
             return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+
+    def check(self, stages: Sequence[str] | None = None) -> None:
+        """Prepare stages, each on the base in place of the models that stages before it train.
+
+        Args:
+            stages: Those to prepare; by default all of the config.
+
+        Raises:
+            UserError: If one cannot be run, as far as config, data, tokenizer and shape tell.
+        """
+        all_stages = registry.get_strategy(self.settings.strategy)().stages(self.config)
+        for name in all_stages if stages is None else stages:
+            headline(f"── {name}: check ──")
+            before = all_stages[: all_stages.index(name)]
+            try:
+                config, strategy = self._ready(name, awaited="reward" in before)
+                prepare(config, strategy)
+            except UserError as error:
+                problems = [replace(p, where=f"stage {name}: {p.where}") for p in error.problems]
+                raise type(error)(*problems) from error
 
     @contextmanager
     def _left_if_begun(self) -> Iterator[None]:
@@ -148,8 +169,13 @@ class RLHFTrainer:
                 remove_empty(made)
             raise
 
-    def _stage(self, name: str) -> Result:
-        """One ordinary run."""
+    def _ready(self, name: str, *, awaited: bool = False) -> tuple[Config, Strategy]:
+        """A stage's config and strategy.
+
+        Args:
+            name: The stage's.
+            awaited: Whether a stage that has not run yet trains a reward model for it.
+        """
         strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
         values = stage_values(self.config, name, strategy)
@@ -159,15 +185,22 @@ class RLHFTrainer:
             decided = LORA_KEYS if _is_adapter(self.done["sft"]) else ("model_revision",)
             values = {key: value for key, value in values.items() if key not in decided}
         functions = self.functions if rewarded else []
+        if rewarded and awaited:
+            functions = [*functions, (silent(REWARD_MODEL), 1.0)]
         # All stages share this process, and after Unsloth there is no PPO in it.
         values["provider"] = "huggingface"
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
         values["output_dir"] = str(self.root)
         loaded = load_config(values, trust_remote_code=self.settings.trust_remote_code)
-        config = dataclasses.replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
+        config = replace(loaded, path=self.config.path, base_dir=self.config.base_dir)
+        return config, strategy(functions) if rewarded else strategy()
+
+    def _stage(self, name: str) -> Result:
+        """One ordinary run."""
+        config, strategy = self._ready(name)
         headline(f"── {name} ──")
         try:
-            result = run_once(config, strategy(functions) if rewarded else strategy())
+            result = run_once(config, strategy)
         except Interrupted as stopped:
             raise Interrupted(self.root, stopped.step) from None  # the whole is resumed
         self.done[name] = result

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelforge.errors import Problem
     from modelforge.machine.hardware import Hardware
     from modelforge.models.source import ModelSource
+    from modelforge.models.vocabulary import Vocabulary
     from modelforge.strategy import Strategy
 
 
@@ -84,6 +85,7 @@ class Provider(Protocol):
         *,
         head: Literal["causal-lm", "reward"],
         tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
     ) -> Loaded:
         """The model with its adapter, or with the adapter TRL is to add."""
         ...

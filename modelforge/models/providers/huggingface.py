@@ -17,6 +17,7 @@ from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
 from modelforge.models.source import ModelSource
+from modelforge.models.vocabulary import Vocabulary, grow
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,7 @@ class HuggingFace:
         *,
         head: Literal["causal-lm", "reward"],
         tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
     ) -> Loaded:
         import transformers
         from safetensors import SafetensorError
@@ -149,10 +151,12 @@ class HuggingFace:
             raise ModelError(unreadable(source.base, "model", error)) from None
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
+        grow(model, vocabulary)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         _make_savable(getattr(model, "generation_config", None))
         if source.adapter is None:
-            return Loaded(model, lora_config(settings, head=head))
+            rows = vocabulary.trained
+            return Loaded(model, lora_config(settings, head=head, model=model, rows=rows))
         quantised = quantization is not None
         return Loaded(_with_adapter(model, source, head=head, quantised=quantised), None)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from modelforge.config import Config
     from modelforge.machine.hardware import Hardware
+    from modelforge.models.vocabulary import Vocabulary
     from modelforge.strategy import Strategy
 
 OTHERWISE = "set provider to huggingface or auto"
@@ -124,6 +125,7 @@ class Unsloth(HuggingFace):
         *,
         head: Literal["causal-lm", "reward"],
         tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
     ) -> Loaded:
         from unsloth import FastLanguageModel
 
@@ -195,6 +197,7 @@ def config_problems(config: Config) -> Iterator[Problem]:
         what = f"Unsloth cannot run {settings.strategy}: {why}"
         yield Problem(f"{name}: provider", what, OTHERWISE)
     refused: dict[str, tuple[bool, str]] = {
+        "lora": (bool(settings.lora), "is given to PEFT, and Unsloth makes its own adapter"),
         "lora_r": (settings.lora_r == 0, "trains all weights, for which Unsloth keeps no 32-bit"),
         "attn_implementation": (
             settings.attn_implementation != "auto" and config.given("attn_implementation"),
@@ -218,6 +221,10 @@ def config_problems(config: Config) -> Iterator[Problem]:
             "joins rows, whose borders Unsloth's collator for rows with labels drops",
         ),
     }
+    for key in ("add_tokens", "add_special_tokens", "resize_vocab", "train_tokens"):
+        refused[key] = (bool(config.get(key)), "asks for rows that Unsloth's loader does not make")
+    whole = bool(settings.lora_modules_to_save)
+    refused["lora_modules_to_save"] = (whole, "is trained by another part of Unsloth")
     for key, (wrong, what) in refused.items():
         if wrong:
             yield Problem(f"{name}: {key}", what, OTHERWISE)
