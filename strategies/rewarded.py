@@ -42,6 +42,12 @@ _FIGURES = (
 )
 
 
+# Tokens of the longest answer, where the user does not say. Peers: TRL samples 256, verl's GSM8K
+# example 1,024; a thinking model needs its thoughts whole.
+ANSWER, THOUGHT = 512, 2048
+BY_TASK = {"summarization": 128, "question-answering": 256}
+
+
 class RewardedSettings(Settings):
     """What learning from rewards adds to ModelForge's keys."""
 
@@ -169,15 +175,12 @@ class Rewarded(Strategy):
         assert isinstance(settings, RewardedSettings)
         choices: dict[str, Choice] = {}
         if not config.given("per_device_eval_batch_size"):
-            batch = config.micro_batch
-            rollout = batch * (config.get("gradient_accumulation_steps") or 1)
+            at_once = config.get("steps_per_generation")
+            rollout = config.micro_batch * (
+                at_once or config.get("gradient_accumulation_steps") or 1
+            )
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if settings.generation.max_new_tokens is None:
-            half = {"max_new_tokens": self.completion_tokens(config)}
-            generation = settings.generation.model_copy(update=half).model_dump()
-            why = "half of max_seq_length for the completion"
-            choices["generation"] = Choice(generation, "default", why)
         best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
         if best and not config.given("metric_for_best_model"):
             why = "the figure that the run is judged by; a policy's loss says nothing of it"
@@ -198,9 +201,16 @@ class Rewarded(Strategy):
         return (*_FIGURES, *rewards)
 
     def completion_tokens(self, config: Config) -> int:
-        """The longest completion, in tokens; where it was left open, half of what there is."""
+        """The longest completion, in tokens."""
         assert isinstance(config.settings, RewardedSettings)
-        return config.settings.generation.max_new_tokens or config.settings.max_seq_length // 2
+        longest = config.settings.max_seq_length
+        return config.settings.generation.max_new_tokens or min(ANSWER, longest // 2)
+
+    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
+        task = config.settings.task
+        if thinks:
+            return THOUGHT, "the chat template thinks before it answers"
+        return BY_TASK.get(task, ANSWER), f"answers of {task}"
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length - self.completion_tokens(config)

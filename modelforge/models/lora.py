@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from modelforge.machine.hardware import Hardware
 
 
+#: The adapter's output is scaled by alpha / rank (Schulman et al., LoRA Without Regret, 2025).
+ALPHA = 32
 _LANGUAGE_HEADS = {"lm_head"}
 
 
@@ -138,8 +140,9 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
         elif not starts_as_base(settings):
             why = f"{settings.lora['init_lora_weights']} decomposes weights that are not quantised"
             choices["use_4bit"] = Choice(False, "default", why)
-    if settings.lora_r and not config.given("lora_alpha"):
-        choices["lora_alpha"] = Choice(2 * settings.lora_r, "default", "twice lora_r, as is usual")
+    if settings.lora_r and not (config.given("lora_alpha") or settings.preset):
+        why = "fixed, so that one learning rate holds for every rank"
+        choices["lora_alpha"] = Choice(ALPHA, "default", why)
     if hardware.device == "cpu":
         if settings.use_8bit:
             why = "8-bit training needs a CUDA device"
