@@ -182,9 +182,7 @@ def test_calibration_moves_the_plan(wide):
 
 def test_flops_are_those_of_the_textbook(wide):
     """6 · parameters · tokens for full training, with attention on top."""
-    made = plan(
-        of_1024("sft", model=wide, lora_r=0, use_4bit=False, gradient_checkpointing=False)
-    )
+    made = plan(of_1024("sft", model=wide, lora_r=0, use_4bit=False, gradient_checkpointing=False))
     shape = find(config_of("sft", model=wide)).architecture
     layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
     weights = shape.num_hidden_layers * layer + 64000 * 4096
