@@ -76,6 +76,9 @@ class KTO(Strategy):
             fix = "remove it; the rows are shuffled once, by the seed"
             yield Problem(f"{config.name}: {sampling}", what, fix)
 
+    def uses_reference(self, config: Config) -> bool:
+        return True
+
     def least_micro_batch(self, config: Config) -> int:
         return 1 if config.get("loss_type") == "apo_zero_unpaired" else 2
 

@@ -11,7 +11,7 @@ from modelforge.config import Choice, Config
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
-from modelforge.strategies.rewarded import Rewarded, RewardedSettings
+from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
 from modelforge.strategy import Strategy
 
 # What PPO measures in an evaluation beside TRL's.
@@ -63,6 +63,7 @@ class PPO(Rewarded):
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
+        yield from lora_alone(config, "policy, reward and value share one base")
         assert isinstance(config.settings, PPOSettings)
         for key in type(config.settings.ppo).model_fields:
             theirs = TRL_NAMES.get(key, key)

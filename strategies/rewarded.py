@@ -42,6 +42,12 @@ _FIGURES = (
 )
 
 
+# Tokens of the longest answer, where the user does not say. Peers: TRL samples 256, verl's GSM8K
+# example 1,024; a thinking model needs its thoughts whole.
+ANSWER, THOUGHT = 512, 2048
+BY_TASK = {"summarization": 128, "question-answering": 256}
+
+
 class RewardedSettings(Settings):
     """What learning from rewards adds to ModelForge's keys."""
 
@@ -115,6 +121,8 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
+        if settings.reward_model is not None:
+            yield from lora_alone(config, "a reward model may share the policy's base")
         if config.get("remove_unused_columns"):
             yield Problem(
                 f"{config.name}: remove_unused_columns",
@@ -127,6 +135,9 @@ class Rewarded(Strategy):
             parse(config)
         except ConfigError as error:
             yield from error.problems
+
+    def uses_reference(self, config: Config) -> bool:
+        return bool(config.get("beta", self.defaults.get("beta", (0.0, ""))[0]))
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
@@ -164,15 +175,12 @@ class Rewarded(Strategy):
         assert isinstance(settings, RewardedSettings)
         choices: dict[str, Choice] = {}
         if not config.given("per_device_eval_batch_size"):
-            batch = config.micro_batch
-            rollout = batch * (config.get("gradient_accumulation_steps") or 1)
+            at_once = config.get("steps_per_generation")
+            rollout = config.micro_batch * (
+                at_once or config.get("gradient_accumulation_steps") or 1
+            )
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if settings.generation.max_new_tokens is None:
-            half = {"max_new_tokens": self.completion_tokens(config)}
-            generation = settings.generation.model_copy(update=half).model_dump()
-            why = "half of max_seq_length for the completion"
-            choices["generation"] = Choice(generation, "default", why)
         best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
         if best and not config.given("metric_for_best_model"):
             why = "the figure that the run is judged by; a policy's loss says nothing of it"
@@ -193,9 +201,16 @@ class Rewarded(Strategy):
         return (*_FIGURES, *rewards)
 
     def completion_tokens(self, config: Config) -> int:
-        """The longest completion, in tokens; where it was left open, half of what there is."""
+        """The longest completion, in tokens."""
         assert isinstance(config.settings, RewardedSettings)
-        return config.settings.generation.max_new_tokens or config.settings.max_seq_length // 2
+        longest = config.settings.max_seq_length
+        return config.settings.generation.max_new_tokens or min(ANSWER, longest // 2)
+
+    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
+        task = config.settings.task
+        if thinks:
+            return THOUGHT, "the chat template thinks before it answers"
+        return BY_TASK.get(task, ANSWER), f"answers of {task}"
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length - self.completion_tokens(config)
@@ -318,6 +333,14 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
         '"rewards.py:my_function", or a reward_model'
     )
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
+
+
+def lora_alone(config: Config, why: str) -> Iterable[Problem]:
+    """The problem of an adapter of another kind where PEFT is to hold several on one base."""
+    kind = config.settings.lora.get("peft_type", "LORA")
+    if kind != "LORA":
+        what = f"is {kind}: {why}, and PEFT mixes no kinds of adapters there"
+        yield Problem(f"{config.name}: lora.peft_type", what, "remove it")
 
 
 def silent(name: str) -> Callable[..., list[float]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelforge.callbacks.alarms import findings
+from modelforge.callbacks.alarms import findings, first_words, too_many_cut
 from modelforge.cli import main as cli
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
@@ -60,6 +60,17 @@ def test_noise_is_no_warning():
 def test_held_out_scores_alone_show_reward_hacking():
     held_out = logs(count=6, reward=(0, 2), judge=(0, -2))
     assert [p.where for p in findings(logs(), held_out, Args())] == ["rewards/judge/mean"]
+
+
+def test_more_than_a_tenth_of_cut_answers_is_an_alarm_and_the_first_steps_say_both_shares():
+    cut = too_many_cut(logs(cut=(0.0, 0.5)), Args())
+    assert cut is not None and "mask_truncated_completions" in cut.fix
+    assert too_many_cut(logs(cut=(0.9, 0.05)), Args()) is None
+    step = {"loss": 0.0, "frac_reward_zero_std": 0.25, "completions/clipped_ratio": 0.5}
+    shares, meaning = first_words(step, first=True)
+    assert shares == "25% of the groups have no signal, 50% of the answers are cut"
+    assert "loss near 0 is normal" in meaning
+    assert first_words(step, first=False) == [shares] and first_words({}, first=True) == []
 
 
 # --- bad input --------------------------------------------------------------------------------

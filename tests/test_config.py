@@ -322,4 +322,4 @@ def test_null_and_auto_leave_a_key_open():
     over = ["fp16=auto", "max_seq_length=null"]
     config = load_config({**MINIMAL, "max_seq_length": 64, **said}, overrides=over)
     assert not any(config.given(key) for key in ("bf16", "fp16", "lora_r", "max_seq_length"))
-    assert config.settings.lora_r == 16 and config.settings.max_seq_length == 1024
+    assert config.settings.lora_r == 16 and config.settings.max_seq_length == 2048

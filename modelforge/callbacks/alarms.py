@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modelforge.common.console import warn
+from modelforge.common.console import say, warn
 from modelforge.config import JUDGE
 from modelforge.errors import Problem
 from modelforge.runs import files
@@ -25,6 +25,8 @@ FAR_FROM_REFERENCE = 1.0
 
 # Steps after which a run whose rewards never differed is told so.
 FIRST_STEPS = 5
+# Share of answers that may be cut at their longest.
+CUT = 0.1
 
 
 class Alarms(TrainerCallback):
@@ -43,6 +45,7 @@ class Alarms(TrainerCallback):
         for logs in state.log_history:
             self._keep(logs)
         self.said = {problem.where for problem in findings(self.train, self.eval, args)}
+        self.said |= {problem.where for problem in [too_many_cut(self.train, args)] if problem}
 
     def on_log(
         self,
@@ -56,10 +59,14 @@ class Alarms(TrainerCallback):
         self._keep(logs or {})
         if not state.is_world_process_zero:
             return
-        found = findings(self.train, self.eval, args)
-        silent = no_signal(self.train, args) if state.global_step >= FIRST_STEPS else None
-        for problem in [*found, *([silent] if silent else [])]:
-            if problem.where not in self.said:
+        if "loss" in (logs or {}) and state.global_step <= FIRST_STEPS:
+            for line in first_words(self.train[-1], first=len(self.train) == 1):
+                say(f"step {state.global_step}: {line}")
+        found: list[Problem | None] = [*findings(self.train, self.eval, args)]
+        if state.global_step >= FIRST_STEPS:
+            found += [no_signal(self.train, args), too_many_cut(self.train, args)]
+        for problem in found:
+            if problem is not None and problem.where not in self.said:
                 self.said.add(problem.where)
                 warn(str(problem), step=state.global_step)
                 row = {"step": state.global_step, **vars(problem)}
@@ -96,6 +103,51 @@ def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
         "more num_generations or a higher generation.temperature"
     )
     return Problem("reward", what, fix)
+
+
+def first_words(log: Mapping[str, Any], *, first: bool) -> list[str]:
+    """What the first steps' logs mean: groups without a signal, and answers that were cut.
+
+    Args:
+        log: Of one step.
+        first: Whether it is the run's first: then it is explained.
+    """
+    same, cut = log.get("frac_reward_zero_std"), log.get("completions/clipped_ratio")
+    shares = []
+    if _is_number(same):
+        shares.append(f"{same:.0%} of the groups have no signal")
+    if _is_number(cut):
+        shares.append(f"{cut:.0%} of the answers are cut")
+    if not shares:
+        return []
+    lines = [", ".join(shares)]
+    if first and _is_number(same):
+        lines.append(
+            "a group without a signal has answers that all score alike, and teaches nothing; a "
+            "loss near 0 is normal, since a group's advantages add up to 0"
+        )
+    return lines
+
+
+def too_many_cut(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
+    """That more than a tenth of the answers ends at its longest; None where fewer do.
+
+    Args:
+        logs: Of the trainer, all that there are.
+        args: The TRL config.
+    """
+    key = "completions/clipped_ratio"
+    share = _mean(logs[-WINDOW:], key)
+    if share is None or share <= CUT:
+        return None
+    longest = getattr(args, "max_completion_length", None)
+    what = f"is {share:.0%}: so many answers are cut at {longest} tokens, and scored unfinished"
+    fix = "raise generation.max_new_tokens"
+    if hasattr(args, "missing_eos_penalty"):
+        fix += "" if args.missing_eos_penalty else ", or set ppo.missing_eos_penalty"
+    elif not getattr(args, "mask_truncated_completions", False):
+        fix += ", or set mask_truncated_completions to true"
+    return Problem(key, what, fix)
 
 
 def too_short_to_tell(logs: Sequence[Mapping[str, Any]], steps: int) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 from modelforge import registry
 from modelforge.common.paths import KeysOf
+from modelforge.configfile.adapters import section_schema
 from modelforge.configfile.bounds import BOUNDS, OBJECTS, VALUES
 from modelforge.configfile.peers import advice
 from modelforge.errors import Problem, did_you_mean
@@ -79,6 +80,7 @@ def build(strategy: type[Strategy]) -> dict[str, Any]:
         for mark in known.metadata:
             if isinstance(mark, KeysOf):
                 own[key] |= _section(mark)
+    own["lora"] |= section_schema(_field_schema)
     config_class = strategy.trl_config_class()
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
