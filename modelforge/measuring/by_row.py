@@ -197,7 +197,7 @@ class ByRow(Trainer):
             self.accelerator = self.accelerator.whole
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """DPO's and KTO's: of held-out rows as they are measured, so that they are those of the start."""
+        """Of held-out rows as they are measured, so that they are those of the start (DPO, KTO)."""
         trainer: Any = super()
         if name == "train":
             return trainer._precompute_ref_logps(dataset, name, batch_size)
