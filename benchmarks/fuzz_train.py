@@ -42,15 +42,15 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 LIMIT = 60.0  # seconds of processor time that a case may take
-STRATEGIES = ("sft", "qlora", "reward", "dpo", "grpo", "rloo", "ppo")
-KIND = {"sft": "data.jsonl", "qlora": "data.jsonl", "reward": "pairs.jsonl", "dpo": "pairs.jsonl"}
+STRATEGIES = ("sft", "qlora", "reward", "dpo", "grpo", "rloo", "ppo", "rlhf")
+KIND = {"sft": "data.jsonl", "qlora": "data.jsonl"}
+KIND |= dict.fromkeys(("reward", "dpo", "rlhf"), "pairs.jsonl")
 # Keys that reach outside of the process, or whose only effect is to take long.
 LEFT_ALONE = """
-    strategy model_name dataset output_dir run_name push_to_hub torch_compile torch_compile_backend
-    torch_compile_mode report_to distributed deepspeed fsdp fsdp_config ddp_backend
+    strategy model_name dataset output_dir run_name torch_compile torch_compile_mode
+    report_to distributed deepspeed fsdp fsdp_config ddp_backend
     dataloader_num_workers dataset_num_proc trust_remote_code model_revision dataset_split
-    hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision use_vllm $schema
-    reward_model judge_model
+    use_vllm $schema reward_model judge_model stages
 """
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 512,
          "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
@@ -98,6 +98,8 @@ def make_models(folder: Path) -> list[str]:
     words = copy.deepcopy(tokenizer)
     words.chat_template = None
     save("no_template", plain, words)
+    save("thinks", plain, thinking(copy.deepcopy(tokenizer)))
+    save("appends_eos", plain, appending(copy.deepcopy(tokenizer)))
     scores = AutoModelForSequenceClassification.from_config(small(num_labels=1))
     save("scores", scores)
     save("labels", AutoModelForSequenceClassification.from_config(small(num_labels=3)))
@@ -112,6 +114,27 @@ def make_models(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def thinking(words: Any) -> Any:
+    """A tokenizer whose template opens a thought, and takes earlier ones away."""
+    words.chat_template = (
+        "{%- for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}{% endfor %}"
+        "{%- if add_generation_prompt %}<|assistant|><think>{% endif %}"
+    )
+    return words
+
+
+def appending(words: Any) -> Any:
+    """A tokenizer without a template that ends each text in EOS."""
+    from tokenizers.processors import TemplateProcessing
+
+    eos = words.eos_token
+    words.chat_template = None
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {eos}", special_tokens=[(eos, words.eos_token_id)]
+    )
+    return words
+
+
 def make(random: Random, models: list[str], folder: Path) -> dict[str, Any]:
     """One config: one that trains, with a few of its keys changed."""
     strategy = random.choice(STRATEGIES)
@@ -124,8 +147,10 @@ def make(random: Random, models: list[str], folder: Path) -> dict[str, Any]:
         "output_dir": str(folder.parent / "runs"), "eval_split": random.choice((0, 4)),
         "learning_rate": 1e-3, "save_strategy": "no", "optim": "adamw_torch", "resume": "never",
     }  # fmt: skip
+    if strategy in ("grpo", "rloo", "ppo", "rlhf"):
+        values["generation"] = {"max_new_tokens": 4}
     if strategy in ("grpo", "rloo", "ppo"):
-        values |= {"generation": {"max_new_tokens": 4}, "rewards": ["exact_match"]}
+        values["rewards"] = ["exact_match"]
     if strategy in ("grpo", "rloo"):
         values["num_generations"] = 2
     keys = [key for key in schema["properties"] if key not in LEFT_ALONE.split()]
@@ -143,6 +168,8 @@ def likely(random: Random, key: str, value: Any) -> Any:
     """A value that runs: short where the schema knows no upper bound."""
     if key in ("max_steps", "num_train_epochs") and isinstance(value, int | float):
         return random.choice((1, 2, 3))
+    if key == "torch_compile_backend":  # inductor takes a minute
+        return random.choice(("tvm", "no_such", "eager", "ipex"))
     if key == "lora_target_modules":
         return random.choice((value, "all-linear", ["q_proj"], ["q_proj", "embed_tokens"],
                               ["lm_head"], ".*proj", ["c_attn"], ["query_key_value"]))  # fmt: skip
@@ -160,6 +187,8 @@ def run_case(values: dict[str, Any]) -> str:
     try:
         config = modelforge.load_config(values)
         prepare(config)
+        if config.settings.strategy == "rlhf":
+            modelforge.RLHFTrainer(config).check()
     except modelforge.UserError:
         return "refused"
     build = running.build_trainer

@@ -33,7 +33,7 @@ class Generation(Section):
 
     max_new_tokens: Annotated[
         Annotated[int, Field(ge=1)] | None,
-        Field(description="Longest completion, in tokens; by default half of max_seq_length."),
+        Field(description="Longest completion, in tokens; by default by model and task."),
     ] = None
     temperature: Annotated[float, Field(description="Sampling temperature.", gt=0)] = 1.0
     top_k: Annotated[
@@ -161,8 +161,12 @@ class Settings(Section):
     ] = Field(default_factory=dict)
     hardware_profile: Annotated[
         Literal["auto", "cpu", "low", "mid", "high", "max"],
-        Field(description="The defaults for a size of card; `modelforge profiles` lists all."),
+        Field(description="How a size of card computes; `modelforge profiles` lists all."),
     ] = "auto"
+    preset: Annotated[
+        Literal["mid", "high"] | None,
+        Field(description="Fixed settings for an 8B model: mid (rank 16) or high (rank 64)."),
+    ] = None
     memory_budget_gb: Annotated[
         float | None,
         Field(description="The GPU memory, in GiB, that the run must stay within.", gt=0),
@@ -186,10 +190,7 @@ class Settings(Section):
     lora_r: Annotated[int, Field(description="The LoRA rank; 0 trains all weights.", ge=0)] = 16
     lora_alpha: Annotated[
         int,
-        Field(
-            description="The LoRA alpha: the adapter's output is scaled by lora_alpha / lora_r.",
-            ge=1,
-        ),
+        Field(description="The LoRA alpha: what LoRA adds is scaled by lora_alpha / lora_r.", ge=1),
     ] = 32
     lora_dropout: Annotated[
         float, Field(description="The dropout in the LoRA layers.", ge=0, lt=1)
@@ -198,6 +199,12 @@ class Settings(Section):
         str | list[str],
         Field(description="The modules that get LoRA; all-linear: all linear layers but the head."),
     ] = "all-linear"
+    lora: Annotated[
+        dict[str, Any],
+        Field(
+            description="Fields of PEFT's config: LoRA's, or of the method that peft_type names."
+        ),
+    ] = Field(default_factory=dict)
     lora_modules_to_save: Annotated[
         list[str], Field(description="Modules trained whole beside LoRA, such as embed_tokens.")
     ] = Field(default_factory=list)
@@ -222,7 +229,7 @@ class Settings(Section):
     ] = None
     max_seq_length: Annotated[
         int, Field(description="The longest sequence (prompt and completion), in tokens.", ge=8)
-    ] = 1024
+    ] = 2048
     warmup_ratio: Annotated[
         float,
         Field(
@@ -286,6 +293,10 @@ LORA_KEYS = (
     *("lora_modules_to_save", "train_tokens"),
 )
 
+#: Values of ``lora.init_lora_weights`` that take the adapter's part out of the base: off, it is not
+#: the base any more.
+OUT_OF_BASE = ("pissa", "olora")
+
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"
 
@@ -296,8 +307,8 @@ class Choice:
 
     Attributes:
         value: The value.
-        source: ``config``, ``--set``, ``strategy``, ``profile``, ``machine``, ``model``,
-            ``adapter``, ``data``, ``plan``, ``memory`` or ``default``.
+        source: ``config``, ``--set``, ``strategy``, ``preset``, ``profile``, ``machine``,
+            ``model``, ``adapter``, ``data``, ``plan``, ``memory`` or ``default``.
         reason: Why this value, in half a sentence; empty where the user said it.
     """
 

@@ -130,6 +130,8 @@ class Strategy:
         settings: Its ModelForge keys.
         defaults: Key → (value, reason), for ModelForge's and TRL's keys alike.
         measure: Its held-out figure.
+        batch_rows: Rows that an optimiser step learns from, over all cards.
+        ranks: The LoRA rank for few trained tokens, and the highest one, for many.
         generates: Whether its trainer samples answers. Then a training step takes the rows of a
             whole rollout as they are, and not a micro-batch from the collator.
         padding_free: Whether TRL's config has ``padding_free``, with the same loss.
@@ -145,6 +147,8 @@ class Strategy:
     settings: ClassVar[type[Settings]] = Settings
     defaults: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     measure: ClassVar[Measure]
+    batch_rows: ClassVar[tuple[int, str]] = (16, "the batch that our learning rates are for")
+    ranks: ClassVar[tuple[int, int]] = (16, 16)
     generates: ClassVar[bool] = False
     padding_free: ClassVar[bool] = False
     unsloth: ClassVar[tuple[bool, str]] = (False, "its class does not say that it can")
@@ -173,6 +177,32 @@ class Strategy:
             fix = "leave it out; raise max_seq_length for long rows"
             yield Problem(f"{config.name}: truncation_mode", what, fix)
 
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str] | None:
+        """LoRA's rate for a model, and why; None leaves it to TRL.
+
+        Args:
+            model_type: The model's family, as in its config.json.
+            weights: How many it has; 0 where that is unknown.
+        """
+        return self.defaults.get("learning_rate")
+
+    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
+        """The longest answer that its trainer samples by default, in tokens, and why; 0 for none.
+
+        Args:
+            config: With the defaults filled in so far.
+            thinks: Whether the model thinks before it answers, by its chat template.
+        """
+        return 0, "nothing is sampled"
+
+    def group(self, config: Config) -> int:
+        """Answers to one prompt, which no rollout may divide; 1 where rows stand alone."""
+        return 1
+
+    def rows_per_step(self, config: Config) -> tuple[int, str]:
+        """Rows (or answers) that an optimiser step learns from, over all cards, and why."""
+        return self.batch_rows
+
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
         key = "per_device_eval_batch_size"
@@ -186,6 +216,10 @@ class Strategy:
         if config.given(key) and config.get(key) != 1:
             warn(f"{key} {config.get(key)} is not used: held-out rows are measured {why}")
         return {key: Choice(1, "default", why)}
+
+    def uses_reference(self, config: Config) -> bool:
+        """Whether it compares with the model as it began, which is the base, its adapter off."""
+        return False
 
     def least_micro_batch(self, config: Config) -> int:
         """The fewest rows of a forward pass that its loss is right for."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from modelforge.config import Config
+from modelforge.errors import Problem
 from modelforge.strategy import (
     STAND_IN_ID,
     STAND_IN_WORD,
@@ -16,6 +17,13 @@ from modelforge.strategy import (
 )
 
 _SIDES = ("chosen", "rejected")
+_MICRO = "per_device_train_batch_size"
+
+
+def losses_of(config: Config) -> list[str]:
+    """The names of the losses that are added up."""
+    said = config.get("loss_type") or "sigmoid"
+    return [said] if isinstance(said, str) else list(said)
 
 
 class DPO(Strategy):
@@ -37,7 +45,10 @@ class DPO(Strategy):
         chance=0.5,
     )
     unsloth = (True, "its DPOTrainer")
-    ignored = {"label_smoothing_factor": "set label_smoothing"}
+    ignored = {
+        "label_smoothing_factor": "set label_smoothing",
+        "dataset_num_proc": "remove it: the rows are tokenised when they are read",
+    }
 
     @classmethod
     def trl_config_class(cls) -> type:
@@ -61,6 +72,31 @@ class DPO(Strategy):
                 return super()._prepare_dataset(dataset, *args, **kwargs)
 
         return DPOTrainer
+
+    def check(self, config: Config) -> Iterable[Problem]:
+        """What TRL would say at the first step, or not at all."""
+        yield from super().check(config)
+        losses, weights = losses_of(config), config.get("loss_weights")
+        where, smoothing = config.name, config.get("label_smoothing") or 0.0
+        if weights is not None and len(weights) != len(losses):
+            what = f"has {len(weights)} numbers for {len(losses)} losses"
+            yield Problem(f"{where}: loss_weights", what, "give one for each of loss_type")
+        if "robust" in losses and not 0 < smoothing < 0.5:
+            what = f"is {smoothing:g}: the share of pairs that are labelled the wrong way round"
+            fix = "set a share above 0 and below 0.5, or loss_type sigmoid"
+            yield Problem(f"{where}: label_smoothing", what, fix)
+        if "exo_pair" in losses and not 0 < smoothing < 1:
+            what = f"is {smoothing:g}, and exo_pair takes its logarithm"
+            yield Problem(f"{where}: label_smoothing", what, "set 0.001, as the paper does")
+        if config.given(_MICRO) and config.micro_batch < self.least_micro_batch(config):
+            what = "is 1: aot compares sorted rows of a micro-batch, and one row has no order"
+            yield Problem(f"{where}: {_MICRO}", what, "set 2 or more, or loss_type sigmoid")
+
+    def least_micro_batch(self, config: Config) -> int:
+        return 2 if {"aot", "aot_unpaired"} & set(losses_of(config)) else 1
+
+    def uses_reference(self, config: Config) -> bool:
+        return True
 
     def arguments(self, config: Config) -> dict[str, Any]:
         return {"max_length": config.settings.max_seq_length}

@@ -41,6 +41,7 @@ class KTO(Strategy):
     ignored = {
         "label_smoothing_factor": "remove it: there are no labels to smooth",
         "data_seed": "set seed",
+        "dataset_num_proc": "remove it: the rows are tokenised when they are read",
     }
     unsloth = (False, "its KTOTrainer is not tried here")
 
@@ -75,6 +76,9 @@ class KTO(Strategy):
             what = "must be sequential: each row's KL term is made from its neighbours"
             fix = "remove it; the rows are shuffled once, by the seed"
             yield Problem(f"{config.name}: {sampling}", what, fix)
+
+    def uses_reference(self, config: Config) -> bool:
+        return True
 
     def least_micro_batch(self, config: Config) -> int:
         return 1 if config.get("loss_type") == "apo_zero_unpaired" else 2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modelforge.common.console import say
+from modelforge.common.console import say, warn
 from modelforge.common.paths import LocalText
 from modelforge.config import (
     REWARD_MODEL,
@@ -40,6 +40,12 @@ _FIGURES = (
     *(f"sampling/sampling_logp_difference/{name}" for name in ("mean", "max")),
     *(f"sampling/importance_sampling_ratio/{name}" for name in ("min", "mean", "max")),
 )
+
+
+# Tokens of the longest answer, where the user does not say. Peers: TRL samples 256, verl's GSM8K
+# example 1,024; a thinking model needs its thoughts whole.
+ANSWER, THOUGHT = 512, 2048
+BY_TASK = {"summarization": 128, "question-answering": 256}
 
 
 class RewardedSettings(Settings):
@@ -102,6 +108,7 @@ class Rewarded(Strategy):
 
     def __init__(self, functions: Sequence[tuple[Callable[..., Any], float]] = ()) -> None:
         self.functions = list(functions)
+        self.scorers: list[Callable[..., Any]] = []  # of the trainer that was built last
 
     def check(self, config: Config) -> Iterable[Problem]:
         settings = config.settings
@@ -115,6 +122,8 @@ class Rewarded(Strategy):
                 "lower it, or raise max_seq_length",
             )
         yield from vllm.config_problems(config)
+        if settings.reward_model is not None:
+            yield from lora_alone(config, "a reward model may share the policy's base")
         if config.get("remove_unused_columns"):
             yield Problem(
                 f"{config.name}: remove_unused_columns",
@@ -127,6 +136,9 @@ class Rewarded(Strategy):
             parse(config)
         except ConfigError as error:
             yield from error.problems
+
+    def uses_reference(self, config: Config) -> bool:
+        return bool(config.get("beta", self.defaults.get("beta", (0.0, ""))[0]))
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.rewards import reward_columns
@@ -157,6 +169,7 @@ class Rewarded(Strategy):
     def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         from modelforge.rewards.tried import try_rewards
 
+        _warn_of_sampling(config)
         try_rewards(config, rows, tokenizer)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
@@ -164,15 +177,12 @@ class Rewarded(Strategy):
         assert isinstance(settings, RewardedSettings)
         choices: dict[str, Choice] = {}
         if not config.given("per_device_eval_batch_size"):
-            batch = config.micro_batch
-            rollout = batch * (config.get("gradient_accumulation_steps") or 1)
+            at_once = config.get("steps_per_generation")
+            rollout = config.micro_batch * (
+                at_once or config.get("gradient_accumulation_steps") or 1
+            )
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if settings.generation.max_new_tokens is None:
-            half = {"max_new_tokens": self.completion_tokens(config)}
-            generation = settings.generation.model_copy(update=half).model_dump()
-            why = "half of max_seq_length for the completion"
-            choices["generation"] = Choice(generation, "default", why)
         best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
         if best and not config.given("metric_for_best_model"):
             why = "the figure that the run is judged by; a policy's loss says nothing of it"
@@ -193,9 +203,16 @@ class Rewarded(Strategy):
         return (*_FIGURES, *rewards)
 
     def completion_tokens(self, config: Config) -> int:
-        """The longest completion, in tokens; where it was left open, half of what there is."""
+        """The longest completion, in tokens."""
         assert isinstance(config.settings, RewardedSettings)
-        return config.settings.generation.max_new_tokens or config.settings.max_seq_length // 2
+        longest = config.settings.max_seq_length
+        return config.settings.generation.max_new_tokens or min(ANSWER, longest // 2)
+
+    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
+        task = config.settings.task
+        if thinks:
+            return THOUGHT, "the chat template thinks before it answers"
+        return BY_TASK.get(task, ANSWER), f"answers of {task}"
 
     def max_row_tokens(self, config: Config) -> int:
         return config.settings.max_seq_length - self.completion_tokens(config)
@@ -289,12 +306,31 @@ class Rewarded(Strategy):
         rollouts = Rollouts(parts.run_dir)
         arguments["reward_funcs"] = [rollouts.recording(function) for function, _ in rewards]
         trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
-        for function, _ in rewards:
+        self.scorers = [function for function, _ in rewards]
+        for function in self.scorers:
             if isinstance(function, SharedBaseReward):
                 function.attach(trainer.model)
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer
+
+
+def _warn_of_sampling(config: Config) -> None:
+    """Say what samples from another distribution than the policy that is updated."""
+    settings = config.settings
+    assert isinstance(settings, RewardedSettings)
+    penalty = config.get("repetition_penalty")
+    cuts = {
+        "generation.top_p": settings.generation.top_p < 1,
+        "generation.top_k": settings.generation.top_k > 0,
+        "min_p": bool(config.get("min_p")),
+        "repetition_penalty": penalty is not None and penalty != 1,
+    }
+    for key in (key for key, cut in cuts.items() if cut):
+        warn(
+            f"{key}: answers are sampled from another distribution than the policy's own, by which "
+            "ratio and KL are computed: both are biased → leave it out while training"
+        )
 
 
 def _reward_of(config: Config, rows: Dataset) -> Choice:
@@ -320,6 +356,14 @@ def _reward_of(config: Config, rows: Dataset) -> Choice:
     raise ConfigError(Problem(f"{config.name}: rewards", what, fix))
 
 
+def lora_alone(config: Config, why: str) -> Iterable[Problem]:
+    """The problem of an adapter of another kind where PEFT is to hold several on one base."""
+    kind = config.settings.lora.get("peft_type", "LORA")
+    if kind != "LORA":
+        what = f"is {kind}: {why}, and PEFT mixes no kinds of adapters there"
+        yield Problem(f"{config.name}: lora.peft_type", what, "remove it")
+
+
 def silent(name: str) -> Callable[..., list[float]]:
     """A reward function of this name that says nothing."""
 
@@ -327,4 +371,5 @@ def silent(name: str) -> Callable[..., list[float]]:
         return [0.0] * len(completions)
 
     reward.__name__ = name
+    reward.stands_in = True  # type: ignore[attr-defined]
     return reward

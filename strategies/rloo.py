@@ -13,7 +13,7 @@ class RLOO(GRPO):
     defaults = {
         "learning_rate": (1e-5, "usual for RLOO with LoRA"),
         "num_train_epochs": (1, "each prompt is sampled several times a pass"),
-        "num_generations": (4, "the paper's k"),
+        "num_generations": (8, "as grpo: the baseline is the mean of the other seven"),
         "beta": (0.05, "the paper's weight of the KL to the start"),
     }
 

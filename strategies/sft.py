@@ -9,6 +9,7 @@ from pydantic import Field
 
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import Problem
+from modelforge.models.rates import sft_rate
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class SFT(Strategy):
     data_kind = "demonstration"
     settings = SFTSettings
     defaults = {
-        "learning_rate": (2e-4, "usual for LoRA fine-tuning"),
         "num_train_epochs": (3, "usual for a few thousand demonstrations"),
         "warmup_ratio": (0.03, "a short warm-up steadies the first steps"),
         "lr_scheduler_type": ("cosine", "decays to nothing at the end of the run"),
     }
     measure = Measure("eval_loss", "held-out loss", higher_is_better=False)
+    ranks = (16, 64)
     padding_free = True
     unsloth = (True, "its SFTTrainer takes our tokens and labels as they are")
 
@@ -55,6 +56,9 @@ class SFT(Strategy):
         from trl import SFTTrainer
 
         return SFTTrainer
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return sft_rate(model_type, weights)
 
     def check(self, config: Config) -> Iterable[Problem]:
         """What of TRL's keys the rows, which are tokenised here, leave without effect."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelforge.callbacks.alarms import findings
+from modelforge.callbacks.alarms import findings, first_words, too_many_cut
 from modelforge.cli import main as cli
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
@@ -50,6 +50,32 @@ def test_what_goes_wrong_is_named_with_advice(series, target, where):
     assert all(problem.fix for problem in found)
 
 
+@pytest.mark.parametrize(
+    ("series", "count", "where"),
+    [
+        ({"ev": (-3, -1)}, 6, "value/explained_variance"),
+        ({"ev": (-3, 0.4)}, 6, None),  # it has learned
+        ({"ev": (0, 0)}, 4, None),  # too few to tell
+        ({"cut": (1, 1)}, 6, "completions/clipped_ratio"),
+        ({"cut": (1, 0.5)}, 6, None),
+        ({"moved": (0, 0), "reward": (0, 1), "reward_std": (1, 1), "learning_rate": (1, 1)}, 20,
+         "kl/old_policy"),
+        ({"moved": (0, 0), "reward": (0, 1), "reward_std": (1, 1), "learning_rate": (0, 0)}, 20,
+         None),
+    ],
+)  # fmt: skip
+def test_the_first_steps_show_what_fails_most(series, count, where):
+    names = {"ev": "value/explained_variance", "cut": "completions/clipped_ratio",
+             "moved": "kl/old_policy"}  # fmt: skip
+    rows = [
+        {"loss": 0.1} | {names.get(k, k): a + (b - a) * i / (count - 1) for k, (a, b) in
+                         series.items()}
+        for i in range(count)
+    ]  # fmt: skip
+    found = findings(rows, [], Args())
+    assert [problem.where for problem in found] == ([where] if where else [])
+
+
 def test_noise_is_no_warning():
     torch.manual_seed(0)
     noise = torch.randn(60, 3).tolist()
@@ -60,6 +86,17 @@ def test_noise_is_no_warning():
 def test_held_out_scores_alone_show_reward_hacking():
     held_out = logs(count=6, reward=(0, 2), judge=(0, -2))
     assert [p.where for p in findings(logs(), held_out, Args())] == ["rewards/judge/mean"]
+
+
+def test_more_than_a_tenth_of_cut_answers_is_an_alarm_and_the_first_steps_say_both_shares():
+    cut = too_many_cut(logs(cut=(0.0, 0.5)), Args())
+    assert cut is not None and "mask_truncated_completions" in cut.fix
+    assert too_many_cut(logs(cut=(0.9, 0.05)), Args()) is None
+    step = {"loss": 0.0, "frac_reward_zero_std": 0.25, "completions/clipped_ratio": 0.5}
+    shares, meaning = first_words(step, first=True)
+    assert shares == "25% of the groups have no signal, 50% of the answers are cut"
+    assert "loss near 0 is normal" in meaning
+    assert first_words(step, first=False) == [shares] and first_words({}, first=True) == []
 
 
 # --- bad input --------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ CASES = {
     "every row masked": case(
         "no assistant", {"data.jsonl": lines({"messages": [{"role": "user", "content": "Hi"}]})}
     ),
-    "wrong encoding": case("UTF-8", {"data.jsonl": lines(GOOD_SFT).encode("utf-16-le")}),
+    "wrong encoding": case("UTF-8", {"data.jsonl": lines(GOOD_SFT).encode() + b"\xff\n"}),
     "template that does not parse": case(
         "template", DATA | {"t.jinja": "{% for m in messages %}"}, chat_template="t.jinja"
     ),

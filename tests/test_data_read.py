@@ -1,8 +1,12 @@
 """Reading files: every ending, every way to be broken."""
 
+import bz2
+import functools
 import gzip
 import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,16 @@ from hypothesis import strategies as st
 
 from modelforge.common.sources import DatasetSource
 from modelforge.data.files import SUFFIXES, read_file
+from modelforge.data.packed import NAMES
 from modelforge.data.sources import read_source
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
+
+
+@functools.cache
+def whole(suffix: str) -> bytes:
+    return as_bytes(suffix, ROWS)  # an Excel file holds the time it was made
 
 
 def as_bytes(suffix: str, rows: list[dict]) -> bytes:
@@ -31,6 +41,8 @@ def as_bytes(suffix: str, rows: list[dict]) -> bytes:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().encode()
+    if suffix == ".xlsx":
+        return as_xlsx([list(rows[0]), *(list(row.values()) for row in rows)])
     import pyarrow
     import pyarrow.parquet
 
@@ -44,9 +56,36 @@ def as_bytes(suffix: str, rows: list[dict]) -> bytes:
     return out.getvalue()
 
 
+def as_xlsx(cells: list[list], *others: list[list]) -> bytes:
+    openpyxl = pytest.importorskip("openpyxl")
+    book, out = openpyxl.Workbook(), io.BytesIO()
+    for row in cells:
+        book.active.append(row)
+    for rows in others:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    book.save(out)
+    return out.getvalue()
+
+
+def as_zip(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
 def packed_by(how: str, raw: bytes) -> bytes:
     if how == ".gz":
         return gzip.compress(raw, mtime=0)
+    if how == ".bz2":
+        return bz2.compress(raw)
+    if how == ".xz":
+        return lzma.compress(raw)
+    if how == ".zip":
+        return as_zip(rows=raw)
     if how == ".zst":
         import pyarrow
 
@@ -69,7 +108,7 @@ def problems(path: Path) -> list[str]:
 TABLES = [suffix for suffix in SUFFIXES if suffix != ".txt"]
 
 
-@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("packed", ["", *NAMES])
 @pytest.mark.parametrize("suffix", TABLES)
 def test_every_ending_gives_the_same_rows(tmp_path, suffix, packed):
     name = f"rows{suffix}{packed}"
@@ -102,6 +141,52 @@ def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding):
     assert [row.cells for row in table.rows] == [{"a": "é"}]
     known = encoding.upper()[:6] if encoding != "utf-8-sig" else ""
     assert table.notes == ([f"a.jsonl: read as {known}"] if known else [])
+
+
+FRENCH = '{"q": "Où est le café ?", "a": "À côté de l’église — naïve, garçon, €5"}\n'
+TEXTS = {
+    "cp1252": FRENCH,
+    "utf-16-le": FRENCH,
+    "utf-16-be": FRENCH,
+    "gbk": '{"q": "你好，请问北京在哪里？", "a": "北京是中国的首都。"}\n',
+    "cp1251": '{"q": "Привет, как дела?", "a": "Хорошо, спасибо"}\n',
+    "shift_jis": '{"q": "東京はどこですか", "a": "日本の首都です。"}\n',
+}
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_letters_tell_an_encoding_that_no_mark_does(tmp_path, encoding):
+    text = TEXTS[encoding]
+    table = read_file(write(tmp_path, "a.jsonl", (text * 3).encode(encoding)), shown="a.jsonl")
+    assert [row.cells for row in table.rows] == [json.loads(text)] * 3
+    (doubt,) = table.doubts
+    assert "read as" in doubt and "save it as UTF-8 if that reads wrong" in doubt
+
+
+def test_letters_that_may_be_of_several_encodings_are_refused(tmp_path):
+    text = '{"q": "Türkiye\'nin başkenti neresidir?", "a": "Başkent Ankara, güzel bir şehir."}\n'
+    (told,) = problems(write(tmp_path, "a.jsonl", (text * 2).encode("cp1254")))
+    assert "its letters may be any of" in told and "cp1254" in told
+
+
+def test_a_sheet_without_a_name_for_a_column_and_a_second_sheet_are_refused(tmp_path):
+    raw = as_xlsx([["a", None], [1, None], [None, None], [2, "x"]])
+    assert (
+        "a.xlsx:4: a cell stands in a column without a name"
+        in problems(write(tmp_path, "a.xlsx", raw))[0]
+    )
+    raw = as_xlsx([["a"], [1]], [["a"], [2]])
+    assert "holds several sheets" in problems(write(tmp_path, "b.xlsx", raw))[0]
+    rows = read_file(write(tmp_path, "c.xlsx", as_xlsx([["a"], [1], [None], ["x"]])), shown="c")
+    assert [(row.line, row.cells["a"]) for row in rows.rows] == [(2, 1), (4, "x")]
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+def test_large_files_give_the_same_rows_each_time(tmp_path, suffix):
+    path = write(tmp_path, f"rows{suffix}", as_bytes(suffix, ROWS))
+    few, many = (read_file(path, shown="rows", large=large) for large in (False, True))
+    assert list(many.rows) == list(many.rows) == few.rows == many.rows[:9]
+    assert (len(many.rows), many.rows[1], many.sha256) == (2, few.rows[1], few.sha256)
 
 
 def test_a_json_object_may_hold_one_list_under_any_name(tmp_path):
@@ -171,6 +256,11 @@ def test_many_problems_are_counted_beyond_ten(tmp_path):
         ("a.jsonl.gz", b"not gzip", "not a whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}' * 99, mtime=0)[:-9], "not a whole gzip file"),
         ("a.jsonl.zst", b"not zst", "not a whole Zstandard file"),
+        ("a.jsonl.bz2", b"not bz2", "not a whole bzip2 file"),
+        ("a.jsonl.xz", lzma.compress(b'{"a": 1}' * 99)[:-9], "not a whole xz file"),
+        ("a.jsonl.zip", b"not zip", "not a whole ZIP file"),
+        ("a.jsonl.zip", as_zip(a=b"{}", b=b"{}"), "holds 2 files: a, b"),
+        ("a.xlsx", b"no sheet", "Excel"),
         ("a.arrow", b"ARROW no", "not a readable Arrow file"),
         ("a.txt", b" \n", "holds no rows"),
         ("a.doc", b"hello", "cannot read files ending in '.doc'"),
@@ -214,7 +304,7 @@ def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), suffix=st.sampled_from(SUFFIXES), packed=st.booleans())
 def test_mutated_bytes_never_raise_anything_else(tmp_path_factory, data, suffix, packed):
-    raw = bytearray(as_bytes(suffix, ROWS))
+    raw = bytearray(whole(suffix))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))

@@ -108,6 +108,8 @@ HIDDEN = [
     ("sft", {"loss_type": "dft", "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ("sft", {"length_column_name": "n"}, "length_column_name"),
     ("sft", {"dataloader_persistent_workers": True}, "dataloader_persistent_workers"),
+    ("sft", {"prediction_loss_only": True}, "prediction_loss_only"),
+    ("dpo", {"liger_kernel_config": {"rope": True}}, "liger_kernel_config"),
     ("sft", {"hub_model_id": "a/b"}, "hub_model_id"),
     ("sft", {"project": "mine"}, "project"),
     ("sft", {"packing_strategy": "wrapped"}, "packing_strategy"),
@@ -217,12 +219,13 @@ def test_the_best_model_is_the_best_by_the_strategys_own_figure(place, strategy,
 
 
 def test_a_refusal_of_trls_says_which_of_its_values_are_not_the_users(place):
-    found = resolve(config(place, "grpo", per_device_train_batch_size=6))
+    six = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}
+    found = resolve(config(place, "grpo", **six))
     with pytest.raises(ConfigError) as caught:
         found.strategy.build_args(found.config, output_dir=place, device={"use_cpu": True})
     assert "num_generations 4" not in str(caught.value)  # that one is
-    with pytest.raises(ConfigError, match=r"num_generations 4 is not yours but chosen \(the paper"):
-        found = resolve(config(place, "rloo", per_device_train_batch_size=6))
+    with pytest.raises(ConfigError, match=r"num_generations 8 is not yours but chosen \(as grpo"):
+        found = resolve(config(place, "rloo", **six))
         found.strategy.build_args(found.config, output_dir=place, device={"use_cpu": True})
 
 

@@ -120,3 +120,20 @@ def test_it_learns_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     assert result.after["eval_loss"] < result.before["eval_loss"]
     choices = json.loads((result.run_dir / "choices.json").read_text())["choices"]
     assert choices["desirable_weight"]["value"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (['loss_type=["robust"]'], "the share of pairs that are labelled the wrong way round"),
+        (['loss_type=["robust"]', "label_smoothing=0.5"], "at least 0 and below 0.5"),
+        (['loss_type=["exo_pair"]'], "exo_pair takes its logarithm"),
+        (['loss_type=["ipo"]', "loss_weights=[1.0, 0.5]"], "2 numbers for 1 losses"),
+        (['loss_type=["aot"]', "per_device_train_batch_size=1"], "one row has no order"),
+    ],
+)
+def test_what_a_loss_of_dpo_cannot_take_is_refused(said, message):
+    options = said if any("loss_weights" in each for each in said) else [*said, "loss_weights=[1]"]
+    with pytest.raises(modelforge.ConfigError) as caught:
+        modelforge.load_config(CONFIG.with_name("dpo.json"), overrides=options)
+    assert message in str(caught.value)

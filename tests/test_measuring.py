@@ -22,7 +22,12 @@ from modelforge.measuring.rows import HeldOutRow, ties_half, together
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
 
-ANSWERS = ("per_device_train_batch_size=8", "eval_prompts=7", "generation.max_new_tokens=12")
+ANSWERS = (
+    "per_device_train_batch_size=8",
+    "dataloader_drop_last=true",
+    "eval_prompts=7",
+    "generation.max_new_tokens=12",
+)
 OPTIONS = {
     "sft": (),
     "reward": (),
@@ -81,7 +86,7 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
 
 
 HARDER = {
-    "sft": ("label_smoothing_factor=0.1", "packing=true"),
+    "sft": ("label_smoothing_factor=0.1", "packing=true", "dataloader_drop_last=true"),
     "dpo": ("lora_r=0", "lora_alpha=null", 'loss_type=["sigmoid","sft"]', "ld_alpha=0.5"),
 }
 

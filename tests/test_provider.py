@@ -94,7 +94,7 @@ def test_what_the_machine_cannot_do_is_turned_off_with_its_reason(tmp_path):
     choices = lora_defaults(asked, CPU)
     assert choices["use_8bit"].value is False and "CUDA" in choices["use_8bit"].reason
     assert choices["optim"].value == "adamw_8bit" and choices["optim"].reason
-    assert choices["lora_alpha"].value == 8
+    assert choices["lora_alpha"].value == 32
     assert set(lora_defaults(asked, card(16))) == {"lora_alpha"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modelforge.common.console import warn
+from modelforge.common.console import say, warn
 from modelforge.config import JUDGE
 from modelforge.errors import Problem
 from modelforge.runs import files
@@ -23,8 +23,18 @@ WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 FAR_FROM_REFERENCE = 1.0
 
 
+# From this share of answers on that are cut off, hardly any shows what its end is worth.
+MOST_CUT = 0.95
+
+# Nats a token between the policy of a rollout and the one after its last epoch. float32 alone gives
+# about 1e-8; a policy that learns moves by more than 1e-5.
+STILL = 1e-7
+
+
 # Steps after which a run whose rewards never differed is told so.
 FIRST_STEPS = 5
+# Share of answers that may be cut at their longest.
+CUT = 0.1
 
 
 class Alarms(TrainerCallback):
@@ -43,6 +53,7 @@ class Alarms(TrainerCallback):
         for logs in state.log_history:
             self._keep(logs)
         self.said = {problem.where for problem in findings(self.train, self.eval, args)}
+        self.said |= {problem.where for problem in [too_many_cut(self.train, args)] if problem}
 
     def on_log(
         self,
@@ -56,10 +67,14 @@ class Alarms(TrainerCallback):
         self._keep(logs or {})
         if not state.is_world_process_zero:
             return
-        found = findings(self.train, self.eval, args)
-        silent = no_signal(self.train, args) if state.global_step >= FIRST_STEPS else None
-        for problem in [*found, *([silent] if silent else [])]:
-            if problem.where not in self.said:
+        if "loss" in (logs or {}) and state.global_step <= FIRST_STEPS:
+            for line in first_words(self.train[-1], first=len(self.train) == 1):
+                say(f"step {state.global_step}: {line}")
+        found: list[Problem | None] = [*findings(self.train, self.eval, args)]
+        if state.global_step >= FIRST_STEPS:
+            found += [no_signal(self.train, args), too_many_cut(self.train, args)]
+        for problem in found:
+            if problem is not None and problem.where not in self.said:
                 self.said.add(problem.where)
                 warn(str(problem), step=state.global_step)
                 row = {"step": state.global_step, **vars(problem)}
@@ -98,6 +113,51 @@ def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
     return Problem("reward", what, fix)
 
 
+def first_words(log: Mapping[str, Any], *, first: bool) -> list[str]:
+    """What the first steps' logs mean: groups without a signal, and answers that were cut.
+
+    Args:
+        log: Of one step.
+        first: Whether it is the run's first: then it is explained.
+    """
+    same, cut = log.get("frac_reward_zero_std"), log.get("completions/clipped_ratio")
+    shares = []
+    if _is_number(same):
+        shares.append(f"{same:.0%} of the groups have no signal")
+    if _is_number(cut):
+        shares.append(f"{cut:.0%} of the answers are cut")
+    if not shares:
+        return []
+    lines = [", ".join(shares)]
+    if first and _is_number(same):
+        lines.append(
+            "a group without a signal has answers that all score alike, and teaches nothing; a "
+            "loss near 0 is normal, since a group's advantages add up to 0"
+        )
+    return lines
+
+
+def too_many_cut(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
+    """That more than a tenth of the answers ends at its longest; None where fewer do.
+
+    Args:
+        logs: Of the trainer, all that there are.
+        args: The TRL config.
+    """
+    key = "completions/clipped_ratio"
+    share = _mean(logs[-WINDOW:], key)
+    if share is None or share <= CUT:
+        return None
+    longest = getattr(args, "max_completion_length", None)
+    what = f"is {share:.0%}: so many answers are cut at {longest} tokens, and scored unfinished"
+    fix = "raise generation.max_new_tokens"
+    if hasattr(args, "missing_eos_penalty"):
+        fix += "" if args.missing_eos_penalty else ", or set ppo.missing_eos_penalty"
+    elif not getattr(args, "mask_truncated_completions", False):
+        fix += ", or set mask_truncated_completions to true"
+    return Problem(key, what, fix)
+
+
 def too_short_to_tell(logs: Sequence[Mapping[str, Any]], steps: int) -> bool:
     """Whether a run without a signal may be one that only began: few steps, all of them without a
     success, as hard prompts give it."""
@@ -124,11 +184,53 @@ def findings(
         evaluations: The logs of evaluation, oldest first, names as in training.
         args: The TRL config (its KL target is looked at, where it has one).
     """
-    if len(train) < 2 * WINDOW:
-        return []
-    found = [_kl(train, getattr(args, "kl_target", None)), _entropy(train), _length(train)]
-    found.append(_hacking(train, WINDOW) or _hacking(evaluations, 1))
+    found = _of_a_short_run(train, args)
+    if len(train) >= 2 * WINDOW:
+        found += [_kl(train, getattr(args, "kl_target", None)), _entropy(train), _length(train)]
+        found.append(_hacking(train, WINDOW) or _hacking(evaluations, 1))
     return [problem for problem in found if problem is not None]
+
+
+def _of_a_short_run(train: Sequence[Mapping[str, Any]], args: Any) -> list[Problem | None]:
+    """What the first steps show already."""
+    if len(train) < FIRST_STEPS:
+        return []
+    return [_critic(train), _cut_off(train), _still(train, args)]
+
+
+def _critic(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    key = "value/explained_variance"
+    values = [float(log[key]) for log in train[-WINDOW:] if _is_number(log.get(key))]
+    # A rollout serves several updates, and at 0 the critic has only begun.
+    if len(values) < FIRST_STEPS or max(values) >= 0 or len(set(values)) < 3:
+        return None
+    what = f"is {sum(values) / len(values):.2g}: the critic foresees less than a constant would"
+    fix = "lower ppo.value_learning_rate, or set ppo.value_mode to adapter"
+    return Problem(key, what, fix)
+
+
+def _cut_off(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    key = "completions/clipped_ratio"
+    cut = _mean(train[-WINDOW:], key)
+    if cut is None or cut < MOST_CUT:
+        return None
+    what = f"is {cut:.2g}: hardly any answer ends by itself, and each is scored as it was cut"
+    fix = "raise generation.max_new_tokens, or see whether the chat template ends in the right EOS"
+    return Problem(key, what, fix)
+
+
+def _still(train: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
+    """The policy is where it began, after steps that had something to learn from."""
+    key = "kl/old_policy"
+    moved = [float(log[key]) for log in train if _is_number(log.get(key))]
+    rate = [float(log["learning_rate"]) for log in train if _is_number(log.get("learning_rate"))]
+    warm = getattr(args, "value_warmup_steps", 0) or 0
+    if len(moved) - warm < 2 * WINDOW or not any(map(_differ, train)) or not any(rate):
+        return None
+    if max(moved) > STILL:
+        return None
+    what = f"is at most {max(moved):.1e} nats a token: the updates do not move the policy"
+    return Problem(key, what, "raise learning_rate")
 
 
 def _kl(train: Sequence[Mapping[str, Any]], target: float | None) -> Problem | None:

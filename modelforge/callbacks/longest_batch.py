@@ -49,18 +49,33 @@ def longest_rows(trainer: Any, *, generates: bool) -> list[dict[str, Any]]:
     names = dataset.column_names
     keys = [name for name in names if name.endswith("_ids") and not generates]
     keys = keys or [name for name in names if name == "prompt"]
-    sizes = [_size(row) for row in dataset.select_columns(keys)] if keys else [0] * len(dataset)
+    sizes = _sizes(dataset.select_columns(keys)) if keys else [0] * len(dataset)
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])[:count]
     # Fewer rows than that: some twice, since the batch is no smaller for it.
     return [dataset[order[i % len(order)]] for i in range(count)]
 
 
+def _sizes(dataset: Any) -> list[int]:
+    """The size of each row, without a list of Python's numbers for each."""
+    import pyarrow.compute
+
+    if dataset.column_names == ["prompt"]:
+        return [_size(row) for row in dataset]
+    sizes: list[int] = []
+    for table in dataset.with_format("arrow").iter(10_000):
+        names = table.column_names
+        lengths = (pyarrow.compute.list_value_length(table[name]).to_pylist() for name in names)
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*lengths, strict=True))
+        sizes.extend(map(_size, rows))
+    return sizes
+
+
 def _size(row: dict[str, Any]) -> int:
-    """Tokens of a row as it is padded; characters of a prompt that is not tokenised yet."""
+    """Tokens of a row as it is padded, from those of its columns; characters of a prompt."""
     if "prompt" in row:
         prompt = row["prompt"]
         return len(prompt) if isinstance(prompt, str) else sum(len(str(m)) for m in prompt)
-    sides = {key: len(ids) for key, ids in row.items()}
+    sides = dict(row)
     answers = [sides.pop(key) for key in list(sides) if key.startswith(("chosen_", "rejected_"))]
     return sum(sides.values()) + max(answers, default=0)
 

@@ -15,6 +15,7 @@ import typer
 
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
+from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
@@ -60,7 +61,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     return answering
 
 
-for _command in (train, check, plan, data, init, strategies, profiles, schema, doctor, demo):
+for _command in (train, check, plan, data, init, strategies, profiles, schema, doctor, demo, dial):
     app.command()(_answering(_command))
 
 

@@ -18,6 +18,7 @@ from modelforge import registry
 from modelforge.common.paths import Place, paths_in
 from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
+from modelforge.configfile.adapters import keys_of_their_own, lora_problems
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.providers import get_provider
 from modelforge.redact import secrets_in
@@ -79,6 +80,9 @@ def load_config(
     raw.pop("$schema", None)
     said = _overrides(raw, overrides)
     strategy = _strategy({**raw, **said}, where)
+    twice = [p for part in (raw, said) for p in keys_of_their_own(part, where=where)]
+    if twice:
+        raise ConfigError(*twice)
     for values in (raw, said):
         for key in schema.left_open(values, strategy):
             del values[key]
@@ -338,6 +342,8 @@ def _contradictions(config: Config) -> Iterable[Problem]:
             "0 trains all weights, and quantised weights cannot be trained",
             "set lora_r to 8 or more, or use_4bit and use_8bit to false",
         )
+    trained = registry.get_strategy(settings.strategy)()
+    yield from lora_problems(config, reference=trained.uses_reference(config))
     if settings.provider != "auto":
         yield from get_provider(settings.provider)().config_problems(config)
     if config.trl.get("bf16") and config.trl.get("fp16"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from modelforge.data.calls import parsed, tools_of
 from modelforge.data.cells import is_empty
@@ -57,30 +57,32 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
 ROLES = ("tools", "chat_template_kwargs", "enable_thinking")
 
 
-def same_weights(examples: Sequence[Example], ledger: Ledger) -> None:
-    """Take the weights off messages that all weigh the same: the loss is a mean over tokens.
+def same_weights(weights: Collection[float], ledger: Ledger) -> bool:
+    """Whether the weights of messages say nothing, since all are the same: the loss is a mean.
+
+    Args:
+        weights: Of all messages that are trained on.
+        ledger: Is told of it.
 
     Raises:
         DataError: If they differ, which TRL's trainers cannot follow.
     """
-    weights = {
-        message.get("weight", 1)
-        for example in examples
-        for message in replies_of(example)
-        if message.get("train") is not False
-    }
     if ledger.kind == "demonstration" and len(weights) > 1:
         shown = ", ".join(f"{weight:g}" for weight in sorted(weights)[:5])
         what = f"assistant messages weigh {shown}: TRL trains on a token or leaves it out"
         fix = "write 0 for messages to leave out, and one same weight for all others"
         raise DataError(Problem("dataset", what, fix))
-    if weights <= {1}:
-        return
-    for example in examples:
-        for message in replies_of(example):
-            message.pop("weight", None)
+    if set(weights) <= {1}:
+        return False
     if ledger.kind == "demonstration":
         ledger.note(f"all messages weigh {min(weights):g}, which is the same as 1")
+    return True
+
+
+def drop_weights(example: Example) -> None:
+    """Take the weights off an example's messages, in place."""
+    for message in replies_of(example):
+        message.pop("weight", None)
 
 
 def replies_of(example: Example) -> Sequence[Message]:

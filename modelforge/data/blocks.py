@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modelforge.data.check import Tokenised
 from modelforge.data.files import DOCUMENTS, ending
@@ -16,8 +17,8 @@ Read = Callable[[Sequence[int]], str]
 
 
 def in_blocks(
-    rows: Iterable[Tokenised], length: int | None, read: Read, ledger: Ledger
-) -> Iterator[Tokenised]:
+    rows: Sequence[Tokenised], length: int | None, read: Read, ledger: Ledger
+) -> Sequence[Tokenised]:
     """The rows, with each document that is longer cut into blocks of ``length`` tokens.
 
     Args:
@@ -26,9 +27,23 @@ def in_blocks(
         read: Gives the text of tokens.
         ledger: Is told of it.
     """
+    if length is None or not any(map(may_be_document, ledger.sources)):
+        return rows
+    return list(blocks(rows, length, read, ledger))
+
+
+def may_be_document(source: Mapping[str, Any]) -> bool:
+    """Whether a source's rows may be text files."""
+    return ending(Path(source["path"])) in DOCUMENTS
+
+
+def blocks(
+    rows: Iterable[Tokenised], length: int, read: Read, ledger: Ledger
+) -> Iterator[Tokenised]:
+    """The rows, and the blocks of documents."""
     for item in rows:
         found = item.encoded
-        if length is None or not isinstance(found, Encoded) or not is_document(item):
+        if not isinstance(found, Encoded) or not is_document(item):
             yield item
             continue
         (ids,) = found.ids

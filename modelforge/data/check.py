@@ -6,25 +6,30 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.ledger import Ledger, Tally, quantiles
+from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
 from modelforge.data.overlap import shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
+from modelforge.data.spool import in_batches
 from modelforge.data.tokens import Encoded, How, encode, pairwise
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
+    import numpy
     from transformers import PreTrainedTokenizerBase
+
+    Kept = numpy.ndarray[Any, Any]
 
 # What becomes of rows over the limit: DPO's collator and SFT cut them, RewardTrainer drops them,
 # packing may split them into several blocks.
 LongRows = Literal["cut", "drop", "split"]
+LOOKED_AT = 1000  # rows that tell what ends a reply
 REASON_LENGTH = 120  # characters of a template's own message in a reason
 
 
@@ -55,27 +60,14 @@ class Tokenised:
     blanks_alone: bool = False
 
 
-@dataclass(slots=True)
-class Checked:
-    """A row that can be trained on.
-
-    Attributes:
-        row: Where it came from.
-        example: In normal form.
-        encoded: In tokens, uncut.
-        lengths: Tokens of each of its sequences as trained on.
-        supervised: Tokens of these that the loss is taken on.
-        beyond: Its tokens beyond the limit.
-        ends: Whether its last supervised token ends a reply; None where it is cut.
-    """
-
-    row: Row
-    example: Example
-    encoded: Encoded
-    lengths: list[int]
-    supervised: int
-    beyond: int
-    ends: bool | None
+# What is known of a row that can be trained on, in the columns of an array: its part and place
+# among the rows that were read, the tokens of each of its sequences as trained on, those that the
+# loss is taken on, those beyond the limit, whether its last supervised token ends a reply (-1 where
+# that cannot be told), and a fingerprint of its content.
+KEPT = [
+    *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i8")),
+    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8")),
+]
 
 
 @dataclass(frozen=True)
@@ -106,6 +98,7 @@ def tokenise(
     *,
     tokenizer: PreTrainedTokenizerBase,
     how: How,
+    shown: bool = True,
 ) -> list[Tokenised]:
     """Encode all rows; nothing encodes them again.
 
@@ -114,6 +107,7 @@ def tokenise(
         kind: The data kind.
         tokenizer: With its chat template.
         how: What of them is trained on.
+        shown: Whether progress is.
 
     Raises:
         DataError: If the chat template has no place for what a row holds.
@@ -124,7 +118,7 @@ def tokenise(
     rows: list[Tokenised] = []
     encoded = encode([example for _, example in made], kind=kind, tokenizer=tokenizer, how=how)
     pairs = zip(made, encoded, strict=True)
-    for (row, example), found in track(pairs, "tokenising", len(made)):
+    for (row, example), found in track(pairs, "tokenising", len(made)) if shown else pairs:
         if isinstance(found, LeftOut):
             raise refusal(found, row.where)
         tokenised = Tokenised(row, example, found)
@@ -143,25 +137,47 @@ def tokenise(
     return rows
 
 
-def check(rows: Sequence[Tokenised], limits: Limits, ledger: Ledger) -> list[Checked]:
-    """Keep the rows that can be trained on, account for the others."""
-    kept: list[Checked] = []
-    for item in rows:
-        found = item.encoded
-        reason = item.flaw or why_not(found, limits)
-        if reason is not None or isinstance(found, RenderError):
-            ledger.drop(str(reason), item.row.where)
-            continue
-        kept.append(measured(item, found, limits))
-        for finding in found.findings:
-            ledger.find(finding, item.row.where)
-        ledger.double_bos += item.double_bos
-        ledger.closed_prompts += item.closed
-        if item.silent:
-            ledger.silent.add(item.row.where)
-        if item.blanks_alone:
-            ledger.blanks_alone.add(item.row.where)
-    return kept
+def check(rows: Sequence[Tokenised], part: int, limits: Limits, ledger: Ledger) -> Kept:
+    """Keep the rows that can be trained on, account for the others.
+
+    Args:
+        rows: Of one part.
+        part: Its number.
+        limits: What rows are held against.
+        ledger: Is told of it.
+
+    Returns:
+        The rows to train on, with the columns of `KEPT`.
+    """
+    import numpy as np
+
+    kept: list[Kept] = []
+    by_path = {source["path"]: source for source in ledger.sources}
+    for batch in in_batches(enumerate(rows)):
+        figures: list[tuple[int, ...]] = []
+        for at, item in batch:
+            found = item.encoded
+            reason = item.flaw or why_not(found, limits)
+            if reason is not None or isinstance(found, RenderError):
+                ledger.drop(str(reason), item.row.where)
+                continue
+            by_path[item.row.path]["kept"] += 1
+            figures.append((part, at, *measured(item, found, limits, ledger)))
+            tell(item, found, ledger)
+        kept.append(np.array(figures, KEPT))
+    return np.concatenate(kept) if kept else np.empty(0, KEPT)
+
+
+def tell(item: Tokenised, found: Encoded, ledger: Ledger) -> None:
+    """Count what is to be said of a row that is kept."""
+    for finding in found.findings:
+        ledger.find(finding, item.row.where)
+    ledger.double_bos += item.double_bos
+    ledger.closed_prompts += item.closed
+    if item.silent:
+        ledger.silent.add(item.row.where)
+    if item.blanks_alone:
+        ledger.blanks_alone.add(item.row.where)
 
 
 def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
@@ -187,8 +203,10 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     return "equal once cut" if len(cut) == 2 and cut[0] == cut[1] else None
 
 
-def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
-    """The figures of one good row."""
+def measured(
+    item: Tokenised, found: Encoded, limits: Limits, ledger: Ledger
+) -> tuple[int, int, int, int, int, int]:
+    """The figures of one good row, as `KEPT` has them; a cut or a split is counted."""
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
     supervised = found.supervised(limit)
@@ -196,7 +214,15 @@ def measured(item: Tokenised, found: Encoded, limits: Limits) -> Checked:
         supervised = sum(lengths) - len(lengths) * found.start
     beyond = sum(max(0, len(ids) - (limits.max_length or whole)) for ids in found.ids)
     ends = None if beyond and limit is not None else item.ends
-    return Checked(item.row, item.example, found, lengths, supervised, beyond, ends)
+    if beyond and limits.long_rows == "split":
+        ledger.split.add(item.row.where)
+    elif beyond:
+        ledger.truncated.add(item.row.where)
+        ledger.truncated_tokens += beyond
+    first, second = (*lengths, 0)[:2]
+    content = content_key(item.example, found, limit)
+    told = -1 if ends is None else int(ends)
+    return first, second, supervised, beyond, told, content
 
 
 def backwards(found: Encoded) -> Iterator[int]:
@@ -233,7 +259,8 @@ def ends_reply(
 
 
 def account(
-    kept: Sequence[Checked],
+    kept: Kept,
+    parts: Sequence[Sequence[Tokenised]],
     ledger: Ledger,
     limits: Limits,
     *,
@@ -243,6 +270,7 @@ def account(
 
     Args:
         kept: The rows.
+        parts: All that were read.
         ledger: Filled in place.
         limits: What they were held against.
         decode: Gives the text of tokens.
@@ -250,29 +278,29 @@ def account(
     Raises:
         DataError: If no uncut demonstration teaches the model to stop.
     """
+    import numpy as np
+
     ledger.kept = len(kept)
-    by_path = {source["path"]: source for source in ledger.sources}
-    seen: set[bytes] = set()
-    for item in kept:
-        by_path[item.row.path]["kept"] += 1
-        count_long(item, limits, ledger)
-        key = content_key(item, limits.keeps)
-        if key in seen:
-            ledger.duplicates.add(item.row.where)
-        seen.add(key)
-    if kept:
+    _, first = np.unique(kept["content"], return_index=True)
+    again = np.ones(len(kept), bool)
+    again[first] = False
+    for row in kept[again][:FIRST]:
+        ledger.duplicates.add(parts[row["part"]][int(row["at"])].row.where)
+    ledger.duplicates.count = int(again.sum())
+    if len(kept):
         ledger.truncated_share = ledger.truncated.count / len(kept)
-    ends = [item.ends for item in kept if item.ends is not None]
-    if not ends:
+    ends = kept["ends"][kept["ends"] >= 0]
+    if not len(ends):
         return
-    ledger.eos_supervised_share = sum(ends) / len(ends)
-    if limits.kind == "demonstration" and not any(ends):
+    ledger.eos_supervised_share = int(ends.sum()) / len(ends)
+    if limits.kind == "demonstration" and not ends.any():
         name = ledger.chat_template.get("name", "of the tokenizer")
         what = (
             f"under the chat template '{name}' no reply ends with a token that stops "
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
-        closing = {closes(item, decode) for item in kept if item.ends is not None}
+        whole = kept[kept["ends"] >= 0][["part", "at"]][:LOOKED_AT]
+        closing = {closes(parts[part][at], decode) for part, at in whole.tolist()}
         mark = closing.pop() if len(closing) == 1 else ""
         token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""
         fix = f"set eos_token to {token or 'the token that closes a turn under this template'}; "
@@ -280,64 +308,63 @@ def account(
         raise DataError(Problem("chat_template", what, fix))
 
 
-def closes(item: Checked, decode: Callable[[Sequence[int]], str]) -> str:
+def closes(item: Tokenised, decode: Callable[[Sequence[int]], str]) -> str:
     """The last token of a demonstration that is trained on, white space aside."""
+    assert isinstance(item.encoded, Encoded), "it was kept"
     (ids,) = item.encoded.ids
     end = item.encoded.spans[-1] if item.encoded.spans else 0
     return next((text for i in range(end - 1, -1, -1) if (text := decode([ids[i]]).strip())), "")
 
 
-def count_long(item: Checked, limits: Limits, ledger: Ledger) -> None:
-    """Count a row that is cut or split, with the tokens that are lost."""
-    if item.beyond and limits.long_rows == "split":
-        ledger.split.add(item.row.where)
-    elif item.beyond:
-        ledger.truncated.add(item.row.where)
-        ledger.truncated_tokens += item.beyond
-
-
 def hold_out(
-    evaluation: Sequence[Checked], limits: Limits, trained: Limits, ledger: Ledger
-) -> list[Checked]:
+    evaluation: Kept,
+    parts: Sequence[Sequence[Tokenised]],
+    limits: Limits,
+    trained: Limits,
+    ledger: Ledger,
+) -> Kept:
     """The held-out rows at limits of their own, where those differ from the training rows'."""
+    import numpy as np
+
     if limits == trained:
-        return list(evaluation)
-    kept: list[Checked] = []
-    for item in evaluation:
-        reason = why_not(item.encoded, limits)
+        return evaluation
+    kept: list[tuple[int, ...]] = []
+    for part, at in evaluation[["part", "at"]].tolist():
+        item = parts[part][at]
+        found = item.encoded
+        assert isinstance(found, Encoded), "it was kept"
+        reason = why_not(found, limits)
         if reason is None:
-            same = Tokenised(item.row, item.example, item.encoded, item.ends)
-            kept.append(measured(same, item.encoded, limits))
-            count_long(kept[-1], limits, ledger)
+            kept.append((part, at, *measured(item, found, limits, ledger)))
         else:
             ledger.kept -= 1
             ledger.drop(reason, item.row.where)
-    return kept
+    return np.array(kept, KEPT)
 
 
-def account_training(
-    train: Sequence[Checked], order: Sequence[int], evaluation: Sequence[Checked], ledger: Ledger
-) -> None:
-    """Fill what concerns an epoch, whose rows are ``train`` in ``order``, and the held-out."""
-    lengths = [length for i in order for length in train[i].lengths]
-    ledger.tokens = quantiles(lengths)
-    ledger.train_rows = len(order)
+def account_training(epoch: Kept, evaluation: Kept, ledger: Ledger) -> None:
+    """Fill what concerns an epoch, and how many rows are held out."""
+    import numpy as np
+
+    lengths = epoch["first"]
+    if ledger.kind == "preference":
+        lengths = np.stack([epoch["first"], epoch["second"]], axis=1).ravel()
+    ledger.tokens = quantiles(lengths.tolist())
+    ledger.train_rows = len(epoch)
     ledger.eval_rows = len(evaluation)
-    if ledger.kind != "prompt" and lengths:
-        ledger.supervised_share = sum(train[i].supervised for i in order) / sum(lengths)
-    look_for_shared(train, evaluation, ledger)
-    ledger.warn()
+    if ledger.kind != "prompt" and len(lengths):
+        ledger.supervised_share = int(epoch["supervised"].sum()) / int(lengths.sum(dtype="i8"))
 
 
 NEAR_AMONG = 100_000  # training rows in which nearly the same rows are looked for
 
 
 def look_for_shared(
-    train: Sequence[Checked], evaluation: Sequence[Checked], ledger: Ledger
+    train: Sequence[Tokenised], evaluation: Sequence[Tokenised], ledger: Ledger
 ) -> None:
     """Count the held-out rows that are also trained on, as they are or nearly so."""
     every = -(-len(train) // NEAR_AMONG) or 1
-    if every > 1 and evaluation:
+    if every > 1 and len(evaluation):
         ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
     held_out, trained = (
         ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
@@ -348,11 +375,11 @@ def look_for_shared(
             tally.add(f"{one} = {other}")
 
 
-def content_key(item: Checked, limit: int | None) -> bytes:
+def content_key(example: Example, found: Encoded, limit: int | None) -> int:
     """A fingerprint of a row as it is trained on: its tokens, cut, and what goes with them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for ids in item.encoded.ids:
+    digest = hashlib.blake2b(digest_size=8)
+    for ids in found.ids:
         digest.update(ids[:limit].tobytes() + b"|")
-    rest = [item.example.get(name) for name in ("answer", "margin", "label")]
+    rest = [example.get(name) for name in ("answer", "margin", "label")]
     digest.update(json.dumps(rest).encode())
-    return digest.digest()
+    return int.from_bytes(digest.digest())

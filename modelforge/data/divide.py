@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from modelforge.data.check import Checked
 from modelforge.data.ledger import Ledger
 from modelforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from modelforge.data.check import Kept
 
 # Automatic evaluation split.
 EVAL_SHARE = 0.05
@@ -16,28 +18,31 @@ EVAL_MOST, EVAL_LEAST, EVAL_FROM = 256, 8, 40
 
 
 def divide(
-    kept: Sequence[Sequence[Checked]],
+    kept: Sequence[Kept],
     eval_split: float | int | None,
     seed: int,
     min_rows: int,
     ledger: Ledger,
     *,
     where: str = "eval_split",
-) -> tuple[list[list[Checked]], list[Checked]]:
+) -> tuple[list[Kept], Kept]:
     """The training rows of each part, and the evaluation rows drawn from all of them.
 
     Raises:
         DataError: If too few rows would be left.
     """
-    rows = [item for part in kept for item in part]
+    import numpy as np
+
+    rows = np.concatenate(kept)
     count, ledger.eval_reason = eval_count(len(rows), eval_split, where)
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
         raise DataError(Problem(where, what, "use a share such as 0.1, or 0 for none"))
-    chosen = set(random.Random(seed).sample(range(len(rows)), count))
-    numbers = itertools.count()
-    train = [[item for item in part if next(numbers) not in chosen] for part in kept]
-    return train, [rows[i] for i in sorted(chosen)]
+    chosen = np.zeros(len(rows), bool)
+    chosen[random.Random(seed).sample(range(len(rows)), count)] = True
+    ends = np.cumsum([len(part) for part in kept])[:-1]
+    parts = zip(kept, np.split(chosen, ends), strict=True)
+    return [part[~those] for part, those in parts], rows[chosen]
 
 
 def eval_count(
@@ -57,11 +62,11 @@ def eval_count(
 
 
 def mixture(
-    parts: Sequence[Sequence[Checked]],
+    parts: Sequence[Kept],
     weights: Sequence[float | None],
     seed: int,
     ledger: Ledger,
-) -> list[int]:
+) -> Sequence[int]:
     """The order of training rows, as indices into all parts end to end.
 
     Raises:
@@ -70,8 +75,8 @@ def mixture(
     starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
     total = sum(map(len, parts))
     if len(parts) == 1 or all(weight is None for weight in weights):
-        return list(range(total))
-    empty = [i for i, rows in enumerate(parts) if not rows]
+        return range(total)
+    empty = [i for i, rows in enumerate(parts) if not len(rows)]
     if empty:
         problems = [Problem(f"dataset[{i}]", "no row of it can be used") for i in empty]
         raise DataError(*problems)

@@ -6,9 +6,11 @@ columns such as ``answer.responses``. Label Studio keeps them in ``data`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from modelforge.data.again import mapped
 from modelforge.data.cells import is_empty
 from modelforge.data.read import Row
 
@@ -24,8 +26,13 @@ def plain(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
         ("Label Studio", is_label_studio, from_label_studio),
     ):
         if rows and all(fits(row.cells) for row in rows):
-            return [Row(unwrap(row.cells), row.path, row.line) for row in rows], tool
+            return mapped(rows, partial(unwrapped, unwrap)), tool
     return rows, ""
+
+
+def unwrapped(unwrap: Callable[[Mapping[str, Any]], dict[str, Any]], row: Row) -> Row:
+    """A row after its tool's wrapping was taken off."""
+    return Row(unwrap(row.cells), row.path, row.line)
 
 
 def is_argilla(cells: Mapping[str, Any]) -> bool:

@@ -1,56 +1,75 @@
 """Finding files, and reading them by their endings.
 
 Read: ``.json`` (a list of objects, or an object that holds one), ``.jsonl``, ``.csv``, ``.tsv``,
-``.parquet``, ``.arrow`` and ``.txt``, each also with ``.gz`` and ``.zst``.
+``.parquet``, ``.arrow``, ``.xlsx`` and ``.txt``, each also with ``.gz``, ``.bz2``, ``.xz``,
+``.zst`` and ``.zip``.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import re
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, TextIO
 
 from modelforge.common.progress import track
-from modelforge.data.read import Bad, Cells, Report, Row, Table, decode, read_json, read_jsonl
-from modelforge.data.tabular import read_arrow, read_csv, read_parquet, read_tsv, separator
+from modelforge.data.again import Again
+from modelforge.data.encodings import encoding_of
+from modelforge.data.packed import NAMES, opened, packing, without_packing
+from modelforge.data.read import Bad, Cells, Report, Row, Table, read_json, read_jsonl
+from modelforge.data.tabular import (
+    read_arrow,
+    read_parquet,
+    read_separated,
+    read_xlsx,
+    separator,
+)
 from modelforge.errors import DataError, Problem, did_you_mean
 
 SHOWN = 10  # problems listed in full; the rest is counted
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PACKED = (".gz", ".zst")
+HEAD = 2**20  # characters of a table that tell what stands between its cells
+HASHED = 2**20  # bytes hashed at once
 
 
-def read_text(text: str, report: Report) -> Cells:
+def read_text(stream: TextIO, report: Report) -> Cells:
     """A document: one row."""
+    text = stream.read()
     if text.strip():
         yield 1, {"text": text}
 
 
-TEXT_READERS: dict[str, Callable[[str, Report], Cells]] = {
+TEXT_READERS: dict[str, Callable[[TextIO, Report], Cells]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
+    ".csv": partial(read_separated, mark=","),
+    ".tsv": partial(read_separated, mark="\t"),
     ".txt": read_text,
 }
-BINARY_READERS: dict[str, Callable[[bytes, Report], Cells]] = {
+BINARY_READERS: dict[str, Callable[[Path, Report], Cells]] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    ".xlsx": read_xlsx,
 }
+# Other names of the same.
+ALIASES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl"}
 SUFFIXES = (*TEXT_READERS, *BINARY_READERS)
 DOCUMENTS = (".txt",)  # a file is one text, however long
 
 
-def read_files(source: str, folder: Path, files: Iterable[Path]) -> list[Table]:
+def read_files(
+    source: str, folder: Path, files: Iterable[Path], *, large: bool = False
+) -> list[Table]:
     """Read files of a folder.
 
     Args:
         source: The folder as the user wrote it.
         folder: The folder.
         files: Relative to it.
+        large: See `read_file`.
 
     Raises:
         DataError: With every problem found (of each file the first ten in full).
@@ -59,7 +78,8 @@ def read_files(source: str, folder: Path, files: Iterable[Path]) -> list[Table]:
     problems: list[Problem] = []
     for file in files:
         try:
-            tables.append(read_file(folder / file, shown=str(Path(source) / file)))
+            shown = str(Path(source) / file)
+            tables.append(read_file(folder / file, shown=shown, large=large))
         except DataError as error:
             problems.extend(error.problems)
     if problems:
@@ -79,11 +99,11 @@ def find(source: str, base_dir: Path) -> Path | None:
 
 
 def ending(path: Path) -> str:
-    """The data ending of a file name without ``.gz``; empty if it is not one we read."""
-    name = path.name.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+    """The data ending of a file name without a packer's; empty if it is not one we read."""
+    name = without_packing(path.name.lower())
+    endings = (*SUFFIXES, *ALIASES)
+    found = next((suffix for suffix in endings if name.endswith(suffix)), "")
+    return ALIASES.get(found, found)
 
 
 def looks_like_hub_id(source: str) -> bool:
@@ -103,40 +123,38 @@ def missing(source: str, base_dir: Path) -> Problem:
     return Problem(source, f"no such file or folder in {folder}", advice)
 
 
-def read_file(path: Path, *, shown: str) -> Table:
+def read_file(path: Path, *, shown: str, large: bool = False) -> Table:
     """Read one file.
 
     Args:
         path: The file.
         shown: Its name in messages.
+        large: Whether its rows are read from the file again each time, and never all held.
 
     Raises:
         DataError: With every problem of the file (the first ten in full).
     """
     suffix = ending(path)
     if not suffix:
-        fix = "use one of " + ", ".join(SUFFIXES) + ", each also with .gz or .zst"
+        fix = "use one of " + ", ".join(SUFFIXES) + ", each also with " + ", ".join(NAMES)
         raise DataError(Problem(shown, f"cannot read files ending in '{path.suffix}'", fix))
     problems: list[Bad] = []
-    rows: list[Row] = []
+    rows: Sequence[Row] = []
     notes: list[str] = []
+    doubts: list[str] = []
     sha256 = ""
     try:
-        raw = path.read_bytes()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        raw = unpacked(raw, path.name.lower())
-        if suffix in BINARY_READERS:
-            found = BINARY_READERS[suffix](raw, problems.append)
+        sha256 = digest_of(path)
+        cells = reader_of(path, shown, suffix, notes, doubts)
+        count = None
+        if suffix == ".jsonl" and not packing(path.name):
+            count = lines_of(path)
+        told = track(cells(problems.append), f"reading {shown}", count)
+        if large:
+            found = sum(1 for _ in told)
+            rows = Again(lambda: rows_of(cells(ignore), shown), found)
         else:
-            text, encoding = decode(raw)
-            if encoding != "UTF-8":
-                notes.append(f"{shown}: read as {encoding}")
-            if suffix == ".csv" and (mark := separator(text)) != ",":
-                notes.append(f"{shown}: read with {mark!r} between the cells")
-            found = TEXT_READERS[suffix](text, problems.append)
-        count = raw.count(b"\n") if suffix == ".jsonl" else None
-        told = track(found, f"reading {shown}", count)
-        rows.extend(Row(cells, shown, line) for line, cells in told)
+            rows = list(rows_of(told, shown))
     except Bad as bad:
         problems.append(bad)
     except OSError as error:
@@ -145,31 +163,71 @@ def read_file(path: Path, *, shown: str) -> Table:
         problems.append(Bad(0, "holds no rows", "write one JSON object a line, for example"))
     if problems:
         raise DataError(*listed(shown, problems))
-    return Table(shown, rows, sha256, notes=notes)
+    return Table(shown, rows, sha256, notes=notes, doubts=doubts)
 
 
-def unpacked(raw: bytes, name: str) -> bytes:
-    """The bytes of a packed file, or these bytes.
+def rows_of(cells: Cells, shown: str) -> Iterator[Row]:
+    """Cells with their place."""
+    return (Row(each, shown, line) for line, each in cells)
+
+
+def ignore(bad: Bad) -> None:
+    """Pass over a problem that was told when the file was read first."""
+
+
+def reader_of(
+    path: Path, shown: str, suffix: str, notes: list[str], doubts: list[str]
+) -> Callable[[Report], Cells]:
+    """What gives a file's rows, as often as it is asked; how they are read goes into the lists.
 
     Raises:
-        Bad: If it is damaged.
+        Bad: If its text is in no known encoding.
     """
-    if name.endswith(".gz"):
-        try:
-            return gzip.decompress(raw)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise Bad(0, f"not a whole gzip file: {error}", "compress it again") from None
-    if name.endswith(".zst"):
-        import pyarrow
+    if suffix in BINARY_READERS:
+        return partial(BINARY_READERS[suffix], path)
+    encoding = encoding_of(lambda: opened(path))
+    if encoding.example:
+        doubts.append(
+            f"{shown}: it does not say its encoding; read as {encoding.name}, in which a part of "
+            f"it is {encoding.example!r}: save it as UTF-8 if that reads wrong"
+        )
+    elif encoding.name != "UTF-8":
+        notes.append(f"{shown}: read as {encoding.name}")
+    read = TEXT_READERS[suffix]
+    if suffix == ".csv":
+        with opened(path) as stream, as_text(stream, encoding.codec, newline="") as text:
+            mark = separator(text.read(HEAD))
+        if mark != ",":
+            notes.append(f"{shown}: read with {mark!r} between the cells")
+        read = partial(read_separated, mark=mark)
 
-        try:
-            with pyarrow.CompressedInputStream(pyarrow.BufferReader(raw), "zstd") as stream:
-                whole: bytes = stream.read()
-                return whole
-        except (pyarrow.ArrowException, OSError) as error:
-            what = f"not a whole Zstandard file: {' '.join(str(error).split())}"
-            raise Bad(0, what, "compress it again") from None
-    return raw
+    def cells(report: Report) -> Cells:
+        # JSON text may hold U+2028, U+0085 and others, which a universal newline would split at.
+        newline = "" if suffix in (".csv", ".tsv") else "\n"
+        with opened(path) as stream, as_text(stream, encoding.codec, newline) as text:
+            yield from read(text, report)
+
+    return cells
+
+
+def as_text(stream: IO[bytes], codec: str, newline: str) -> TextIO:
+    """Bytes as text; a byte-order mark at its beginning is no part of it."""
+    return io.TextIOWrapper(stream, codec, newline=newline)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASHED):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def lines_of(path: Path) -> int:
+    """How many lines a file has."""
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(partial(file.read, HASHED), b""))
 
 
 def listed(shown: str, bad: list[Bad]) -> list[Problem]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelforge.common.hub import refusal, why_offline
+from modelforge.data.again import Again
 from modelforge.data.folder import HELD_OUT, one_of
 from modelforge.data.read import Row, Table, first_line
 from modelforge.errors import DataError, Problem
 
+LARGE = 2**26  # bytes of a data set that memory holds
 COMMIT = re.compile(r"/([0-9a-f]{40})/")
 
 
@@ -47,9 +50,16 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
         elif refused:
             what, fix = f"no such file or folder, and as a data set it {refused}", remedy
         raise DataError(Problem(source, what, fix)) from None
-    return Table(
-        source, [Row(cells, source, i) for i, cells in enumerate(rows, 1)], "", commit_of(rows)
-    )
+    read: Sequence[Row] = Again(lambda: rows_of(rows, source), len(rows))
+    if (rows.dataset_size or 0) <= LARGE:
+        read = list(read)
+    # What datasets calls its fingerprint tells the content, where there is no file to hash.
+    return Table(source, read, "", commit_of(rows), fingerprint=rows._fingerprint)
+
+
+def rows_of(rows: Any, source: str) -> Iterator[Row]:
+    """The rows of a data set, from 1."""
+    return (Row(cells, source, i) for i, cells in enumerate(rows, 1))
 
 
 def commit_of(rows: Any) -> str:

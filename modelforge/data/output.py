@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.carried import CARRIED, carrying
-from modelforge.data.check import Checked
+from modelforge.data.check import Tokenised
 from modelforge.data.convert import DataKind
 from modelforge.data.ledger import Ledger
-from modelforge.data.tokens import BATCH, Encoded
+from modelforge.data.picked import Chosen
+from modelforge.data.spool import in_batches, scratch_folder
+from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ RESERVED = frozenset(
 )
 
 
-def extra_columns(rows: Iterable[Checked]) -> list[str]:
+def extra_columns(rows: Iterable[Tokenised]) -> list[str]:
     """The columns of prompt files that reward functions receive.
 
     Raises:
@@ -46,10 +48,12 @@ def extra_columns(rows: Iterable[Checked]) -> list[str]:
     return list(names)
 
 
-def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) -> Dataset:
+def to_dataset(rows: Chosen, extra: Sequence[str], ledger: Ledger) -> Dataset:
     """Rows as a data set with one schema."""
     from datasets import Dataset
 
+    if not rows.held:
+        return to_large_dataset(rows, extra, ledger)
     columns: dict[str, list[Any]] = {
         name: [item.example[name] for item in rows] for name in rows[0].example
     }
@@ -67,6 +71,46 @@ def to_dataset(rows: Sequence[Checked], extra: Sequence[str], ledger: Ledger) ->
     # Arrow would give every call the arguments of all others, empty.
     mixed = any(map(is_nested, columns.values()))
     return Dataset.from_dict(columns, on_mixed_types="use_json" if mixed else None)
+
+
+def to_large_dataset(rows: Chosen, extra: Sequence[str], ledger: Ledger) -> Dataset:
+    """Rows as a data set in a file; all but plain text, numbers and truth values is JSON in it."""
+    from datasets import Dataset, Features, Json, Value
+
+    prompts = ledger.kind == "prompt"
+    names = [*rows[0].example, *extra]
+    if prompts:
+        unanswered = "answer" in extra or all(row.example["answer"] is None for row in rows)
+        left_out = {*CARRIED, *(["answer"] if unanswered else [])}
+        names = [*(name for name in rows[0].example if name not in left_out), *extra]
+    plain = {"text": Value("string"), "margin": Value("float64"), "label": Value("bool")}
+    features = Features({name: plain.get(name, Json()) for name in names})
+
+    def values(name: str, batch: Sequence[Tokenised]) -> list[Any]:
+        if prompts and name == "prompt":
+            return [carrying(row.example[name], row.example) for row in batch]
+        if name in extra:
+            return [row.row.cells.get(name) for row in batch]
+        return [row.example[name] for row in batch]
+
+    def tables() -> Iterator[Any]:
+        for batch in in_batches(rows):
+            columns = {name: values(name, batch) for name in names}
+            yield Dataset.from_dict(columns, features=features).data.table.combine_chunks()
+
+    return mapped_dataset(tables(), features.arrow_schema)
+
+
+def mapped_dataset(tables: Iterable[Any], schema: Any) -> Dataset:
+    """A data set of tables that lie one after the other in a file of this process."""
+    import pyarrow
+    from datasets import Dataset
+
+    path = str(scratch_folder() / "rows.arrow")
+    with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    return Dataset.from_file(path)
 
 
 NESTED = frozenset({"tool_calls", "function", *CARRIED})
@@ -161,26 +205,33 @@ def token_columns(
     if kind == "labelled":
         names, prompt_apart = ["completion_ids"], True
     names += ["prompt_ids"] * prompt_apart
-    ids = pyarrow.list_(pyarrow.int64())
+    ids = pyarrow.list_(pyarrow.int64() if isinstance(tokens, list) else pyarrow.int32())
     schema = pyarrow.schema([(name, ids) for name in names])
-    kept = [i for i, row in enumerate(tokens) if not is_left_out(row, kind, max_length)]
-    tables = [schema.empty_table()]
-    # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
-    for begin in range(0, len(kept), BATCH):
-        batch = [tokens[i] for i in kept[begin : begin + BATCH]]
-        cells = [
-            answers_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
-            for row in batch
-        ]
-        columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
-        tables.append(pyarrow.table(columns, schema=schema))
-    table = pyarrow.concat_tables(tables)
-    for name, its_type in (("margin", pyarrow.float64()), ("label", pyarrow.bool_())):
-        if name in rows.column_names:
-            values = rows[name][:]
-            column = pyarrow.array([values[i] for i in kept], its_type)
-            table = table.append_column(name, column)
-    return Dataset(table)
+    beside = {
+        name: (its_type, rows[name][:])
+        for name, its_type in (("margin", pyarrow.float64()), ("label", pyarrow.bool_()))
+        if name in rows.column_names
+    }
+    for name, (its_type, _) in beside.items():
+        schema = schema.append(pyarrow.field(name, its_type))
+
+    def tables() -> Iterator[Any]:
+        # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
+        for batch in in_batches(enumerate(tokens)):
+            kept = [(i, row) for i, row in batch if not is_left_out(row, kind, max_length)]
+            cells = [
+                answers_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
+                for _, row in kept
+            ]
+            columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
+            for its_type, values in beside.values():
+                columns.append(pyarrow.array([values[i] for i, _ in kept], its_type))
+            if kept:
+                yield pyarrow.table(columns, schema=schema)
+
+    if not isinstance(tokens, list):
+        return mapped_dataset(tables(), schema)
+    return Dataset(pyarrow.concat_tables([schema.empty_table(), *tables()]))
 
 
 def is_left_out(row: Encoded, kind: DataKind, max_length: int | None) -> bool:

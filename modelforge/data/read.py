@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 EXCERPT = 30  # characters shown on either side of a broken spot
 BETWEEN_ITEMS = re.compile(r"[\s,]*")
 WHITE = re.compile(r"[ \t\n\r]*")  # JSON's own
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
-# What the first bytes of a text say, the longest first.
-MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +34,21 @@ class Table:
 
     Attributes:
         path: As the user wrote it.
-        rows: In the file's order.
+        rows: In the file's order; of much data read again from the file each time.
         sha256: Of the file's bytes; empty for a hub data set.
         revision: The commit of a hub data set; empty for a file.
+        fingerprint: Of the content of a hub data set; empty for a file.
         notes: How it was read, where that is not plain.
+        doubts: The same where the user should look at it.
     """
 
     path: str
-    rows: list[Row]
+    rows: Sequence[Row]
     sha256: str
     revision: str = ""
+    fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 class Bad(ValueError):
@@ -67,14 +63,13 @@ Report = Callable[[Bad], None]
 Cells = Iterator[tuple[int, dict[str, Any]]]
 
 
-def read_jsonl(text: str, report: Report) -> Cells:
+def read_jsonl(stream: TextIO, report: Report) -> Cells:
     """One JSON object a line; blank lines, a BOM and CRLF are tolerated."""
-    # Not str.splitlines: JSON text may hold U+2028, U+0085 and others, which it would split at.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
-            yield number, one_object(line, number)
+            yield number, one_object(line.removesuffix("\n"), number)
         except Bad as bad:
             report(bad)
 
@@ -116,8 +111,9 @@ def excerpt(line: str, position: int) -> str:
     return f"    {shown}\n    {' ' * (position - start)}^"
 
 
-def read_json(text: str, report: Report) -> Cells:
+def read_json(stream: TextIO, report: Report) -> Cells:
     """A list of objects, or an object that holds one such list. A list is read item by item."""
+    text = stream.read()
     escaped = "\\u" in text
     try:
         for number, item in list_items(text) if text.lstrip()[:1] == "[" else held_items(text):
@@ -238,30 +234,6 @@ def excerpt_of_text(text: str, position: int) -> str:
     start = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
     return excerpt(text[start : None if end < 0 else end], position - start)
-
-
-def decode(raw: bytes) -> tuple[str, str]:
-    """Text and its encoding: UTF-8, or what a byte-order mark says.
-
-    Raises:
-        Bad: If the bytes are another encoding or hold NUL.
-    """
-    fix = "save the file as UTF-8"
-    for mark, encoding in MARKS:
-        if raw.startswith(mark):
-            try:
-                return raw.decode(encoding).removeprefix("\ufeff"), encoding
-            except UnicodeDecodeError as error:
-                raise Bad(0, f"not {encoding}, which its first bytes say it is: {error}") from None
-    if (position := raw.find(b"\0")) >= 0:
-        line = raw.count(b"\n", 0, position) + 1
-        raise Bad(line, f"NUL byte at byte {position}: not a text file, or damaged", fix)
-    try:
-        return raw.decode("utf-8-sig"), "UTF-8"
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        what = f"not UTF-8 at byte {error.start} (0x{error.object[error.start]:02x})"
-        raise Bad(line, what, fix) from None
 
 
 def no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelforge.data.again import mapped
 from modelforge.data.convert import DataKind, Item
 from modelforge.data.formats import TABLE
 from modelforge.data.layout import Format
@@ -47,7 +48,7 @@ class Match:
             yield Item({role: row.cells.get(name) for role, name in pairs}, row)
 
 
-def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> list[Row]:
+def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> Sequence[Row]:
     """Apply a mapping of our names to the file's.
 
     Raises:
@@ -67,7 +68,7 @@ def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> l
             problems.append(Problem(where, f"no column '{theirs}' (columns: {our})", near))
     if problems:
         raise DataError(*problems)
-    return [Row(renamed(row.cells, columns), row.path, row.line) for row in rows]
+    return mapped(rows, lambda row: Row(renamed(row.cells, columns), row.path, row.line))
 
 
 def renamed(cells: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -99,7 +100,8 @@ def recognise(rows: Sequence[Row], kind: DataKind, mapped: Collection[str] = ())
     # A column of a few stray rows does not decide what the file is.
     usual = [name for name, count in counts.items() if 2 * count >= len(rows)]
     needed, optional = by_canonical(usual), by_canonical(counts)
-    matches = [m for form in TABLE if (m := fit(form, needed, optional, rows[:LOOKED_AT]))]
+    head = rows[:LOOKED_AT]
+    matches = [m for form in TABLE if (m := fit(form, needed, optional, head))]
     serving = [match for match in matches if kind in match.format.serves]
     if serving:
         return max(serving, key=lambda m: len(set(mapped) & set(m.columns.values())))

@@ -38,6 +38,12 @@ class RenderError(Exception):
         super().__init__(detail)
         self.reason = f"{reason}: {detail}"
 
+    @classmethod
+    def again(cls, reason: str) -> RenderError:
+        """The error whose ``reason`` was written down."""
+        kind, _, detail = reason.partition(": ")
+        return cls(detail, kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

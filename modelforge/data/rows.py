@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.blocks import in_blocks
 from modelforge.data.check import (
-    Checked,
     Limits,
     LongRows,
     Tokenised,
@@ -17,16 +17,20 @@ from modelforge.data.check import (
     account_training,
     check,
     hold_out,
+    look_for_shared,
 )
 from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
+from modelforge.data.picked import Chosen, encoded
 from modelforge.data.places import Places
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from modelforge.data.check import Kept
 
 
 @dataclass(frozen=True)
@@ -133,61 +137,67 @@ class Rows:
         Raises:
             DataError: If too few rows can be used.
         """
+        import numpy as np
+
         ledger = copy.deepcopy(self.reading)
         limits = Limits(ledger.kind, max_length, long_rows, self.end_ids)
         eval_limits = replace(limits, long_rows=long_eval_rows or long_rows)
-        kept = [
-            check(list(in_blocks(rows, limits.keeps, self.decode, ledger)), limits, ledger)
-            for rows in self.parts
-        ]
+        parts = [in_blocks(rows, limits.keeps, self.decode, ledger) for rows in self.parts]
+        kept = [check(rows, number, limits, ledger) for number, rows in enumerate(parts)]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
-        account([item for rows in kept for item in rows], ledger, limits, decode=self.decode)
+        account(np.concatenate(kept), parts, ledger, limits, decode=self.decode)
         train, evaluation = self._divide(kept, ledger)
-        evaluation = hold_out(evaluation, eval_limits, limits, ledger)
+        evaluation = hold_out(evaluation, parts, eval_limits, limits, ledger)
         order = mixture(train, self.weights, self.seed, ledger)
-        flat = [item for rows in train for item in rows]
-        account_training(flat, order, evaluation, ledger)
-        names = extra_columns(flat + evaluation) if ledger.kind == "prompt" else []
-        epoch = [flat[i] for i in order]
+        flat = np.concatenate(train)
+        epoch = flat[np.asarray(order, int)]
+        account_training(epoch, evaluation, ledger)
+        once, rows, held_out = (Chosen(parts, each) for each in (flat, epoch, evaluation))
+        look_for_shared(once, held_out, ledger)
+        ledger.warn()
+        names = []
+        if ledger.kind == "prompt":
+            names = extra_columns(itertools.chain(once, held_out))
         return Data(
-            to_dataset(epoch, names, ledger),
-            to_dataset(evaluation, names, ledger) if evaluation else None,
+            to_dataset(rows, names, ledger),
+            to_dataset(held_out, names, ledger) if len(evaluation) else None,
             ledger,
-            [item.encoded for item in epoch],
-            [item.encoded for item in evaluation],
+            encoded(rows),
+            encoded(held_out),
             self.template_kwargs,
-            Places(item.row for item in epoch),
-            Places(item.row for item in evaluation),
+            Places(item.row for item in rows),
+            Places(item.row for item in held_out),
         )
 
-    def _divide(
-        self, kept: list[list[Checked]], ledger: Ledger
-    ) -> tuple[list[list[Checked]], list[Checked]]:
+    def _divide(self, kept: list[Kept], ledger: Ledger) -> tuple[list[Kept], Kept]:
         """The training rows of each source, and the held-out rows.
 
         What a source says itself comes first. The other sources give rows where nothing else is
         held out, or where ``eval_split`` asks for some.
         """
+        import numpy as np
+
         count = len(self.weights)
-        train, evaluation = list(kept[:count]), [item for rows in kept[count:] for item in rows]
-        if self.held_out and not evaluation:
+        train, evaluation = list(kept[:count]), kept[count:]
+        if self.held_out and not any(map(len, evaluation)):
             what = f"no held-out row can be used ({self.held_out})"
             raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
         reasons = [self.held_out] if self.held_out else []
         for at, own in enumerate(self.own):
             if own is not None:
                 (train[at],), drawn = divide([train[at]], own, self.seed, 0, ledger, where="eval")
-                evaluation.extend(drawn)
+                evaluation.append(drawn)
                 reasons.append(f"dataset[{at}]: {ledger.eval_reason}")
         rest = [at for at, own in enumerate(self.own) if own is None]
-        if (rest and not evaluation) or (rest and any(self.own) and self.eval_split is not None):
+        none = not any(map(len, evaluation))
+        if (rest and none) or (rest and any(self.own) and self.eval_split is not None):
             parts, drawn = divide(
                 [train[at] for at in rest], self.eval_split, self.seed, self.min_rows, ledger
             )
             for at, rows in zip(rest, parts, strict=True):
                 train[at] = rows
-            evaluation.extend(drawn)
+            evaluation.append(drawn)
             reasons.append(ledger.eval_reason)
         ledger.eval_reason = "; ".join(reasons)
-        return train, evaluation
+        return train, np.concatenate(evaluation) if evaluation else train[0][:0]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelforge.common.sources import DatasetSource
-from modelforge.data.files import find, looks_like_hub_id, missing, read_file, read_files
+from modelforge.data.again import Again
+from modelforge.data.files import ending, find, looks_like_hub_id, missing, read_file, read_files
 from modelforge.data.folder import choose
 from modelforge.data.ledger import Ledger
-from modelforge.data.read import Table
+from modelforge.data.packed import packing
+from modelforge.data.read import Row, Table
 from modelforge.errors import DataError, Problem
+
+LARGE = 2**26  # bytes of files from which on rows are read anew each time: half a GiB in memory
+PACKED = 4  # how much larger packed files are unpacked, roughly
+DENSE = (".parquet", ".xlsx")  # packed in themselves
+FEW = 50_000  # rows that are held, however large the files are that they are drawn from
 
 DatasetSpec = str | Path | Sequence[str | DatasetSource]
 
@@ -73,6 +80,21 @@ class Parts:
     train: list[Part]
     evaluation: list[Part]
     reason: str
+
+    @property
+    def tables(self) -> list[Table]:
+        """All files, those to train on first."""
+        return [table for part in (*self.train, *self.evaluation) for table in part.tables]
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return len(self.train) + len(self.evaluation)
+
+    @property
+    def large(self) -> bool:
+        """Whether there are more rows than memory should hold."""
+        return any(isinstance(table.rows, Again) for table in self.tables)
 
 
 @dataclass(frozen=True)
@@ -151,9 +173,11 @@ def read_all(
     """
     found: list[Found] = []
     problems: list[Problem] = []
-    for number, source in enumerate([*train, *held_out]):
+    sources = [*train, *held_out]
+    large = sum(bytes_of(source, asked.base_dir) for source in sources) > LARGE
+    for number, source in enumerate(sources):
         try:
-            each = read_source(source, asked.base_dir, held_out=number >= len(train))
+            each = read_source(source, asked.base_dir, held_out=number >= len(train), large=large)
         except DataError as error:
             problems.extend(error.problems)
             continue
@@ -185,19 +209,46 @@ def sample(tables: list[Table], most: int | None, seed: int, ledger: Ledger) -> 
             for number, row in enumerate(table.rows, first):
                 if number not in drawn:
                     ledger.watched.drop(row.where, "max_samples drew other rows")
-        rows = [row for number, row in enumerate(table.rows, first) if number in drawn]
+        rows = picked(table.rows, drawn, first)
         first += len(table.rows)
         kept.append(replace(table, rows=rows))
     return [table for table in kept if table.rows]
 
 
-def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False) -> Found:
+def picked(rows: Sequence[Row], drawn: Collection[int], first: int) -> Sequence[Row]:
+    """The rows whose number, counted from ``first``, was drawn."""
+
+    def those() -> Iterator[Row]:
+        return (row for number, row in enumerate(rows, first) if number in drawn)
+
+    if isinstance(rows, Again) and len(drawn) > FEW:
+        return Again(those, sum(first <= number < first + len(rows) for number in drawn))
+    return list(those())
+
+
+def bytes_of(source: DatasetSource, base_dir: Path) -> int:
+    """How large a source's files are, roughly and unpacked; 0 for a hub data set."""
+    path = find(source.path, base_dir)
+    if path is None:
+        return 0
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(
+        file.stat().st_size * (PACKED if packing(file.name) or ending(file) in DENSE else 1)
+        for file in files
+        if file.is_file() and ending(file)
+    )
+
+
+def read_source(
+    source: DatasetSource, base_dir: Path, *, held_out: bool = False, large: bool = False
+) -> Found:
     """A file, the files of a folder, or the split of a hub data set.
 
     Args:
         source: Where; a relative path is looked up in ``base_dir``, then in the working folder.
         base_dir: The config file's folder.
         held_out: Whether held-out rows are wanted, not rows to train on.
+        large: Whether rows are read from the files again each time, and never all held.
 
     Raises:
         DataError: With every problem found (the first ten in full).
@@ -215,10 +266,10 @@ def read_source(source: DatasetSource, base_dir: Path, *, held_out: bool = False
         what = "name chooses within a hub data set, split also within a folder"
         raise DataError(Problem(source.path, what, fix))
     if not path.is_dir():
-        return Found([read_file(path, shown=source.path)])
+        return Found([read_file(path, shown=source.path, large=large)])
     chosen = choose(source.path, path, split=source.split, held_out=held_out)
     return Found(
-        read_files(source.path, path, chosen.files),
-        read_files(source.path, path, chosen.held_out),
+        read_files(source.path, path, chosen.files, large=large),
+        read_files(source.path, path, chosen.held_out, large=large),
         chosen.notes,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import Example
+from modelforge.data.read import Row
 from modelforge.data.template import adds_bos
 from modelforge.data.tokens import MASKED
 from modelforge.errors import ModelError, Problem
@@ -75,22 +76,34 @@ def _templates(processor: dict[str, Any] | None) -> Iterable[dict[str, Any]]:
         yield from _templates(part)
 
 
-def segments_to_tokens(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Pieces of text → tokens with labels, in place, after BOS where the tokenizer adds it."""
-    for example in examples:
+def segments_to_tokens(
+    pairs: Iterable[tuple[Row, Example]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Row, Example]]:
+    """Examples, those in pieces of text as tokens with labels, after the tokenizer's BOS.
+
+    Args:
+        pairs: Rows and their examples, which are changed in place.
+        tokenizer: Of the model.
+    """
+    for row, example in pairs:
         pieces = example.pop("segments", None)
-        if pieces is None:
-            continue
-        ids: list[int] = []
-        labels: list[int] = []
-        for piece in pieces:
-            found = list(tokenizer(piece["text"], add_special_tokens=False)["input_ids"])
-            ids += found
-            labels += found if piece["label"] else [MASKED] * len(found)
-        bos = tokenizer.bos_token_id
-        if bos is not None and adds_bos(tokenizer) and ids[:1] != [bos]:
-            ids, labels = [bos, *ids], [MASKED, *labels]
-        example |= {"input_ids": ids, "labels": labels}
+        if pieces is not None:
+            example |= tokens_of(pieces, tokenizer)
+        yield row, example
+
+
+def tokens_of(pieces: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Example:
+    """Pieces of text as tokens with labels."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for piece in pieces:
+        found = list(tokenizer(piece["text"], add_special_tokens=False)["input_ids"])
+        ids += found
+        labels += found if piece["label"] else [MASKED] * len(found)
+    bos = tokenizer.bos_token_id
+    if bos is not None and adds_bos(tokenizer) and ids[:1] != [bos]:
+        ids, labels = [bos, *ids], [MASKED, *labels]
+    return {"input_ids": ids, "labels": labels}
 
 
 def without_bos(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,28 +1,32 @@
-"""Tables: CSV and its kin, Parquet, Arrow."""
+"""Tables: CSV and its kin, Parquet, Arrow, XLSX."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO
 
+from modelforge.data.packed import opened, packing
 from modelforge.data.read import Bad, Cells, Report, first_line
 
 # A cell of any length is a text somebody wrote; Python's limit of 128 KiB is for other uses.
 csv.field_size_limit(2**31 - 1)
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 20  # rows that tell what stands between cells
+BATCH = 1000  # rows of a binary table that are taken out of it at once
 
 
-def separator(text: str) -> str:
+def separator(head: str) -> str:
     """What stands between the cells of a CSV: a comma, unless another makes a table and it none."""
-    return next((mark for mark in SEPARATORS if is_table(text, mark)), ",")
+    return next((mark for mark in SEPARATORS if is_table(head, mark)), ",")
 
 
-def is_table(text: str, mark: str) -> bool:
+def is_table(head: str, mark: str) -> bool:
     """Whether the first rows have equally many cells, more than one, with this between them."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    reader = csv.reader(io.StringIO(head, newline=""), delimiter=mark, strict=True)
     try:
         rows = [row for row, _ in zip(reader, range(SAMPLE), strict=False) if row]
     except csv.Error:
@@ -30,24 +34,12 @@ def is_table(text: str, mark: str) -> bool:
     return bool(rows) and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows)
 
 
-def read_csv(text: str, report: Report) -> Cells:
-    """Rows of cells, the first of which names the columns."""
-    yield from read_separated(text, report, separator(text))
-
-
-def read_tsv(text: str, report: Report) -> Cells:
-    """The same with tabs between the cells."""
-    yield from read_separated(text, report, "\t")
-
-
-def read_separated(text: str, report: Report, mark: str) -> Cells:
-    """The same with ``mark`` between the cells."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+def read_separated(stream: TextIO, report: Report, mark: str) -> Cells:
+    """Rows of cells with ``mark`` between them, the first of which names the columns."""
+    reader = csv.reader(stream, delimiter=mark, strict=True)
     try:
         header = next(reader, [])
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise Bad(1, f"column name given twice: {', '.join(map(repr, twice))}", "rename one")
+        refuse_twice(header)
         start = reader.line_num + 1
         for cells in reader:
             # An empty line is a row only where there is a single column.
@@ -61,33 +53,96 @@ def read_separated(text: str, report: Report, mark: str) -> Cells:
         raise Bad(reader.line_num, f"broken CSV: {error}") from None
 
 
-def read_parquet(raw: bytes, report: Report) -> Cells:
+def refuse_twice(header: list[str]) -> None:
+    """See that no two columns have one name.
+
+    Raises:
+        Bad: If two have.
+    """
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise Bad(1, f"column name given twice: {', '.join(map(repr, twice))}", "rename one")
+
+
+def read_parquet(path: Path, report: Report) -> Cells:
     """A Parquet file; its rows are numbered from 1."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        yield from enumerate(cells_of(pyarrow.parquet.read_table(io.BytesIO(raw))), 1)
+        with pyarrow.parquet.ParquetFile(source(path)) as file:
+            yield from numbered(file.iter_batches(BATCH))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise Bad(0, f"not a readable Parquet file: {first_line(error)}") from None
 
 
-def read_arrow(raw: bytes, report: Report) -> Cells:
+def read_arrow(path: Path, report: Report) -> Cells:
     """A file of `datasets`' ``save_to_disk``, or any other of Arrow's; rows are numbered from 1."""
     import pyarrow
 
-    buffer = pyarrow.BufferReader(raw)
     try:
+        given = source(path)
+        # Read, not mapped: pages of a mapped file count as memory of the process.
+        file = pyarrow.OSFile(str(given)) if isinstance(given, Path) else given
         try:
-            table = pyarrow.ipc.open_stream(buffer).read_all()
+            batches = pyarrow.ipc.open_stream(file)
         except pyarrow.ArrowInvalid:
-            table = pyarrow.ipc.open_file(buffer).read_all()
-        yield from enumerate(cells_of(table), 1)
+            reader = pyarrow.ipc.open_file(file)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        yield from numbered(batches)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise Bad(0, f"not a readable Arrow file: {first_line(error)}") from None
 
 
-def cells_of(table: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a table, some at a time: all at once would take long without a sign."""
-    for batch in table.to_batches(max_chunksize=1000):
-        yield from batch.to_pylist()
+def source(path: Path) -> Any:
+    """A file as Arrow's readers take it: its path, or its bytes where it is packed."""
+    if not packing(path.name):
+        return path
+    with opened(path) as stream:
+        return io.BytesIO(stream.read())
+
+
+def numbered(batches: Iterable[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of Arrow's batches, from 1."""
+    number = 0
+    for batch in batches:
+        for begin in range(0, batch.num_rows, BATCH):
+            for cells in batch.slice(begin, BATCH).to_pylist():
+                number += 1
+                yield number, cells
+
+
+def read_xlsx(path: Path, report: Report) -> Cells:
+    """The first sheet of an Excel file that holds rows; its first row names the columns."""
+    if find_spec("openpyxl") is None:
+        fix = "pip install openpyxl, or save the sheet as .csv"
+        raise Bad(0, "Excel files need the package openpyxl, which is not installed", fix)
+    from openpyxl import load_workbook
+
+    with opened(path) as stream:
+        raw = io.BytesIO(stream.read())
+    try:
+        book = load_workbook(raw, read_only=True, data_only=True)
+        sheets = {sheet.title: list(sheet.iter_rows(values_only=True)) for sheet in book.worksheets}
+    except Exception as error:  # openpyxl raises many kinds for what is no Excel file
+        raise Bad(0, f"not a readable Excel file: {first_line(error)}") from None
+    filled = {title: rows for title, rows in sheets.items() if any(map(any, rows))}
+    if len(filled) > 1:
+        what = f"holds several sheets: {', '.join(filled)}"
+        raise Bad(0, what, "save each to a file of its own, such as train.csv and test.csv")
+    for rows in filled.values():
+        yield from sheet_rows(rows, report)
+
+
+def sheet_rows(rows: list[tuple[Any, ...]], report: Report) -> Cells:
+    """The rows of a sheet under its header."""
+    first = next(i for i, row in enumerate(rows) if any(cell is not None for cell in row))
+    header = [None if cell is None else str(cell) for cell in rows[first]]
+    refuse_twice([name for name in header if name is not None])
+    for number, row in enumerate(rows[first + 1 :], first + 2):
+        if all(cell is None for cell in row):
+            continue
+        if any(cell is not None for name, cell in zip(header, row, strict=True) if name is None):
+            report(Bad(number, "a cell stands in a column without a name", "name the column"))
+            continue
+        yield number, {n: cell for n, cell in zip(header, row, strict=True) if n is not None}

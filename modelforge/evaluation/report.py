@@ -13,6 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from modelforge import registry
 from modelforge.data.ledger import Ledger
 from modelforge.errors import Problem, RunError
+from modelforge.evaluation.neutral import told
 from modelforge.evaluation.usage import usage
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -39,6 +40,7 @@ def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         steps=results["steps"],
         figures=_figures(results),
         verdict=_verdict(results),
+        forgotten=_forgotten(results),
         charts=charts(run.read_lines(files.METRICS)),
         sample_head=list(samples[0]) if samples else [],
         samples=[[_text(value) for value in sample.values()] for sample in samples],
@@ -75,6 +77,7 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         "## Figures",
         _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
         *([_verdict(results)] if _verdict(results) else []),
+        *([_forgotten(results)] if "neutral" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
@@ -160,6 +163,14 @@ def _verdict(results: Mapping[str, Any]) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in shared.items())
         told += f" It flatters: held-out rows are also trained on ({kinds})."
     return told
+
+
+def _forgotten(results: Mapping[str, Any]) -> str:
+    """How far the model moved on neutral texts; nothing where it was not looked at."""
+    if "neutral" not in results:
+        return ""
+    words = told(results["neutral"])
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:

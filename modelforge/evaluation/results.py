@@ -11,6 +11,7 @@ from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.headline import judged
+from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategy import Measure, Result
@@ -28,8 +29,13 @@ def measured(
     *,
     head: Literal["causal-lm", "reward"],
     limit: int,
+    texts: int = 0,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
+
+    ``neutral``: what it is on neutral texts (see `modelforge.evaluation.neutral`), or how far it
+    has moved there; missing where nothing was looked at.
 
     DeepSpeed and FSDP hold a model that can compute from the first step on only, and one whose
     weights are sharded cannot answer outside of training.
@@ -40,18 +46,32 @@ def measured(
         tokenizer: With its chat template.
         head: Whether the model answers or scores.
         limit: Longest prompt and answer together, in tokens.
+        texts: How many neutral texts to read; 0: none.
+        start: What was found there before training; None before it.
     """
+    from modelforge.evaluation import neutral
+    from modelforge.evaluation.samples import undisturbed
+
     sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if sharding and trainer.state.global_step == 0:
         say("not measured before training: the model is sharded when training begins")
         return {"figures": {}, "rows": [], "samples": []}
     plugin = trainer.accelerator.state.deepspeed_plugin
     whole = not trainer.is_fsdp_enabled and getattr(plugin, "zero_stage", 0) != 3
-    return {
-        "figures": {} if data.eval is None else _figures(trainer),
+    found = {
+        "figures": {} if data.eval is None else held_out_figures(trainer),
         "rows": [row.to_dict() for row in getattr(trainer, "held_out", [])],
         "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
     }
+    if whole and (start or (texts and trainer.state.global_step == 0)):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with undisturbed(model):
+            found["neutral"] = (
+                neutral.moved(model, tokenizer, start)
+                if start
+                else neutral.begun(model, tokenizer, texts)
+            )
+    return found
 
 
 def _samples(
@@ -71,7 +91,7 @@ def _samples(
         return samples.answer(model, tokenizer, rows, limit=limit, template_kwargs=kwargs)
 
 
-def _figures(trainer: Any) -> dict[str, float]:
+def held_out_figures(trainer: Any) -> dict[str, float]:
     """The held-out figures, without disturbing what training draws at random."""
     from modelforge.callbacks.metrics import SESSION
     from modelforge.evaluation.samples import undisturbed
@@ -146,16 +166,25 @@ def write_end(
         "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
         "saved": saved,
     } | ({"no_signal": vars(silent)} if silent else {})
+    if "neutral" in after:
+        results["neutral"] = after["neutral"]
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
     run.write_json(files.RESULTS, results)
-    headline("Nothing was learned" if silent else "Done")
-    if measure.key in after["figures"]:
-        both = [f.get(measure.key) for f in (before["figures"], after["figures"])]
+    _say_end(run, measure, results)
+
+
+def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
+    """The figure that the run is judged by, what it forgot, and where it lies."""
+    headline("Nothing was learned" if "no_signal" in results else "Done")
+    if measure.key in results["after"]:
+        both = [results[when].get(measure.key) for when in ("before", "after")]
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
-        verdict = f" ({judgement['verdict']})" if judgement else ""
+        verdict = f" ({results['verdict']})" if "verdict" in results else ""
         say(f"{measure.label}: {figures}{verdict}")
+    if "neutral" in results:
+        say(told(results["neutral"]))
     say(f"run: {run.path}")
 
 

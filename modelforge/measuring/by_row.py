@@ -84,8 +84,17 @@ class ByRow(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As ever, and each batch beside its rows alone."""
-        with self._rows_too():
+        with self._rows_too(), self._no_row_dropped():
             return super().get_eval_dataloader(eval_dataset)
+
+    @contextmanager
+    def _no_row_dropped(self) -> Iterator[None]:
+        """Within it, ``dataloader_drop_last`` is off: it would take held-out rows away too."""
+        asked, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = asked
 
     @contextmanager
     def _rows_too(self) -> Iterator[None]:
@@ -229,7 +238,8 @@ class ByPrompt(ByRow):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As ever: its rows are prompts, which are collated when they are answered."""
-        return super(ByRow, self).get_eval_dataloader(eval_dataset)
+        with self._no_row_dropped():
+            return super(ByRow, self).get_eval_dataloader(eval_dataset)
 
     def _order(self, dataset: Any) -> list[int]:
         """As in the data, each prompt once; TRL would shuffle anew at each evaluation."""

@@ -7,24 +7,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.config import LORA_KEYS, Choice, Config, Settings
+from modelforge.config import LORA_KEYS, OUT_OF_BASE, Choice, Config, Settings
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig
+    from peft import PeftConfig
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
     from modelforge.machine.hardware import Hardware
 
 
+#: The adapter's output is scaled by alpha / rank (Schulman et al., LoRA Without Regret, 2025).
+ALPHA = 32
 _LANGUAGE_HEADS = {"lm_head"}
 
 
 def lora_config(
     settings: Settings, *, head: str, model: Any = None, rows: Sequence[int] = ()
-) -> LoraConfig | None:
-    """PEFT's LoRA config, or None where all weights are trained (``lora_r`` 0).
+) -> PeftConfig | None:
+    """PEFT's config of the adapter, or None where all weights are trained (``lora_r`` 0).
 
     Args:
         settings: ModelForge's keys.
@@ -35,29 +37,40 @@ def lora_config(
     """
     if settings.lora_r == 0:
         return None
-    from peft import LoraConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
 
-    whole = set(settings.lora_modules_to_save)
+    section = dict(settings.lora)
+    kind = section.pop("peft_type", "LORA")
+    whole = {*settings.lora_modules_to_save, *(section.pop("modules_to_save", None) or ())}
     names, tied = ([], False) if model is None else embedding_names(model)
     if tied and whole & {*names, *_LANGUAGE_HEADS}:
         whole = (whole - _LANGUAGE_HEADS) | set(names)
-    more: dict[str, Any] = {}
+    fields: dict[str, Any] = {"target_modules": settings.lora_target_modules}
+    if kind == "LORA":
+        fields["r"], fields["lora_alpha"] = settings.lora_r, settings.lora_alpha
+        fields["lora_dropout"] = settings.lora_dropout
+        if tied and whole & set(names):
+            fields["ensure_weight_tying"] = True
+    elif kind == "IA3" and settings.lora_target_modules == "all-linear":
+        del fields["target_modules"]  # PEFT knows IA3's places by the architecture
     if rows and not whole.issuperset(names):
         show_bias()
-        more["trainable_token_indices"] = {name: list(rows) for name in names if name not in whole}
-    if tied and whole & set(names):
-        more["ensure_weight_tying"] = True
+        at = {name: list(rows) for name in names if name not in whole}
+        fields["trainable_token_indices"] = at
+    weightless = model is None or model.device.type == "meta"
+    if section.get("init_lora_weights") in OUT_OF_BASE and weightless:
+        del section["init_lora_weights"]  # a decomposition needs weights, and the shape is the same
     if head == "reward":
         whole = (whole - _LANGUAGE_HEADS) | {"score"}
-    return LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=settings.lora_target_modules,
-        task_type="SEQ_CLS" if head == "reward" else "CAUSAL_LM",
-        modules_to_save=sorted(whole) or None,
-        **more,
-    )
+    fields["task_type"] = "SEQ_CLS" if head == "reward" else "CAUSAL_LM"
+    fields["modules_to_save"] = sorted(whole) or None
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**fields | section)
+
+
+def starts_as_base(settings: Settings) -> bool:
+    """Whether the base, its adapter off, is the model as it begins."""
+    return settings.lora.get("init_lora_weights") not in OUT_OF_BASE
 
 
 def show_bias() -> None:
@@ -124,8 +137,12 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "default", why)
         elif settings.use_8bit:
             choices["use_4bit"] = Choice(False, "default", "use_8bit is set")
-    if settings.lora_r and not config.given("lora_alpha"):
-        choices["lora_alpha"] = Choice(2 * settings.lora_r, "default", "twice lora_r, as is usual")
+        elif not starts_as_base(settings):
+            why = f"{settings.lora['init_lora_weights']} decomposes weights that are not quantised"
+            choices["use_4bit"] = Choice(False, "default", why)
+    if settings.lora_r and not (config.given("lora_alpha") or settings.preset):
+        why = "fixed, so that one learning rate holds for every rank"
+        choices["lora_alpha"] = Choice(ALPHA, "default", why)
     if hardware.device == "cpu":
         if settings.use_8bit:
             why = "8-bit training needs a CUDA device"
@@ -181,6 +198,12 @@ def adapter_choices(
             problems.append(Problem(f"{config.name}: {key}", what, fix))
         if not config.given(key):
             choices[key] = Choice(own, "adapter", f"the adapter's own, of {adapter}")
+    for field, said in config.settings.lora.items():
+        own = recorded.get(field)
+        if not (own == said or _alike(said, own, linear)):
+            what = f"is {said!r}, and the adapter that is trained further has {own!r}"
+            fix = "remove it, or set model_name to the base (or to the merged model)"
+            problems.append(Problem(f"{config.name}: lora.{field}", what, fix))
     if problems:
         raise ConfigError(*problems)
     return choices

@@ -4,21 +4,20 @@ What is changed, in this order; each change is a :class:`~modelforge.config.Choi
 
 0. gradient checkpointing off, where only a profile turned it on, and the whole length fits without
    in micro-batches that keep the card busy
-1. micro-batch and accumulation together (their product, the effective batch, stays) and the
-   length: the longest length up to the one wanted, then the largest micro-batch at it; a length
-   below half of the one wanted is left for the last resort
+1. micro-batch and accumulation together: their product, the rows of a step, stays
 2. gradient checkpointing: a third more computation
 3. the optimiser: ``paged_adamw_8bit``
-4. the LoRA rank: 16, then 8
-5. the length again, down to 128
+4. the answers that are sampled at once, in whole groups
+5. the length, down to 128, with a warning: it is all of what is learned that may give way
 
-What the user set is never touched. If nothing fits, the error names the smallest budget that does.
+Rank, alpha, rate and the rows of a step stay. What the user set is never touched. If nothing fits,
+the error names the smallest budget that does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
@@ -40,6 +39,7 @@ _SHORTEST = 128
 # Tokens of a micro-batch that keep a card busy: below, recomputing costs less than smaller ones.
 _BUSY = 2048
 _STEP = 64  # lengths are multiples of it
+_DECODED = "steps_per_generation"
 # What the allocator holds beyond what tensors take, until the whole model has shown it.
 _RESERVED = 1.03
 
@@ -89,13 +89,15 @@ def fit(
 
 
 def _wanted_length(config: Config, longest_row: int | None) -> int:
-    if longest_row is None or config.given(_LENGTH):
+    chosen = config.choices.get(_LENGTH)
+    fixed = config.given(_LENGTH) or (chosen is not None and chosen.source == "preset")
+    if longest_row is None or fixed:
         return config.settings.max_seq_length
     return max(_STEP, -(-longest_row // _STEP) * _STEP)
 
 
-# How much of the length may be given up.
-Reach = Literal["none", "half", "most"]
+# At the whole length in micro-batches that keep a card busy, at the whole length, or at less.
+Reach = Literal["busy", "whole", "shorter"]
 
 
 def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]]:
@@ -104,29 +106,36 @@ def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]
     if checkpointing is not None and checkpointing.value and checkpointing.source == "profile":
         why = "activations fit: nothing is computed twice"
         off = Choice(False, "plan", why)
-        yield _chosen(config, gradient_checkpointing=off), "none"
-    yield config, "half"
+        yield _chosen(config, gradient_checkpointing=off), "busy"
+    yield config, "whole"
     if not config.given("gradient_checkpointing") and not config.get("gradient_checkpointing"):
         why = "activations do not fit otherwise: recomputed, for a third more computation"
         config = _chosen(config, gradient_checkpointing=Choice(True, "plan", why))
-        yield config, "half"
+        yield config, "whole"
     optim = str(config.get("optim", "adamw_torch_fused"))
     if not config.given("optim") and "adamw" in optim and "8bit" not in optim:
         paged = "paged_adamw_8bit" if hardware.device == "cuda" else "adamw_8bit"
         paging = ", in RAM when the card is full" if hardware.device == "cuda" else ""
         why = f"8-bit states, a quarter of the memory{paging}"
         config = _chosen(config, optim=Choice(paged, "plan", why))
-        yield config, "half"
-    for rank in (16, 8):
-        chosen = config.choices.get("lora_r")
-        own = chosen is not None and chosen.source == "adapter"  # which no plan can change
-        if not config.given("lora_r") and not own and config.settings.lora_r > rank:
-            choices = {"lora_r": Choice(rank, "plan", "a higher rank does not fit")}
-            if not config.given("lora_alpha"):
-                choices["lora_alpha"] = Choice(2 * rank, "plan", "twice lora_r, as is usual")
-            config = _chosen(config, **choices)
-            yield config, "half"
-    yield config, "most"
+        yield config, "whole"
+    for size in _rollouts(config):
+        config = _chosen(config, **{_DECODED: Choice(*size)})
+        yield config, "whole"
+    yield config, "shorter"
+
+
+def _rollouts(config: Config) -> Iterator[tuple[int, str, str]]:
+    """Ever fewer answers sampled at once, in whole groups, each with its reason."""
+    group = config.get("num_generations")
+    micro, steps = config.micro_batch, config.get(_ACCUMULATION) or 1
+    fixed = config.given(_DECODED) or config.given("generation_batch_size")
+    if not group or not config.get("prompts_per_step") or fixed:
+        return
+    for parts in (2, 4, 8, 16):
+        if steps % parts == 0 and micro * steps // parts % group == 0:
+            at_once = micro * steps // parts
+            yield steps // parts, "plan", f"{at_once} answers sampled at once: more do not fit"
 
 
 def _chosen(config: Config, **choices: Choice) -> Config:
@@ -152,7 +161,7 @@ class _Search:
         for length in self._lengths(reach):
             base = _with_length(lean, length, self.wanted)
             sizes = self._micro_batches(base)
-            if reach == "none":
+            if reach == "busy":
                 sizes = [n for n in sizes if n * length >= _BUSY] or sizes[-1:]
             smallest = _with_micro(base, sizes[0])
             if not self._fits(smallest):
@@ -184,7 +193,7 @@ class _Search:
     def refusal(self, leanest: Config) -> RunError:
         """What to say when nothing fits."""
         shortest = _with_micro(
-            _with_length(leanest, self._lengths("most")[-1], self.wanted),
+            _with_length(leanest, self._lengths("shorter")[-1], self.wanted),
             self._micro_batches(leanest)[0],
         )
         plan = self.plan(shortest)
@@ -212,14 +221,13 @@ class _Search:
 
     def _lengths(self, reach: Reach) -> list[int]:
         """Lengths to try, longest first."""
-        last = reach == "most"
-        if reach == "none" or self.config.given(_LENGTH):
+        if reach != "shorter" or self.config.given(_LENGTH):
             return [self.wanted]
-        shares = (1, 3 / 4, 1 / 2) if not last else (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16)
+        shares = (3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16)
         floor = max(min(_SHORTEST, self.wanted), _fixed_completion(self.config) + _STEP)
-        lengths = [round(self.wanted * share / _STEP) * _STEP for share in shares[1:]]
+        lengths = [round(self.wanted * share / _STEP) * _STEP for share in shares]
         kept = sorted({n for n in lengths if floor <= n < self.wanted}, reverse=True)
-        return [self.wanted, *kept, *([floor] if last and floor < self.wanted else [])]
+        return [self.wanted, *kept, *([floor] if floor < self.wanted else [])]
 
     def _micro_batches(self, config: Config) -> list[int]:
         """Micro-batches to try, smallest first: divisors of the effective batch."""
@@ -227,11 +235,14 @@ class _Search:
         if config.given(_MICRO) or config.given(_ACCUMULATION):
             return [micro]
         effective = micro * (config.get(_ACCUMULATION) or 1)
+        sampled = config.choices.get(_DECODED)
+        if sampled is not None and sampled.source == "plan":
+            effective = micro * sampled.value  # what is sampled at once is whole micro-batches
         least = get_strategy(config.settings.strategy)().least_micro_batch(config)
         return [n for n in range(least, effective + 1) if effective % n == 0] or [micro]
 
 
-_LEVER_KEYS = ("gradient_checkpointing", "optim", "lora_r")
+_LEVER_KEYS = ("gradient_checkpointing", "optim", _DECODED)
 
 
 def _with_micro(config: Config, micro: int) -> Config:
@@ -241,18 +252,34 @@ def _with_micro(config: Config, micro: int) -> Config:
     effective = now * (config.get(_ACCUMULATION) or 1)
     size = "the largest that fits" if micro > now else "more does not fit"
     kept = f"effective batch stays {effective}"
-    return _chosen(
-        config,
-        per_device_train_batch_size=Choice(micro, "plan", size),
-        gradient_accumulation_steps=Choice(effective // micro, "plan", kept),
-    )
+    choices = {
+        _MICRO: Choice(micro, "plan", size),
+        _ACCUMULATION: Choice(effective // micro, "plan", kept),
+    }
+    sampled = config.choices.get(_DECODED)
+    if sampled is not None and sampled.source == "plan":
+        choices[_DECODED] = replace(sampled, value=max(1, sampled.value * now // micro))
+    return _chosen(config, **choices)
 
 
 def _with_length(config: Config, length: int, wanted: int) -> Config:
     if length == config.settings.max_seq_length:
         return config
     why = "the longest row" if length == wanted else f"{wanted} does not fit"
-    return _chosen(config, max_seq_length=Choice(length, "plan", why))
+    choices = {_LENGTH: Choice(length, "plan", why)}
+    new = _open_completion(config)
+    if new and length < wanted:
+        # The prompts stay whole as long as that leaves a quarter to the answers.
+        left = min(new, max(length - (config.settings.max_seq_length - new), length // 4))
+        generation = config.get("generation").model_copy(update={"max_new_tokens": left})
+        choices["generation"] = Choice(generation.model_dump(), "plan", why)
+    return _chosen(config, **choices)
+
+
+def _open_completion(config: Config) -> int:
+    """Tokens of the longest answer, where the user left them open; else 0."""
+    generation = config.get("generation")
+    return 0 if generation is None or _fixed_completion(config) else generation.max_new_tokens or 0
 
 
 def _fixed_completion(config: Config) -> int:

@@ -59,17 +59,37 @@ def meta_model(
 
 def linear_layers(architecture: PretrainedConfig) -> set[str]:
     """What PEFT's ``all-linear`` means: the linear layers but the output head, by their names."""
+    model = _on_meta(architecture)
+    return {name.rpartition(".")[2] for name, _ in _linear(model)}
+
+
+def sizes(architecture: PretrainedConfig) -> tuple[int, int]:
+    """How many weights a model has, and how many a LoRA of rank 1 on its linear layers adds.
+
+    Both are 0 for a model that transformers cannot make by its config alone.
+    """
+    try:
+        model = _on_meta(architecture)
+    except (ValueError, ImportError, OSError):  # its own code, or no language model
+        return 0, 0
+    return model.num_parameters(), sum(sum(m.weight.shape) for _, m in _linear(model))
+
+
+def _on_meta(architecture: PretrainedConfig) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
+        return AutoModelForCausalLM.from_config(architecture)
+
+
+def _linear(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+    """The linear layers but the output head, with their names."""
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
-    return {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    }
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+            yield name, module
 
 
 def _quantise(module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ what the plan changes to fit the card (`modelforge.training.fit`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from modelforge.config import Choice, Config
@@ -26,6 +26,7 @@ from modelforge.machine.hardware import (
 from modelforge.machine.launch import distributed_choices
 from modelforge.machine.vllm import vllm_defaults
 from modelforge.models.lora import lora_defaults
+from modelforge.training import recipe
 from modelforge.training.effects import effective
 from modelforge.training.follow import following
 
@@ -45,6 +46,7 @@ class Facts:
         hardware: The machine that the run is for.
         provider: Who loads the model, and why.
         context: The model's context in tokens; None where the model does not tell.
+        size: The model's family and size.
         adapter: What the adapter that is trained further is; None without one.
     """
 
@@ -52,6 +54,7 @@ class Facts:
     hardware: Hardware
     provider: Choice | None = None
     context: int | None = None
+    size: recipe.Size = field(default_factory=recipe.Size)
     adapter: Mapping[str, Choice] | None = None
 
 
@@ -102,9 +105,23 @@ def _strategy(config: Config, facts: Facts) -> Choices:
     return _open(config, defaults)
 
 
+def _recipe(config: Config, facts: Facts) -> Choices:
+    """What is learned, whatever the card: rank, rate, and the rows of a step."""
+    strategy, values = facts.strategy, recipe.rank(facts.strategy, facts.size, None)
+    values |= recipe.rate(config, strategy, facts.size)
+    return _open(config, values | recipe.batch(config, strategy))
+
+
+def _preset(config: Config, facts: Facts) -> Choices:
+    """Settings that the user asks for by one word."""
+    return _open(config, recipe.preset(config))
+
+
 def _run(config: Config, facts: Facts) -> Choices:
     """How every run logs and saves."""
+    longest = type(config.settings).model_fields["max_seq_length"].default
     values = {
+        "max_seq_length": Choice(longest, "default", "rows are cut beyond it"),
         "logging_first_step": Choice(True, "default", "the first figures come at once"),
         "save_steps": Choice(0.1, "default", "ten checkpoints a run, to resume from"),
         "save_total_limit": Choice(2, "default", "the last two are kept"),
@@ -172,7 +189,9 @@ def _open(config: Config, choices: Choices) -> dict[str, Choice]:
 LAYERS: tuple[Callable[[Config, Facts], Choices], ...] = (
     _profile,
     _strategy,
+    _recipe,
     _run,
+    _preset,
     _follows,
     _provider,
     _context,

@@ -85,11 +85,14 @@ _BY_LOSS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 RULES = (
     Rule(
-        "lora_alpha lora_dropout lora_target_modules lora_modules_to_save train_tokens",
+        "lora lora_alpha lora_dropout lora_target_modules lora_modules_to_save train_tokens",
         _never("lora_r"),
         "lora_r is 0: all weights are trained, and there is no adapter",
         "remove it, or set lora_r to 8 or more",
     ),
+    Rule("lora_alpha lora_dropout",
+         lambda get: (get("lora") or {}).get("peft_type", "LORA") != "LORA",
+         "lora.peft_type names another method", "set the fields of lora"),
     Rule("bnb_4bit_quant_type use_double_quant", _never("use_4bit"),
          "the model is not loaded in 4-bit", "remove it, or set use_4bit to true"),
     Rule("warmup_ratio", lambda get: bool(get("warmup_steps")),
@@ -137,6 +140,10 @@ RULES = (
     Rule("dataloader_prefetch_factor dataloader_persistent_workers",
          _never("dataloader_num_workers"), "dataloader_num_workers is 0",
          "remove it, or set dataloader_num_workers to 1 or more"),
+    Rule("prediction_loss_only", lambda get: True,
+         "held-out rows are measured one by one, with all figures", "remove it"),
+    Rule("liger_kernel_config", _never("use_liger_kernel"),
+         "use_liger_kernel is off", "remove it, or set use_liger_kernel to true"),
     Rule("hub_*", _never("push_to_hub"),
          "push_to_hub is off", "remove it, or set push_to_hub to true"),
     Rule("project trackio_*", lambda get: "trackio" not in _names(get("report_to")),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from modelforge.training.fit_to_card import within_budget
 from modelforge.training.follow import refuse_unknown_metric, refuse_without_rows
 from modelforge.training.read import cut
+from modelforge.training.recipe import of_the_rows
 
 if TYPE_CHECKING:
-    from modelforge.config import Config
+    from modelforge.config import Choice, Config
     from modelforge.data import Data
     from modelforge.plan import Plan
     from modelforge.strategy import Strategy
@@ -51,13 +52,14 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
         refuse_without_rows(config, held_out=data.eval is not None)
         if type(strategy).__module__.startswith("modelforge."):  # others' trainers add their own
             refuse_unknown_metric(config, strategy.figures(config))
+    config = config.with_choices(_by_rows(config, resolved, read))
     planned = None
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):
         # How long answers get is not in the data.
         longest = None
         if data is not None and strategy.data_kind != "prompt":
-            longest = round(data.ledger.tokens["max"])
+            longest = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
         config, planned = within_budget(
             config,
             resolved.hardware,
@@ -69,6 +71,21 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
         data = cut(read.rows, config, strategy)
     return Fitted(config, data, planned)
+
+
+def _by_rows(config: Config, resolved: Resolved, read: Read | None) -> dict[str, Choice]:
+    """Rank and lengths; where no rows are known, the lengths alone."""
+    strategy, tokens, longest, thinks = resolved.strategy, None, None, False
+    if read is not None:
+        ledger = read.data.ledger
+        if ledger.supervised_share is not None:
+            tokens = ledger.tokens["total"] * ledger.supervised_share
+        longest = round(ledger.tokens["max"]) if strategy.data_kind == "prompt" else None
+        thinks = "<think>" in str(read.tokenizer.chat_template)
+    return of_the_rows(
+        config, strategy, resolved.size, tokens=tokens, longest=longest, thinks=thinks,
+        context=resolved.context,
+    )  # fmt: skip
 
 
 def _is_cut(data: Data, before: Config, after: Config, strategy: Strategy) -> bool:

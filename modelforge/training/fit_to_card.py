@@ -59,6 +59,12 @@ def within_budget(
         return config, None
     for line in planned.lines():
         say(line)
+    length = config.choices.get("max_seq_length")
+    if length is not None and length.source == "plan" and "does not fit" in length.reason:
+        warn(
+            f"max_seq_length is {length.value} on this card ({length.reason} in {budget:g} GiB): "
+            "what is longer is cut, and a larger card would learn from more of it"
+        )
     return config, planned
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from modelforge.common.console import headline, say, show_line
 from modelforge.errors import ModelError, Problem, RunError
+from modelforge.models.lora import starts_as_base
 
 if TYPE_CHECKING:
     from modelforge.training.prepare import Prepared
@@ -38,6 +39,7 @@ def preflight(prepared: Prepared, trainer: Any) -> None:
         fresh
         and not sharded
         and prepared.config.settings.lora_r
+        and starts_as_base(prepared.config.settings)
         and prepared.strategy.head == "causal-lm"
     ):
         same_as_base(prepared, model)

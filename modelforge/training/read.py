@@ -81,6 +81,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
         chat_template=template,
         seed=settings.seed,
         base_dir=config.base_dir,
+        processes=config.get("dataset_num_proc"),
         eos_token_ids=resolved.provider.stop_tokens(resolved.source),
         how=How(
             train_on=config.get("train_on", "all"),

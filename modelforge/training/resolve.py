@@ -28,11 +28,13 @@ from modelforge.models.attach import head_problems
 from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
+from modelforge.models.rates import model_type
 from modelforge.models.source import ModelSource, find_model
 from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 from modelforge.training.effects import refuse_without_effect
+from modelforge.training.recipe import Size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -52,6 +54,7 @@ class Resolved:
         provider: Who loads the model.
         source: Where the model comes from, at a commit where it is the hub's.
         architecture: The model's config: its shape, without weights.
+        size: Its family and size.
         run: The run's folder; nothing is written there yet.
         checkpoint: Where to resume from, or None.
         planning: Whether nothing is going to run: a plan is all that is asked for.
@@ -63,9 +66,15 @@ class Resolved:
     provider: Provider
     source: ModelSource
     architecture: PretrainedConfig
+    size: Size
     run: RunDir
     checkpoint: Path | None
     planning: bool = False
+
+    @property
+    def context(self) -> int | None:
+        """The model's context in tokens, where it tells."""
+        return getattr(self.architecture.get_text_config(), "max_position_embeddings", None)
 
 
 def resolve(
@@ -113,15 +122,18 @@ def resolve(
     if planned_for is None:
         provider.start()  # Unsloth has to come before transformers and TRL
     architecture = _shape(config, strategy, provider, source, planning=planning)
+    from modelforge.plan.model import sizes
+
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     shape = _shape_of_adapter(config, strategy, source, architecture)
-    config = fill(config, Facts(strategy, hardware, choice, context, shape))
+    size = Size(model_type(architecture), *sizes(architecture))
+    config = fill(config, Facts(strategy, hardware, choice, context, size, shape))
     refuse_without_effect(config, strategy)
     _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), architecture,
-        run, checkpoint, planning,
+        size, run, checkpoint, planning,
     )  # fmt: skip
 
 

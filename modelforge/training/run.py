@@ -47,6 +47,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
     prepared = prepare(config, strategy, opened=opened)
     # Not before: Unsloth has to be imported ahead of the libraries that these import.
     from modelforge.callbacks.usage import Usage
+    from modelforge.evaluation.neutral import affordable
     from modelforge.evaluation.results import measured, write_end
     from modelforge.training.fit_to_card import compare
     from modelforge.training.preflight import preflight
@@ -59,6 +60,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
         tokenizer=prepared.tokenizer,
         head=strategy.head,
         limit=prepared.config.settings.max_seq_length,
+        texts=affordable(prepared.data, prepared.args) if strategy.head == "causal-lm" else 0,
     )
     with run.locked(), reported(run.checkpoints):
         _write_start(prepared)
@@ -82,7 +84,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
             trainer = build_trainer(prepared, load(prepared))
 
         saved = _save_model(prepared, trainer)
-        after = measure(trainer)
+        after = measure(trainer, start=before.get("neutral"))
         compare(
             prepared.plan,
             usage.figures(),

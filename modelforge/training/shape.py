@@ -44,6 +44,13 @@ def model_without_weights(
         targets, key = config.settings.lora_target_modules, f"{config.name}: lora_target_modules"
         _refuse_unmatched(model, targets, key)
         _refuse_tied(model, targets, key)
+        for field in ("exclude_modules", "modules_to_save"):
+            if config.settings.lora.get(field):
+                key = f"{config.name}: lora.{field}"
+                _refuse_unmatched(model, config.settings.lora[field], key)
+        for field in ("rank_pattern", "alpha_pattern"):
+            for name in config.settings.lora.get(field) or ():
+                _refuse_unmatched(model, rf"(.*\.)?({name})", f"{config.name}: lora.{field}")
     return model, peft_config
 
 

@@ -197,6 +197,7 @@ def config_problems(config: Config) -> Iterator[Problem]:
         what = f"Unsloth cannot run {settings.strategy}: {why}"
         yield Problem(f"{name}: provider", what, OTHERWISE)
     refused: dict[str, tuple[bool, str]] = {
+        "lora": (bool(settings.lora), "is given to PEFT, and Unsloth makes its own adapter"),
         "lora_r": (settings.lora_r == 0, "trains all weights, for which Unsloth keeps no 32-bit"),
         "attn_implementation": (
             settings.attn_implementation != "auto" and config.given("attn_implementation"),

@@ -1,0 +1,139 @@
+"""Memory and time of preparing many rows for SFT: ours, and TRL's own preparation beside it.
+
+    python benchmarks/large_data.py [--rows 100000] [--tokens 500] [--processes 2] [--only trl]
+
+Rows are generated dialogues of random words. Each side runs in a process of its own, with an empty
+cache: from the file to the data set that TRL's trainer is given. Memory is that of the process with
+its children, looked at twice a second: RSS counts pages that they share once each, PSS once. Time
+is CPU seconds of all of them, and wall seconds. The second run of ours finds its tokens in the
+cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "examples" / "tiny" / "model"
+OURS = """
+import sys
+from modelforge.configfile.load import load_config
+from modelforge.training.read import read
+from modelforge.training.resolve import resolve
+resolved = resolve(load_config(sys.argv[1]))
+found = read(resolved)
+train, _ = found.data.tokenised(train_length=512, eval_length=512)
+print("rows", len(train), "tokens", int(found.data.ledger.tokens["total"]))
+"""
+TRL = """
+import sys
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+model, file, folder, processes = sys.argv[1:]
+args = SFTConfig(folder, max_length=512, dataset_num_proc=int(processes), use_cpu=True,
+                 assistant_only_loss=True, report_to="none", bf16=False)
+rows = load_dataset("json", data_files=file, split="train")
+trainer = SFTTrainer(AutoModelForCausalLM.from_pretrained(model), args, train_dataset=rows)
+print("rows", len(trainer.train_dataset))
+"""
+
+
+def generate(path: Path, rows: int, tokens: int) -> None:
+    """Dialogues of about so many of the tiny tokenizer's tokens."""
+    chance = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(chance.choices(letters, k=chance.randint(2, 6))) for _ in range(2000)]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            # Such a word is four tokens on average.
+            said = " ".join(chance.choices(words, k=tokens // 4))
+            cut = len(said) // 3
+            messages = [
+                {"role": "user", "content": f"{number} {said[:cut]}"},
+                {"role": "assistant", "content": said[cut:]},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+
+
+def run(program: str, *arguments: object, cache: Path) -> dict[str, float | str]:
+    """Run a program in a process, and measure it."""
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "TQDM_DISABLE": "1"}
+    begin, peak_rss, peak_pss, cpu = time.monotonic(), 0, 0, 0.0
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        rss = pss = 0
+        try:
+            for each in (watched, *watched.children(recursive=True)):
+                memory = each.memory_full_info()
+                rss, pss = rss + memory.rss, pss + memory.pss
+            times = watched.cpu_times()
+            cpu = max(cpu, times.user + times.system + times.children_user + times.children_system)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            pass  # it ended just now
+        peak_rss, peak_pss = max(peak_rss, rss), max(peak_pss, pss)
+        time.sleep(0.5)
+    told = (process.stdout.read() if process.stdout else "").strip().splitlines()
+    if process.returncode:
+        raise SystemExit(f"failed: {told[-5:]}")
+    return {
+        "rss": peak_rss / 2**20,
+        "pss": peak_pss / 2**20,
+        "cpu": cpu,
+        "wall": time.monotonic() - begin,
+        "told": told[-1],
+    }
+
+
+def main() -> None:
+    """Print a table, a line a side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", choices=["modelforge", "trl"])
+    asked = parser.parse_args()
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("trl", "datasets", "pyarrow"))
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores; {libraries}")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        folder = Path(scratch)
+        data, config = folder / "rows.jsonl", folder / "config.json"
+        generate(data, asked.rows, asked.tokens)
+        keys = {"strategy": "sft", "model_name": str(MODEL), "dataset": str(data)}
+        keys |= {"max_seq_length": 512, "report_to": "none", "dataset_num_proc": asked.processes}
+        config.write_text(json.dumps(keys))
+        size = data.stat().st_size / 2**20
+        print(f"{asked.rows} rows, {size:.0f} MiB of JSON lines, {asked.processes} processes\n")
+        print("| what | peak RSS MiB | peak PSS MiB | CPU s | wall s | it says |")
+        print("|---|---|---|---|---|---|")
+        ours, theirs = (OURS, config), (TRL, MODEL, data, folder / "out", asked.processes)
+        sides = {"modelforge": ours, "modelforge again": ours, "trl": theirs}
+        for name, command in sides.items():
+            if asked.only and asked.only not in name:
+                continue
+            found = run(*command, cache=folder / f"cache-{name.split()[0]}")
+            figures = " | ".join(f"{found[key]:.0f}" for key in ("rss", "pss", "cpu", "wall"))
+            print(f"| {name} | {figures} | {found['told']} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What is learned, whatever the card: rate, rank, alpha and the rows of a step.
+
+A profile and the plan decide how these rows are computed, and never how many they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelforge.config import Choice, Config
+from modelforge.machine.launch import processes_of
+from modelforge.models.rates import FULL
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Strategy
+
+MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+LENGTH, STEP = "max_seq_length", 64
+RANKS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's family and size.
+
+    Attributes:
+        model_type: As in its config.json.
+        weights: How many it has; 0 where that is unknown.
+        per_rank: Weights that a LoRA of rank 1 on all linear layers adds; 0 where unknown.
+    """
+
+    model_type: str = ""
+    weights: int = 0
+    per_rank: int = 0
+
+
+def rate(config: Config, strategy: Strategy, size: Size) -> dict[str, Choice]:
+    """The learning rate, by the strategy and the model."""
+    found = strategy.learning_rate(size.model_type, size.weights)
+    if found is None:
+        return {}
+    value, why = found
+    if config.settings.lora_r == 0:
+        value, why = value / FULL, f"all weights are trained: a tenth of LoRA's rate ({why})"
+    return {"learning_rate": Choice(float(f"{value:.3g}"), "strategy", why)}
+
+
+def rank(strategy: Strategy, size: Size, tokens: float | None) -> dict[str, Choice]:
+    """The LoRA rank, by the strategy and the number of tokens that are trained on.
+
+    An adapter learns as all weights do while it has at least as many weights as there are tokens to
+    learn (Schulman et al., LoRA Without Regret, 2025).
+
+    Args:
+        strategy: The strategy.
+        size: The model's.
+        tokens: Those that the training rows supervise, counted once; None before they are read.
+    """
+    least, most = strategy.ranks
+    allowed = [r for r in RANKS if least <= r <= most] or [least]
+    if tokens is None or len(allowed) == 1 or not size.per_rank:
+        why = f"enough for {strategy.name}; alpha stays, so the rate holds for any rank"
+        return {"lora_r": Choice(least, "strategy", why)}
+    enough = next((r for r in allowed if r * size.per_rank >= tokens), most)
+    why = (
+        f"{tokens:,.0f} tokens are trained on, and rank {enough} adds {enough * size.per_rank:,} "
+        "weights: at least one for each token is wanted"
+    )
+    return {"lora_r": Choice(enough, "data", why)}
+
+
+def batch(config: Config, strategy: Strategy) -> dict[str, Choice]:
+    """Micro-batch and accumulation that make up the rows of a step; the plan divides them anew.
+
+    What the user says of one of the two stays. A micro-batch alone is a whole step, as in TRL.
+    """
+    if config.given(MICRO) and not (config.given(ACCUMULATION) or config.given("prompts_per_step")):
+        return {ACCUMULATION: Choice(1, "default", f"{MICRO} says the rows of a step")}
+    rows, why = strategy.rows_per_step(config)
+    share = -(-rows // processes_of(config))
+    if config.given(MICRO) and config.given(ACCUMULATION):
+        return {}
+    if config.given(ACCUMULATION):
+        micro = max(1, share // config.get(ACCUMULATION))
+    elif config.given(MICRO):
+        micro = config.micro_batch
+    else:
+        fitting = [n for n in range(1, share + 1) if share % n == 0]
+        least = strategy.least_micro_batch(config)
+        micro = max([n for n in fitting if n <= max(config.micro_batch, least)])
+    accumulation = config.said.get(ACCUMULATION) or max(1, -(-share // micro))
+    if not config.given(ACCUMULATION):
+        while micro * accumulation * processes_of(config) % strategy.group(config):
+            accumulation += 1
+    total = micro * accumulation * processes_of(config)
+    reason = f"{total} rows a step: {why}" if total == rows else f"{total} rows a step"
+    return {
+        MICRO: Choice(micro, "profile", f"of {reason}; memory alone decides it"),
+        ACCUMULATION: Choice(accumulation, "strategy", reason),
+    }
+
+
+def presets() -> Mapping[str, Mapping[str, object]]:
+    """The settings that `preset` names: those that a file may ask for in one word."""
+    import json
+    from importlib.resources import files
+
+    folder = files("modelforge.configs") / "presets"
+    return {
+        entry.name.removesuffix(".json"): json.loads(entry.read_text(encoding="utf-8"))
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+    }
+
+
+def preset(config: Config) -> dict[str, Choice]:
+    """The values of the preset that the config names."""
+    name = config.settings.preset
+    if name is None:
+        return {}
+    return {k: Choice(v, "preset", f"preset {name}") for k, v in presets()[name].items()}
+
+
+def of_the_rows(
+    config: Config, strategy: Strategy, size: Size, *, tokens: float | None, longest: int | None,
+    thinks: bool, context: int | None,
+) -> dict[str, Choice]:  # fmt: skip
+    """Rank and lengths, where the user left them open.
+
+    Args:
+        config: With what does not follow from the rows.
+        strategy: The strategy.
+        size: The model's.
+        tokens: That the training rows supervise; None where they are not known.
+        longest: Tokens of the longest prompt; None where that is not known.
+        thinks: Whether the model thinks before it answers.
+        context: The model's context, where it tells.
+    """
+    choices: dict[str, Choice] = {}
+    ranked = config.choices.get("lora_r")
+    if ranked is not None and ranked.source == "strategy" and tokens is not None:
+        choices |= rank(strategy, size, tokens)
+    wanted, why = strategy.answer_tokens(config, thinks=thinks)
+    if not wanted:
+        return choices
+    generation = config.get("generation")
+    length, most = config.settings.max_seq_length, context or config.settings.max_seq_length
+    fixed = config.given(LENGTH) or config.settings.preset is not None
+    if generation.max_new_tokens is None:
+        most = length if fixed else most
+        new = min(wanted, most // 2)
+        why = why if new == wanted else f"half of {most} tokens"
+        generation = generation.model_copy(update={"max_new_tokens": new})
+        choices["generation"] = Choice(generation.model_dump(), "default", why)
+    if longest is not None and not fixed:
+        new = generation.max_new_tokens
+        length = -(-longest // STEP) * STEP + new
+        length = min(length, context) if context else length
+        why = f"the longest prompt ({longest} tokens) and {new} new tokens"
+        choices[LENGTH] = Choice(max(length, new + 1), "data", why)
+    return choices

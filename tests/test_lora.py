@@ -1,0 +1,123 @@
+"""The section ``lora``: PEFT's own fields, and its other methods."""
+
+import json
+
+import pytest
+from tiny import ROOT, held_out, quick, resumed_bitwise
+
+import modelforge
+from modelforge.plan import plan
+from modelforge.training.prepare import prepare
+
+TINY = ROOT / "configs" / "tiny"
+
+
+def load(strategy="sft", *said, **section):
+    options = [f"lora={json.dumps(section)}"] if section else []
+    return modelforge.load_config(TINY / f"{strategy}.json", overrides=[*options, *said])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "section", "message"),
+    [
+        ("sft", {"use_dorra": True}, "did you mean 'use_dora'"),
+        ("sft", {"use_dora": "maybe"}, 'lora.use_dora: is "maybe"'),
+        ("sft", {"bias": "some"}, 'one of "none", "all", "lora_only"'),
+        ("sft", {"peft_type": "LOAH"}, 'lora.peft_type: is "LOAH"'),
+        ("sft", {"peft_type": "ADALORA"}, "which TRL's trainers do not make"),
+        ("sft", {"peft_type": "P_TUNING", "num_virtual_tokens": 8}, "virtual tokens before each"),
+        ("sft", {"peft_type": "IA3", "use_dora": True}, "lora.use_dora: is not a key"),
+        ("sft", {"layers_to_transform": [0]}, "needs a list of modules"),
+        ("sft", {"eva_config": {}}, "needs a pass over data"),
+        ("sft", {"init_lora_weights": "pissa_niter_4"}, "fits no base that is loaded again"),
+        ("sft", {"init_lora_weights": False}, "does not start as itself"),
+        ("dpo", {"init_lora_weights": "pissa"}, "compares with the base, its adapter off"),
+        ("kto", {"init_lora_weights": "olora"}, "compares with the base, its adapter off"),
+        ("sft", {"init_lora_weights": "pissa", "_": "use_4bit=true"}, "and these are quantised"),
+        ("ppo", {"peft_type": "LOHA"}, "share one base"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(strategy, section, message):
+    with pytest.raises(modelforge.ConfigError) as caught:
+        load(strategy, section.pop("_", "lora_r=8"), **section)
+    assert message in str(caught.value)
+
+
+def test_a_field_with_a_key_of_its_own_is_said_once():
+    section = {"lora": {"r": 4, "target_modules": ["q_proj"], "use_rslora": True}}
+    values = {"strategy": "sft", "model_name": "m", "dataset": "d.jsonl", **section}
+    config = modelforge.load_config(values)
+    assert (config.settings.lora_r, config.settings.lora_target_modules) == (4, ["q_proj"])
+    assert config.settings.lora == {"use_rslora": True} and config.given("lora_r")
+    with pytest.raises(modelforge.ConfigError, match=r"lora\.r: is said twice: lora_r"):
+        modelforge.load_config({**values, "lora_r": 8})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"rank_pattern": {"q_prog": 4}}, "q_prog)' is no module of this model"),
+        ({"exclude_modules": ["k_prog"]}, "'k_prog' is no module"),
+        ({"layers_to_transform": [77], "target_modules": ["q_proj"]}, "refused before training"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_by_check(tmp_path, section, message):
+    config = load("sft", f"output_dir={tmp_path}", "report_to=none", **section)
+    with pytest.raises(modelforge.UserError) as caught:
+        prepare(config)
+    assert message in str(caught.value)
+
+
+def test_a_key_without_effect_beside_another_method_is_refused():
+    with pytest.raises(modelforge.ConfigError, match="lora_alpha: has no effect: lora"):
+        load("sft", peft_type="LOHA", r=8)
+
+
+def test_the_plan_counts_what_the_section_trains():
+    few = {"layers_to_transform": [0], "target_modules": ["q_proj", "v_proj"]}
+    plain, dora, few = (
+        plan(load("sft", **section), budget_gb=8) for section in ({}, {"use_dora": True}, few)
+    )
+    assert dora.parts["LoRA"] > plain.parts["LoRA"] > 1.5 * few.parts["LoRA"] > 0
+
+
+def ia3_values():
+    values = json.loads((TINY / "sft.json").read_text())
+    for key in ("lora_r", "lora_alpha"):
+        values.pop(key, None)
+    return values
+
+
+@pytest.mark.slow
+def test_dora_with_ranks_by_module_trains_resumes_and_loads(tmp_path, monkeypatch):
+    section = {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 4}}
+    result = resumed_bitwise(
+        "sft", tmp_path, monkeypatch, f"lora={json.dumps(section)}",
+        "max_steps=4", "save_steps=2", stop=3,
+    )  # fmt: skip
+    assert result.after["eval_loss"] < result.before["eval_loss"]
+    adapter = json.loads((result.model_dir / "adapter_config.json").read_text())
+    assert adapter["use_dora"] and adapter["rank_pattern"] == {"q_proj": 4}
+    saved = json.loads((result.run_dir / "results.json").read_text())["saved"]
+    assert saved["loaded"] and saved["difference"] < 1e-3
+    choices = json.loads((result.run_dir / "choices.json").read_text())["choices"]
+    assert choices["lora"]["value"] == section
+    assert "use_dora" in (result.model_dir / "README.md").read_text()
+    with pytest.raises(modelforge.ConfigError, match="use_dora: is False"):
+        said = 'lora={"use_dora": false}'
+        quick("sft", tmp_path, f"model_name={result.run_dir}", said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "section", [{"init_lora_weights": "pissa"}, {"peft_type": "IA3"}, {"peft_type": "OFT"}]
+)
+def test_other_beginnings_and_methods_train_and_load_as_they_were_saved(tmp_path, section):
+    values = ia3_values() | {"lora": section, "output_dir": str(tmp_path), "report_to": "none"}
+    for key in ("model_name", "dataset", "eval_dataset"):
+        values[key] = str((TINY / values[key]).resolve())
+    values |= {"eval_dataset": str(held_out("sft", 8)), "max_steps": 3, "learning_rate": 0.005}
+    result = modelforge.train(values)
+    assert result.after["eval_loss"] < result.before["eval_loss"]
+    saved = json.loads((result.run_dir / "results.json").read_text())["saved"]
+    assert saved["difference"] < 1e-3
