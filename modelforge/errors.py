@@ -88,15 +88,20 @@ class Interrupted(ModelForgeError):
         )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:
     """The advice for an unknown name: the nearest known one, or all of them if few.
+
+    Args:
+        name: As it was written.
+        known: The names that there are.
+        alike: How alike the nearest must be, from 0 to 1.
 
     >>> did_you_mean("learnin_rate", ["learning_rate", "lora_r"])
     "did you mean 'learning_rate'?"
     """
     names = sorted(known)
     longer = [known for known in names if len(name) > 3 and known.startswith(name.lower())]
-    near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=alike)
     if near:
         return f"did you mean '{near[0]}'?"
     if len(names) <= 12:

@@ -77,7 +77,7 @@ def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
     name = values.get("strategy")
     known = ", ".join(list_strategies())
     if name is None:
-        near = [key for key in values if did_you_mean(key, ["strategy"]).startswith("did")]
+        near = [key for key in values if did_you_mean(key, ["strategy"], alike=0.8)[:3] == "did"]
         fix = f"did you mean it by '{near[0]}'?" if near else f"set one of: {known}"
         raise ConfigError(Problem(f"{where}: strategy", "is missing", fix))
     if not isinstance(name, str):

@@ -45,7 +45,10 @@ class DPO(Strategy):
         chance=0.5,
     )
     unsloth = (True, "its DPOTrainer")
-    ignored = {"label_smoothing_factor": "set label_smoothing"}
+    ignored = {
+        "label_smoothing_factor": "set label_smoothing",
+        "dataset_num_proc": "remove it: the rows are tokenised when they are read",
+    }
 
     @classmethod
     def trl_config_class(cls) -> type:

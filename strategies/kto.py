@@ -41,6 +41,7 @@ class KTO(Strategy):
     ignored = {
         "label_smoothing_factor": "remove it: there are no labels to smooth",
         "data_seed": "set seed",
+        "dataset_num_proc": "remove it: the rows are tokenised when they are read",
     }
     unsloth = (False, "its KTOTrainer is not tried here")
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from modelforge.common.console import say
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
-from modelforge.strategy import Strategy
+from modelforge.strategy import Parts, Strategy
 
 # What PPO measures in an evaluation beside TRL's.
 _FIGURES = (
@@ -106,19 +107,25 @@ class PPO(Rewarded):
         assert isinstance(config.settings, PPOSettings)
         section = config.settings.ppo.model_dump()
         if section["reference"] == "auto":
-            source = find_model(
-                config.settings.model_name,
-                base_dir=config.base_dir,
-                revision=None,
-                where=f"{config.name}: model_name",
-            )
-            # A policy that begins with an adapter is held to what it was with that adapter.
-            section["reference"] = "base" if source.adapter is None else "initial"
+            # A policy that begins with an adapter is held to what it was with that adapter; and
+            # the base cannot follow the policy.
+            initial = section["ref_update_steps"] is not None or self.begins_adapted(config)
+            section["reference"] = "initial" if initial else "base"
         ours = {TRL_NAMES.get(key, key): value for key, value in section.items()}
         return {
             **super().arguments(config),
             **{key: value for key, value in ours.items() if not config.given(key)},
         }
+
+    def begins_adapted(self, config: Config) -> bool:
+        """Whether the policy begins with an adapter that was trained before."""
+        source = find_model(
+            config.settings.model_name,
+            base_dir=config.base_dir,
+            revision=None,
+            where=f"{config.name}: model_name",
+        )
+        return source.adapter is not None
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
         """With the reference decided, which `arguments` would look for weights for."""
@@ -126,8 +133,26 @@ class PPO(Rewarded):
         section = config.settings.ppo
         if section.reference != "auto":
             return self, config
-        values = section.model_dump() | {"reference": "initial" if adapted else "base"}
+        initial = adapted or section.ref_update_steps is not None
+        values = section.model_dump() | {"reference": "initial" if initial else "base"}
         return self, config.with_choices({"ppo": Choice(values, "plan")})
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
+        """The trainer; a critic with an adapter of its own begins as the reward model, if it can"""
+        from modelforge.rewards.shared_base import SharedBaseReward
+
+        trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
+        weights = dict(zip(trainer.reward_func_names, parts.args.reward_weights, strict=True))
+        shared = [f for f in self.scorers if isinstance(f, SharedBaseReward)]
+        models = [f for f in shared if weights[f.__name__]]
+        if parts.args.value_mode == "adapter" and len(models) == 1:
+            begun = trainer.critic.start_from(models[0].adapter, weights[models[0].__name__])
+            say(
+                "the critic begins as the reward model"
+                if begun
+                else "the critic begins at zero: the reward model's adapter has another shape"
+            )
+        return trainer
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
         super().weigh(args, rewards)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modelforge.common.console import say
+from modelforge.common.console import say, warn
 from modelforge.common.paths import LocalText
 from modelforge.config import (
     REWARD_MODEL,
@@ -108,6 +108,7 @@ class Rewarded(Strategy):
 
     def __init__(self, functions: Sequence[tuple[Callable[..., Any], float]] = ()) -> None:
         self.functions = list(functions)
+        self.scorers: list[Callable[..., Any]] = []  # of the trainer that was built last
 
     def check(self, config: Config) -> Iterable[Problem]:
         settings = config.settings
@@ -168,6 +169,7 @@ class Rewarded(Strategy):
     def try_out(self, config: Config, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
         from modelforge.rewards.tried import try_rewards
 
+        _warn_of_sampling(config)
         try_rewards(config, rows, tokenizer)
 
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
@@ -304,12 +306,31 @@ class Rewarded(Strategy):
         rollouts = Rollouts(parts.run_dir)
         arguments["reward_funcs"] = [rollouts.recording(function) for function, _ in rewards]
         trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
-        for function, _ in rewards:
+        self.scorers = [function for function, _ in rewards]
+        for function in self.scorers:
             if isinstance(function, SharedBaseReward):
                 function.attach(trainer.model)
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer
+
+
+def _warn_of_sampling(config: Config) -> None:
+    """Say what samples from another distribution than the policy that is updated."""
+    settings = config.settings
+    assert isinstance(settings, RewardedSettings)
+    penalty = config.get("repetition_penalty")
+    cuts = {
+        "generation.top_p": settings.generation.top_p < 1,
+        "generation.top_k": settings.generation.top_k > 0,
+        "min_p": bool(config.get("min_p")),
+        "repetition_penalty": penalty is not None and penalty != 1,
+    }
+    for key in (key for key, cut in cuts.items() if cut):
+        warn(
+            f"{key}: answers are sampled from another distribution than the policy's own, by which "
+            "ratio and KL are computed: both are biased → leave it out while training"
+        )
 
 
 def _reward_of(config: Config, rows: Dataset) -> Choice:
@@ -350,4 +371,5 @@ def silent(name: str) -> Callable[..., list[float]]:
         return [0.0] * len(completions)
 
     reward.__name__ = name
+    reward.stands_in = True  # type: ignore[attr-defined]
     return reward

@@ -122,6 +122,9 @@ class RLHF(PPO):
         assert isinstance(config.settings, RLHFSettings)
         return config.settings.algorithm
 
+    def begins_adapted(self, config: Config) -> bool:
+        return "sft" in self.stages(config) or super().begins_adapted(config)
+
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         return {}  # the rewards read the columns of the prompts, which the policy's stage checks
 

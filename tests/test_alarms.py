@@ -50,6 +50,32 @@ def test_what_goes_wrong_is_named_with_advice(series, target, where):
     assert all(problem.fix for problem in found)
 
 
+@pytest.mark.parametrize(
+    ("series", "count", "where"),
+    [
+        ({"ev": (-3, -1)}, 6, "value/explained_variance"),
+        ({"ev": (-3, 0.4)}, 6, None),  # it has learned
+        ({"ev": (0, 0)}, 4, None),  # too few to tell
+        ({"cut": (1, 1)}, 6, "completions/clipped_ratio"),
+        ({"cut": (1, 0.5)}, 6, None),
+        ({"moved": (0, 0), "reward": (0, 1), "reward_std": (1, 1), "learning_rate": (1, 1)}, 20,
+         "kl/old_policy"),
+        ({"moved": (0, 0), "reward": (0, 1), "reward_std": (1, 1), "learning_rate": (0, 0)}, 20,
+         None),
+    ],
+)  # fmt: skip
+def test_the_first_steps_show_what_fails_most(series, count, where):
+    names = {"ev": "value/explained_variance", "cut": "completions/clipped_ratio",
+             "moved": "kl/old_policy"}  # fmt: skip
+    rows = [
+        {"loss": 0.1} | {names.get(k, k): a + (b - a) * i / (count - 1) for k, (a, b) in
+                         series.items()}
+        for i in range(count)
+    ]  # fmt: skip
+    found = findings(rows, [], Args())
+    assert [problem.where for problem in found] == ([where] if where else [])
+
+
 def test_noise_is_no_warning():
     torch.manual_seed(0)
     noise = torch.randn(60, 3).tolist()

@@ -1,9 +1,11 @@
 """Reading, checking and layering the config."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from modelforge import ConfigError, load_config
 from modelforge.config import Choice
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
 
 MINIMAL = {"strategy": "sft", "model_name": "org/model", "dataset": "data.jsonl"}
 
@@ -304,8 +308,44 @@ def test_what_is_told_of_other_trainers_keys_are_keys():
 
     known = {k for name in list_strategies() for k in schema.load(get_strategy(name))["properties"]}
     for theirs, ours in peer_keys().items():
+        if ours.startswith("remove it: "):
+            continue
         first = ours.split()[0].rstrip(",").split(".")[0].split("/")[0].split("[")[0]
         assert first in known or ours.startswith("its keys"), (theirs, ours)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no cases")
+def test_the_keys_of_716_configs_of_other_trainers_lead_to_ours_or_nowhere():
+    from modelforge.configfile import schema
+    from modelforge.registry import get_strategy, list_strategies
+
+    known = {k for name in list_strategies() for k in schema.load(get_strategy(name))["properties"]}
+    told: dict[str, set[str]] = {}
+    for keys in json.loads((CASES / "config_map.json").read_text()).values():
+        for key, entry in keys.items() if isinstance(keys, dict) else ():
+            if isinstance(entry, dict) and entry.get("count", 0) > 1 and "." not in key:
+                told.setdefault(key, set()).update({entry["ours"]} - {None})
+    assert len(told) > 300
+    config = {**MINIMAL, **dict.fromkeys(set(told) - known - set(schema.OWNED), 1)}
+    for problem in schema.validate(config, get_strategy("sft"), where="c"):
+        key = problem.where.partition(": ")[2]
+        heads = {re.split(r"[^a-z0-9_]", ours)[0] for ours in told[key]}
+        if heads and not any(head in problem.fix for head in heads):
+            raise AssertionError((key, heads, problem.fix))
+        assert problem.fix and (heads or not problem.fix.startswith("did you")), key
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="no cases")
+def test_the_first_answer_to_another_trainers_config_says_all_at_once():
+    for path in sorted((CASES / "peer_configs").glob("*.y*ml")):
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        told = {p.where.partition(": ")[2]: p for p in caught.value.problems}
+        assert all(problem.fix for problem in told.values()), path
+        assert "bf16" not in told and "eval_strategy" not in told["strategy"].fix
+        for key in {"learning_rate", "output_dir", "warmup_ratio", "gradient_checkpointing"}:
+            assert key not in told
+        assert {"model_name", "strategy"} <= set(told)
 
 
 def test_a_config_without_a_strategy_shows_all_that_is_wrong_with_it():

@@ -3,8 +3,8 @@
 import pytest
 
 from modelforge.data.convert import Mode
+from modelforge.data.converted import convert
 from modelforge.data.ledger import Ledger
-from modelforge.data.load import convert
 from modelforge.data.read import Row, Table
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from modelforge.data.advice import ADVICE
 from modelforge.data.convert import Mode
+from modelforge.data.converted import convert
 from modelforge.data.formats import TABLE
 from modelforge.data.ledger import Ledger
-from modelforge.data.load import convert
 from modelforge.data.read import Row, Table
 from modelforge.errors import DataError
 

@@ -108,6 +108,8 @@ HIDDEN = [
     ("sft", {"loss_type": "dft", "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ("sft", {"length_column_name": "n"}, "length_column_name"),
     ("sft", {"dataloader_persistent_workers": True}, "dataloader_persistent_workers"),
+    ("sft", {"prediction_loss_only": True}, "prediction_loss_only"),
+    ("dpo", {"liger_kernel_config": {"rope": True}}, "liger_kernel_config"),
     ("sft", {"hub_model_id": "a/b"}, "hub_model_id"),
     ("sft", {"project": "mine"}, "project"),
     ("sft", {"packing_strategy": "wrapped"}, "packing_strategy"),

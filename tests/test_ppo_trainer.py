@@ -24,6 +24,7 @@ from modelforge.ppo.config import PPOConfig
 from modelforge.ppo.metrics import METRICS
 from modelforge.ppo.reference import CRITIC, POLICY, REFERENCE
 from modelforge.ppo.trainer import HOOKS, PPOTrainer
+from modelforge.rewards.prompts import weights_kept
 from modelforge.rewards.shared_base import SharedBaseReward
 
 sys.path.append(str(Path(__file__).parent))  # the tests are no package
@@ -371,3 +372,67 @@ def test_a_model_without_lora_or_an_unknown_reward_is_refused(tmp_path):
         trainer(tmp_path, reward_ensemble=["cheeful"], reward_std_penalty=0.5)
     with pytest.raises(ConfigError, match="1 of them is no ensemble"):
         trainer(tmp_path, reward_std_penalty=0.5)
+
+
+def test_a_model_cast_for_a_rollout_gets_its_weights_back():
+    model = policy()
+    held = {n: (t.dtype, t.clone()) for n, t in model.state_dict().items()}
+    with weights_kept(model):
+        model.to(torch.bfloat16)
+    for name, tensor in model.state_dict().items():
+        dtype, value = held[name]
+        assert tensor.dtype == dtype and torch.equal(tensor, value), name
+    buffers = [b for b in model.buffers() if b.is_floating_point()]
+    assert buffers and {b.dtype for b in buffers} == {torch.float32}
+
+
+def test_the_critic_begins_at_the_mean_return_and_learns_at_its_own_rate(tmp_path):
+    t = trainer(tmp_path, value_learning_rate=None, value_warmup_steps=2, max_steps=4)
+    before = {n: p.detach().clone() for n, p in adapter_parameters(t.model, POLICY).items()}
+    moved = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            now = adapter_parameters(t.model, POLICY)
+            moved.append(any(not torch.equal(now[n], p) for n, p in before.items()))
+
+    t.add_callback(Look())
+    t.train()
+    first = logs(t)[0]
+    assert first["value/explained_variance"] == pytest.approx(0, abs=1e-5)
+    assert first["value/mean"] == pytest.approx(first["value/return"], abs=0.02)
+    assert t.critic.head.linear.weight.abs().sum() > 0
+    assert moved == [False, False, True, True]  # the value learns alone at first
+    rates = {g.get("name"): g["initial_lr"] for g in t.optimizer.param_groups}
+    assert rates["value"] == pytest.approx(10 * t.args.learning_rate)
+
+
+def test_policy_and_critic_are_clipped_each_by_its_own_norm(tmp_path):
+    t = trainer(tmp_path, max_grad_norm=0.5)
+    first_minibatch(t)
+    critic = {id(p) for p in t.critic.parameters()}
+    for p in t.model.parameters():
+        if p.requires_grad:
+            p.grad = torch.full_like(p, 100.0 if id(p) in critic else 1e-6)
+    norm = t._clip_grad_norm(t.model)
+    norms = [0.0, 0.0]
+    for p in t.model.parameters():
+        if p.grad is not None:
+            norms[id(p) in critic] += p.grad.square().sum().item()
+    assert norm < 0.5 and norms[0] == pytest.approx(float(norm) ** 2, rel=1e-3)
+    assert math.sqrt(norms[1]) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_minibatches_are_drawn_anew_in_each_epoch(tmp_path):
+    t = trainer(tmp_path, per_device_train_batch_size=4, steps_per_generation=4, num_iterations=2)
+    t.create_optimizer()
+    t.current_gradient_accumulation_steps = 1
+    t.model.train()
+    prompts = next(iter(t.get_train_dataloader()))
+    seen = []
+    for step in range(8):
+        t._step = step
+        batch = t._prepare_inputs(prompts)
+        seen.append({tuple(row) for row in batch["returns"].tolist()})
+    epochs = [set.union(*seen[i : i + 4]) for i in (0, 4)]
+    assert epochs[0] == epochs[1] and seen[:4] != seen[4:]

@@ -1,5 +1,6 @@
 """What a user sees while a run works: steps, evaluations, reading, and nothing twice."""
 
+import io
 import json
 import logging
 import os
@@ -127,11 +128,11 @@ def test_a_file_that_is_one_list_is_read_item_by_item(tmp_path):
     from modelforge.data.read import read_json
 
     text = "[\n" + ",\n".join(f'{{"prompt": "q {i}"}}' for i in range(5)) + "\n]\n"
-    read = read_json(text.replace('"q 3"', "broken"), print)
+    read = read_json(io.StringIO(text.replace('"q 3"', "broken")), print)
     assert next(read) == (2, {"prompt": "q 0"})
     with pytest.raises(ValueError, match="broken JSON, expecting value"):
         list(read)
-    assert [line for line, _ in read_json(text, print)] == [2, 3, 4, 5, 6]
+    assert [line for line, _ in read_json(io.StringIO(text), print)] == [2, 3, 4, 5, 6]
 
 
 def test_reading_converting_and_tokenising_are_shown(said, tmp_path, monkeypatch):

@@ -148,6 +148,21 @@ def test_a_row_without_an_answer_cannot_be_scored(cell):
         assert score(name, ["4"], answer=[cell]) == [None]
 
 
+@pytest.mark.skipif(find_spec("math_verify") is None, reason="math_verify is not installed")
+def test_accuracy_is_equality_as_mathematics():
+    answers = [r"\frac{1}{2}", "x^2+1", ["7", "seven"], "1,000", "no mathematics", "3"]
+    given = [r"so $\boxed{0.5}$", "$1+x^2$", "It is 7.", "1000", "4", "$4$"]
+    found = score("accuracy", given, answer=answers)
+    assert found == [1.0, 1.0, 1.0, 1.0, None, 0.0]
+    assert score("accuracy", ["5"], arguments={"column": "solution"}, solution=["5"]) == [1.0]
+
+
+@pytest.mark.skipif(find_spec("math_verify") is not None, reason="math_verify is installed")
+def test_accuracy_without_its_package_names_the_install_line():
+    with pytest.raises(ConfigError, match=r"pip install 'modelforge-trl\[math\]'"):
+        parse_rewards(["accuracy"], where="rewards")
+
+
 def test_exact_match_of_the_whole_or_of_an_extract():
     assert score("exact_match", [" Paris\n", "paris", "Lyon"], answer=["Paris"] * 3) == [1, 0, 0]
     arguments = {"extract": r"<answer>(.*?)</answer>", "ignore_case": True, "column": "truth"}

@@ -213,3 +213,10 @@ def test_a_run_whose_rewards_are_always_the_same_is_no_success(tmp_path):
     assert warning["where"] == "reward" and warning["step"] == 5
     with pytest.raises(RunError, match="nothing can be learned"):
         result_of(run, None)
+
+
+def test_sampling_from_another_distribution_than_the_policys_is_warned_of(tmp_path, capsys):
+    prepared(tmp_path, "numeric_answer", generation={"top_p": 0.9}, repetition_penalty=1.2)
+    said = capsys.readouterr().err
+    assert "generation.top_p: answers are sampled" in said
+    assert "repetition_penalty: answers are sampled" in said and "top_k:" not in said

@@ -14,6 +14,7 @@ from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, UserError
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
+from modelforge.strategies.rlhf import RLHF
 from modelforge.strategies.sft import SFT
 from modelforge.training.stages import stage_values
 
@@ -99,6 +100,15 @@ def test_a_stage_takes_what_means_the_same_to_it_and_its_own_section():
     assert policy["learning_rate"] == 1.41e-5 and policy["loss_type"] == "dapo"
     assert policy["ppo"] == {"kl_coef": 0.3}
     assert {"dataset", "eval_split", "use_4bit", "bf16"} <= set(policy) & set(reward)
+
+
+def test_a_reference_that_follows_the_policy_is_no_base():
+    model = str(ROOT / "examples/tiny/model")
+    config = load_config(DESIGN | {"model_name": model, "ppo": {"ref_update_steps": 5}})
+    assert RLHF().arguments(config)["reference"] == "initial"
+    for stages, reference in ((["reward", "ppo"], "base"), (["sft", "reward", "ppo"], "initial")):
+        config = load_config(DESIGN | {"model_name": model, "stages": stages})
+        assert RLHF().arguments(config)["reference"] == reference
 
 
 def test_rlhf_config_is_checked_as_it_is_made():

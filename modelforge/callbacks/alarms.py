@@ -23,6 +23,14 @@ WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 FAR_FROM_REFERENCE = 1.0
 
 
+# From this share of answers on that are cut off, hardly any shows what its end is worth.
+MOST_CUT = 0.95
+
+# Nats a token between the policy of a rollout and the one after its last epoch. float32 alone gives
+# about 1e-8; a policy that learns moves by more than 1e-5.
+STILL = 1e-7
+
+
 # Steps after which a run whose rewards never differed is told so.
 FIRST_STEPS = 5
 # Share of answers that may be cut at their longest.
@@ -176,11 +184,53 @@ def findings(
         evaluations: The logs of evaluation, oldest first, names as in training.
         args: The TRL config (its KL target is looked at, where it has one).
     """
-    if len(train) < 2 * WINDOW:
-        return []
-    found = [_kl(train, getattr(args, "kl_target", None)), _entropy(train), _length(train)]
-    found.append(_hacking(train, WINDOW) or _hacking(evaluations, 1))
+    found = _of_a_short_run(train, args)
+    if len(train) >= 2 * WINDOW:
+        found += [_kl(train, getattr(args, "kl_target", None)), _entropy(train), _length(train)]
+        found.append(_hacking(train, WINDOW) or _hacking(evaluations, 1))
     return [problem for problem in found if problem is not None]
+
+
+def _of_a_short_run(train: Sequence[Mapping[str, Any]], args: Any) -> list[Problem | None]:
+    """What the first steps show already."""
+    if len(train) < FIRST_STEPS:
+        return []
+    return [_critic(train), _cut_off(train), _still(train, args)]
+
+
+def _critic(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    key = "value/explained_variance"
+    values = [float(log[key]) for log in train[-WINDOW:] if _is_number(log.get(key))]
+    # A rollout serves several updates, and at 0 the critic has only begun.
+    if len(values) < FIRST_STEPS or max(values) >= 0 or len(set(values)) < 3:
+        return None
+    what = f"is {sum(values) / len(values):.2g}: the critic foresees less than a constant would"
+    fix = "lower ppo.value_learning_rate, or set ppo.value_mode to adapter"
+    return Problem(key, what, fix)
+
+
+def _cut_off(train: Sequence[Mapping[str, Any]]) -> Problem | None:
+    key = "completions/clipped_ratio"
+    cut = _mean(train[-WINDOW:], key)
+    if cut is None or cut < MOST_CUT:
+        return None
+    what = f"is {cut:.2g}: hardly any answer ends by itself, and each is scored as it was cut"
+    fix = "raise generation.max_new_tokens, or see whether the chat template ends in the right EOS"
+    return Problem(key, what, fix)
+
+
+def _still(train: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
+    """The policy is where it began, after steps that had something to learn from."""
+    key = "kl/old_policy"
+    moved = [float(log[key]) for log in train if _is_number(log.get(key))]
+    rate = [float(log["learning_rate"]) for log in train if _is_number(log.get("learning_rate"))]
+    warm = getattr(args, "value_warmup_steps", 0) or 0
+    if len(moved) - warm < 2 * WINDOW or not any(map(_differ, train)) or not any(rate):
+        return None
+    if max(moved) > STILL:
+        return None
+    what = f"is at most {max(moved):.1e} nats a token: the updates do not move the policy"
+    return Problem(key, what, "raise learning_rate")
 
 
 def _kl(train: Sequence[Mapping[str, Any]], target: float | None) -> Problem | None:

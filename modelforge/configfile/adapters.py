@@ -6,6 +6,7 @@ Its schema is built from those classes, as a strategy's is from TRL's. Checking 
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -185,4 +186,17 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
             branch["enum"] = [value for value in values if "[" not in str(value)]
             schema["anyOf"].append({"type": "string", "pattern": r"^pissa_niter_\d+$"})
             break
+    _sort(schema)
     return schema
+
+
+def _sort(node: Any) -> None:
+    """Bring forms that may stand for each other into one order.
+
+    Python takes ``int | list`` and ``list | int`` for one type, and shows whichever it met first.
+    """
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for each in inner:
+        _sort(each)
+    if isinstance(node, dict) and "anyOf" in node:
+        node["anyOf"].sort(key=lambda form: json.dumps(form, sort_keys=True))

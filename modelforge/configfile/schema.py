@@ -35,6 +35,8 @@ _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 #: default in JSON Schema's sense, which editors would show: ModelForge fills in many of these keys.
 TRL_DEFAULTS = "x-trl-defaults"
 UNKNOWN = "is not a key of this strategy"
+NOTHING = "remove it: no key here does this (docs/config.md lists all)"
+ALIKE = 0.75  # of so many keys one is always a little like another
 # Numbers' formats that may be left to the machine in a word.
 _AUTO = ("bf16", "fp16", "tf32")
 
@@ -159,6 +161,8 @@ def validate(values: Mapping[str, Any], strategy: type[Strategy], *, where: str)
 def validate_without_strategy(values: Mapping[str, Any], *, where: str) -> list[Problem]:
     """What is wrong with a config whatever strategy it means: `validate` as far as it goes."""
     anyhow = {**values, "strategy": "sft"}
+    for key in left_open(anyhow, registry.get_strategy("sft")):
+        del anyhow[key]
     known = {key for name in registry.list_strategies() for key in _keys(name)}
     return [
         problem
@@ -294,7 +298,7 @@ def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Itera
 def _unknown(key: str, known: list[str], where: str, told: str) -> Problem:
     if key in OWNED:
         return Problem(where, "is not set here", OWNED[key])
-    return Problem(where, UNKNOWN, told or did_you_mean(key, known))
+    return Problem(where, UNKNOWN, told or did_you_mean(key, known, alike=ALIKE) or NOTHING)
 
 
 def _short(value: Any) -> str:

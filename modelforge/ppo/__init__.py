@@ -6,6 +6,8 @@
 ``shaping``    from the rewards of several sources to one score a completion
 ``reference``  the adapters on the one base: policy, frozen reference, critic
 ``value``      the value head
+``batches``    the rows of a rollout, masked and drawn into minibatches
+``metrics``    what is logged of a rollout
 ``weights``    what a checkpoint holds besides the policy's adapter
 ``trainer``    ``PPOTrainer``: rollout, loss, metrics
 

@@ -69,6 +69,7 @@ class PPOConfig(GRPOConfig):
     value_coef: float = _key("value_coef")
     value_clip_range: float | None = _key("value_clip_range")
     value_learning_rate: float | None = _key("value_learning_rate")
+    value_warmup_steps: int = _key("value_warmup_steps")
     reference: Reference = _key("reference", default="base")
     ref_update_steps: int | None = _key("ref_update_steps")
     reward_normalization: Normalization = _key("reward_normalization")

@@ -18,6 +18,7 @@ METRICS = {
     "policy/loss": "clipped surrogate, minus the entropy bonus",
     "value/loss": "clipped value loss",
     "value/clip_fraction": "share of tokens whose value update was clipped",
+    "value/grad_norm": "norm of the critic's gradient before it is clipped",
     "value/mean": "mean value at the rollout",
     "value/return": "mean return, which the value learns",
     "value/explained_variance": "1: the critic foresees the returns; 0: no better than a constant",

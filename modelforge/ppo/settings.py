@@ -17,7 +17,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 #: The keys of the section that PPOConfig calls otherwise, as TRL does.
-TRL_NAMES = {"clip_range": "epsilon", "ppo_epochs": "num_iterations"}
+TRL_NAMES = {
+    "clip_range": "epsilon",
+    "ppo_epochs": "num_iterations",
+    "rollout_size": "generation_batch_size",
+}
 
 
 class PPOSection(Section):
@@ -82,7 +86,18 @@ class PPOSection(Section):
     ] = "trunk_detached"
     value_learning_rate: Annotated[
         Positive | None,
-        Field(description="The learning rate of the value; null takes the policy's."),
+        Field(description="The learning rate of the value; null takes ten times the policy's."),
+    ] = None
+    value_warmup_steps: Annotated[
+        int,
+        Field(description="The number of first steps in which the value learns alone.", ge=0),
+    ] = 0
+    rollout_size: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Field(
+            description="The number of completions of a rollout, in all processes; null takes "
+            "those of one optimiser step."
+        ),
     ] = None
     entropy_coef: Annotated[Weight, Field(description="The weight of the entropy bonus.")] = 0.0
     normalize_advantages: Annotated[
@@ -92,7 +107,7 @@ class PPOSection(Section):
         Literal["auto", "base", "initial"],
         Field(
             description="The reference policy: the base, or the policy as it began (initial). "
-            "auto takes initial where the run begins with an adapter."
+            "auto takes initial where the run begins with an adapter, or ref_update_steps is set."
         ),
     ] = "auto"
     ref_update_steps: Annotated[

@@ -22,6 +22,7 @@ from modelforge.measuring.by_row import ByPrompt
 from modelforge.models.adapters import inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.ppo import maths, weights
+from modelforge.ppo.batches import completion_mask, drawn_anew, last_of, whole
 from modelforge.ppo.config import MEANS_OF_ROWS, PPOConfig
 from modelforge.ppo.metrics import OF_A_ROLLOUT, of_a_rollout
 from modelforge.ppo.reference import POLICY, REFERENCE, copy_policy, finish_adapters
@@ -34,11 +35,16 @@ HOOKS = {
     "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
     "_generate_and_score_completions": ["inputs"],
     "_compute_loss": ["model", "inputs"],
+    "_prepare_inputs": ["generation_batch"],
     "_get_per_token_logps_and_entropies": ["model"],
     "_save": ["output_dir", "state_dict"],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
     "_load_best_model": [],
 }
+
+
+# Of the critic over the policy, where it is not set: verl takes 10, OpenRLHF 9 to 18.
+VALUE_RATE = 10
 
 
 class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
@@ -79,6 +85,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         )  # fmt: skip
         self.rollout_metrics: dict[str, float] = {}
         self.stopped = False
+        self.begun = False  # whether the critic has seen a rollout
         self.last_ref_update = 0
         self._window: list[Tensor] = []  # KL to the old policy, of this update's micro-batches
 
@@ -117,7 +124,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
 
     def _forward(self, batch: dict[str, Tensor], size: int) -> None:
         """Leaves ``_logps`` and trunk ``_values`` (B, C) of a rollout, ``size`` rows at a time."""
-        ids, mask = _whole(batch)
+        ids, mask = whole(batch)
         length = batch["completion_ids"].size(1)
         self._get_per_token_logps_and_entropies(self.model, ids, mask, length, batch_size=size)
 
@@ -162,17 +169,22 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
             if args.value_mode == "adapter":
                 length = old_logps.size(1)
                 with self.accelerator.autocast():
-                    values = self.critic.own_pass(*_whole(batch), length, size)
+                    values = self.critic.own_pass(*whole(batch), length, size)
             with using(policy, REFERENCE if args.reference == "initial" else None):
                 self._forward(batch, size)
                 ref_logps = self._logps
         mask, score, truncated = self._score(batch, mode)
-        values = values * mask
         kl = maths.kl_estimate(old_logps, ref_logps, args.kl_estimator, args.kl_cap) * mask
         rewards = -self.kl.coef * kl
         rows = torch.arange(len(mask), device=mask.device)
-        rewards[rows, _last(mask)] += score
+        rewards[rows, last_of(mask)] += score
         total = rewards.sum(1)
+        if mode == "train" and not self.begun:
+            # Before anything is learned the mean return is the best of all constants.
+            gap = maths.masked_mean(total[:, None] - values, mask, self._sum).item()
+            self.critic.centre(gap)
+            values, self.begun = values + gap, True
+        values = values * mask
         if args.whiten_rewards:
             rewards = maths.whiten(rewards, mask, self._sum, shift_mean=False)
         advantages, returns = maths.gae(
@@ -195,9 +207,9 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
 
     def _score(self, batch: dict[str, Any], mode: str) -> tuple[Tensor, Tensor, Tensor]:
         """Mask (B, C) of the tokens that count, score (B,) and whether it was cut off (B,)."""
-        ids, mask = batch["completion_ids"], _completion_mask(batch)
+        ids, mask = batch["completion_ids"], completion_mask(batch)
         rows = torch.arange(len(ids), device=ids.device)
-        ends = ids[rows, _last(batch["completion_mask"])]
+        ends = ids[rows, last_of(batch["completion_mask"])]
         truncated = ~torch.isin(ends, torch.tensor(self.eos_token_ids, device=ids.device))
         everyone = self.shaper(self._raw_rewards, update=mode == "train")
         begin = self.accelerator.process_index * len(ids)
@@ -218,6 +230,14 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
             self.kl.update(figures["kl/reference"], len(self._raw_rewards))
 
     # --- the update ------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch):
+        """Minibatches are drawn anew in each epoch over a rollout; TRL draws them once."""
+        parts = self.args.steps_per_generation
+        again = self._step % parts == 0 and self._step % (parts * self.args.num_iterations) != 0
+        if self.model.training and again and parts > 1 and self._buffered_inputs:
+            self._buffered_inputs = drawn_anew(self._buffered_inputs)
+        return super()._prepare_inputs(generation_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         cycle = self.args.steps_per_generation * self.args.num_iterations
@@ -254,7 +274,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         logps, values = self._logps, self._values
         if self.args.value_mode == "adapter":
             with self.accelerator.autocast():
-                values = self.critic.own_pass(*_whole(inputs), mask.size(1), len(mask))
+                values = self.critic.own_pass(*whole(inputs), mask.size(1), len(mask))
         value_loss, clipped = maths.value_loss(
             values, inputs["old_values"], inputs["returns"], mask, self.args.value_clip_range
         )
@@ -268,6 +288,8 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         names = ("policy/loss", "value/loss", "value/clip_fraction")
         for key, value in zip((*names, "kl/old_policy"), [*parts, moved], strict=True):
             self._metrics[mode][key].append(value.item())
+        if mode == "train" and self.state.global_step < self.args.value_warmup_steps:
+            policy_loss = 0.0 * policy_loss  # its gradient is 0: the critic learns alone
         return policy_loss + self.args.value_coef * value_loss / steps
 
     def _share_of_tokens(self, inputs: dict[str, Any]) -> Tensor:
@@ -292,8 +314,8 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(*args, **kwargs)
-        rate = self.args.value_learning_rate
-        if rate is not None and not any(g.get("name") == "value" for g in optimizer.param_groups):
+        rate = self.args.value_learning_rate or VALUE_RATE * self.args.learning_rate
+        if not any(g.get("name") == "value" for g in optimizer.param_groups):
             parameters = self.critic.parameters()
             theirs = {id(p) for p in parameters}
             for group in optimizer.param_groups:
@@ -302,6 +324,16 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
                 {"params": parameters, "lr": rate, "weight_decay": 0.0, "name": "value"}
             )
         return optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Policy and critic each by their own norm: a critic far off must not hold the policy."""
+        theirs, limit = self.critic.parameters(), self.args.max_grad_norm
+        known = {id(parameter) for parameter in theirs}
+        others = [p for p in model.parameters() if id(p) not in known]
+        found = self.accelerator.clip_grad_norm_(others, limit)  # it unscales fp16's, all at once
+        norm = nn.utils.clip_grad_norm_(theirs, limit)
+        self._metrics["train"]["value/grad_norm"].append(float(norm))
+        return found
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The policy's adapter alone: the folder loads with plain PEFT."""
@@ -327,6 +359,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
             "moments": self.shaper.moments.state(),
             "rollout_metrics": dict(self.rollout_metrics),
             "stopped": self.stopped,
+            "begun": self.begun,
             "last_ref_update": self.last_ref_update,
         }
 
@@ -334,26 +367,9 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         self.kl.coef = state["kl_coef"]
         self.shaper.moments.load(state["moments"])
         self.rollout_metrics = dict(state["rollout_metrics"])
-        self.stopped = state["stopped"]
+        self.stopped, self.begun = state["stopped"], state["begun"]
         self.last_ref_update = state["last_ref_update"]
         self._window = []
 
     def _load_best_model(self) -> None:
         weights.load(self, Path(str(self.state.best_model_checkpoint)))
-
-
-def _whole(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (B, P + C) of prompts and completions."""
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-
-
-def _completion_mask(batch: dict[str, Any]) -> Tensor:
-    mask = batch["completion_mask"]
-    return (mask * batch["tool_mask"] if "tool_mask" in batch else mask).float()
-
-
-def _last(mask: Tensor) -> Tensor:
-    """Index (B,) of the last 1 in each row of a mask; 0 where there is none."""
-    places = torch.arange(mask.size(1), device=mask.device)
-    return torch.where(mask.bool(), places, 0).amax(1)

@@ -18,14 +18,14 @@ ValueMode = Literal["trunk_detached", "trunk", "adapter"]
 class ValueHead(nn.Module):
     """A float32 linear map from the trunk's last hidden state to one value a token.
 
-    Weights begin at N(0, 1 / (H + 1)), the bias at 0 (Stiennon et al. 2020, arXiv:2009.01325,
-    and Huang et al. 2024, arXiv:2403.17031, section 4).
+    Weights and bias begin at 0: a random head's values are noise as large as the rewards, which
+    the advantages would carry until it is unlearned.
     """
 
     def __init__(self, hidden_size: int, device: Any = None):
         super().__init__()
         self.linear = nn.Linear(hidden_size, 1, device=device, dtype=torch.float32)
-        nn.init.normal_(self.linear.weight, std=(hidden_size + 1) ** -0.5)
+        nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor, completion_length: int) -> Tensor:
@@ -70,6 +70,33 @@ class Critic:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that learn from the value loss alone."""
         return [*self.head.parameters(), *adapter_parameters(self.model, CRITIC).values()]
+
+    def start_from(self, adapter: str, weight: float) -> bool:
+        """Begin as a reward model of this base; whether it has the shape for that.
+
+        The value of a text's end is its score then (Stiennon et al. 2020, arXiv:2009.01325).
+
+        Args:
+            adapter: Of the reward model, with its score head.
+            weight: What its score counts in the reward.
+        """
+        head = self.model.get_base_model().score.modules_to_save[adapter]
+        theirs = adapter_parameters(self.model, adapter)
+        pairs = [
+            (parameter, theirs.get(name.replace(f".{CRITIC}.", f".{adapter}.")))
+            for name, parameter in adapter_parameters(self.model, CRITIC).items()
+        ]
+        if any(other is None or other.shape != own.shape for own, other in pairs):
+            return False
+        for own, other in pairs:
+            assert other is not None
+            own.data.copy_(other.data)
+        self.head.linear.weight.data.copy_(weight * head.weight.data.float())
+        return True
+
+    def centre(self, gap: float) -> None:
+        """Add a constant to all values: what they are to begin at, the mean return."""
+        self.head.linear.bias.data.add_(gap)
 
     @contextmanager
     def reading(self, completion_length: int) -> Iterator[list[Tensor]]:

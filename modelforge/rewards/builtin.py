@@ -8,6 +8,7 @@ holds the other columns of the data; None where the row cannot be scored. An arg
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import re
@@ -18,6 +19,36 @@ from typing import Any, Literal
 from modelforge.rewards.answers import extract_number, right_answers
 
 Score = Callable[[str, int, Mapping[str, Any]], float | None]
+
+# A word of a language, and not a command of LaTeX or a product of variables.
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+
+
+def accuracy(*, column: str = "answer") -> Score:
+    """1 where the completion's answer equals the row's as mathematics (math-verify).
+
+    So 1/2 is 0.5, and ``1+x^2`` is ``x^2+1``. Of a list of answers any is right. An answer that
+    math-verify cannot read as mathematics leaves its row unscored.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise ValueError("needs the package math-verify: pip install 'modelforge-trl[math]'")
+    import math_verify
+
+    def read(text: str) -> list[Any]:
+        found: list[Any] = math_verify.parse(text)
+        if not found and not _WORD.search(text):
+            # A formula without a mark around it is none to math-verify.
+            found = math_verify.parse(f"${text}$")
+        return found
+
+    def score(text: str, n_tokens: int, row: Mapping[str, Any]) -> float | None:
+        answers = [found for answer in right_answers(row[column]) if (found := read(answer))]
+        if not answers:
+            return None
+        given = math_verify.parse(text)
+        return float(any(math_verify.verify(answer, given) for answer in answers))
+
+    return score
 
 
 def exact_match(
@@ -187,6 +218,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 BUILTIN: dict[str, Callable[..., Score]] = {
+    "accuracy": accuracy,
     "exact_match": exact_match,
     "format": tag_format,
     "json_validity": json_validity,

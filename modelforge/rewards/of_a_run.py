@@ -130,11 +130,14 @@ def names(config: Config, functions: Sequence[Weighted] = ()) -> list[tuple[str,
         source_of(entry.name, config.base_dir)[1] if ":" in entry.name else entry.name
         for entry in plain
     ]
+    # A stage that is checked ahead has a stand-in for the reward model that it waits for.
+    awaited = [weight for function, weight in functions if hasattr(function, "stands_in")]
+    functions = [pair for pair in functions if not hasattr(pair[0], "stands_in")]
     own = unique(own) + [name_of(function) for function, _ in functions]
     weights = [entry.weight for entry in plain] + [weight for _, weight in functions]
     models = [e for e in found["rewards"] if kind_of(e.name) == "model"] + found["reward_model"]
-    taken = [*_beside_models(own), *_model_names(len(models))]
-    weights += [entry.weight for entry in models]
+    weights += [*(entry.weight for entry in models), *awaited]
+    taken = [*_beside_models(own), *_model_names(len(models) + len(awaited))]
     return [*zip(taken, weights, strict=True)] + [(JUDGE, 0.0) for _ in found["judge_model"]]
 
 
