@@ -88,7 +88,7 @@ def test_train_fits_a_config_to_its_budget_and_keeps_to_that_when_it_goes_on(tmp
     micro, length = (choices[k] for k in ("per_device_train_batch_size", "max_seq_length"))
     assert micro["source"] == length["source"] == "plan"
     assert 64 <= length["value"] < 1024  # as long as the longest row, and no longer
-    assert micro["value"] * choices["gradient_accumulation_steps"]["value"] == 8
+    assert micro["value"] * choices["gradient_accumulation_steps"]["value"] == 16
     planned = json.loads((result.run_dir / "plan.json").read_text())
     assert planned["predicted"]["fits"] and planned["measured"]["seconds_per_step"] > 0
     # Gone on with: the plan that it began with, whatever would be planned by now.
