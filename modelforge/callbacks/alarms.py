@@ -23,9 +23,6 @@ WINDOW = 8  # logs that a tendency is judged by, at the beginning and at the end
 FAR_FROM_REFERENCE = 1.0
 
 
-# From this share of answers on that are cut off, hardly any shows what its end is worth.
-MOST_CUT = 0.95
-
 # Nats a token between the policy of a rollout and the one after its last epoch. float32 alone gives
 # about 1e-8; a policy that learns moves by more than 1e-5.
 STILL = 1e-7
@@ -195,7 +192,7 @@ def _of_a_short_run(train: Sequence[Mapping[str, Any]], args: Any) -> list[Probl
     """What the first steps show already."""
     if len(train) < FIRST_STEPS:
         return []
-    return [_critic(train), _cut_off(train), _still(train, args)]
+    return [_critic(train), _still(train, args)]
 
 
 def _critic(train: Sequence[Mapping[str, Any]]) -> Problem | None:
@@ -206,16 +203,6 @@ def _critic(train: Sequence[Mapping[str, Any]]) -> Problem | None:
         return None
     what = f"is {sum(values) / len(values):.2g}: the critic foresees less than a constant would"
     fix = "lower ppo.value_learning_rate, or set ppo.value_mode to adapter"
-    return Problem(key, what, fix)
-
-
-def _cut_off(train: Sequence[Mapping[str, Any]]) -> Problem | None:
-    key = "completions/clipped_ratio"
-    cut = _mean(train[-WINDOW:], key)
-    if cut is None or cut < MOST_CUT:
-        return None
-    what = f"is {cut:.2g}: hardly any answer ends by itself, and each is scored as it was cut"
-    fix = "raise generation.max_new_tokens, or see whether the chat template ends in the right EOS"
     return Problem(key, what, fix)
 
 

@@ -197,7 +197,7 @@ class ByRow(Trainer):
             self.accelerator = self.accelerator.whole
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """DPO's: of held-out rows as they are measured, so that they are those of the start."""
+        """Of held-out rows as they are measured, so that they are those of the start (DPO, KTO)."""
         trainer: Any = super()
         if name == "train":
             return trainer._precompute_ref_logps(dataset, name, batch_size)
@@ -207,7 +207,7 @@ class ByRow(Trainer):
         return found.select(sorted(range(len(order)), key=order.__getitem__))
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
-        """DPO's, of a batch; of held-out rows each one's."""
+        """Theirs, of a batch; of held-out rows each one's."""
         trainer: Any = super()
         if "rows" not in inputs:
             return trainer.compute_ref_log_probs(model, inputs)
@@ -216,7 +216,8 @@ class ByRow(Trainer):
         for i, row in enumerate(inputs["rows"]):
             with forward.of_row(i, len(inputs["rows"])):
                 found.append(trainer.compute_ref_log_probs(model, row))
-        return tuple(torch.cat(side) for side in zip(*found, strict=True))
+        sides = zip(*found, strict=True)
+        return tuple(None if side[0] is None else torch.cat(side) for side in sides)  # kto's KL
 
 
 class ByPrompt(ByRow):
