@@ -211,10 +211,7 @@ HEAD = """# Defaults, and where each is from
 `python benchmarks/defaults.py page` writes this page from the code; a test holds the two together.
 What you say in a config always comes over these values.
 """
-PROMPTS = (
-    "on the tiny model, 1,280 answers at 32 a step end at a reward of .594, at 8 a step at .470; "
-    "peers take 16 to 64 prompts"
-)
+PROMPTS = "a judgement: one prompt makes a noisy step, and peers take 16 to 64"
 RANK = "by the tokens that are trained on: an adapter weight for each (LoRA Without Regret, 2025)"
 RANK_FIXED = (
     "rewards and pairs teach little a row, which a low rank holds (LoRA Without Regret, 2025)"

@@ -42,8 +42,8 @@ _FIGURES = (
 )
 
 
-# Tokens of the longest answer, where the user does not say. Peers: TRL samples 256, verl's GSM8K
-# example 1,024; a thinking model needs its thoughts whole.
+# Tokens of the longest answer, where the user does not say. TRL's own default is 256. A thinking
+# model needs its thoughts whole.
 ANSWER, THOUGHT = 512, 2048
 BY_TASK = {"summarization": 128, "question-answering": 256}
 

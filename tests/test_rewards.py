@@ -159,7 +159,7 @@ def test_accuracy_is_equality_as_mathematics():
 
 @pytest.mark.skipif(find_spec("math_verify") is not None, reason="math_verify is installed")
 def test_accuracy_without_its_package_names_the_install_line():
-    with pytest.raises(ConfigError, match=r"pip install 'modelforge-trl\[math\]'"):
+    with pytest.raises(ConfigError, match="pip install 'math-verify"):
         parse_rewards(["accuracy"], where="rewards")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
+from modelforge.machine.versions import install
 from modelforge.rewards.answers import extract_number, right_answers
 
 Score = Callable[[str, int, Mapping[str, Any]], float | None]
@@ -31,7 +32,7 @@ def accuracy(*, column: str = "answer") -> Score:
     math-verify cannot read as mathematics leaves its row unscored.
     """
     if importlib.util.find_spec("math_verify") is None:
-        raise ValueError("needs the package math-verify: pip install 'modelforge-trl[math]'")
+        raise ValueError(f"needs the package math-verify: {install('math')}")
     import math_verify
 
     def read(text: str) -> list[Any]:
