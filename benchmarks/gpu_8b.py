@@ -102,6 +102,7 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
 
     import modelforge
     from modelforge.models.lora import exact_4bit_on_cpu, lora_config
+    from modelforge.evaluation import reload
     from modelforge.models.providers import choice
     from modelforge.models.providers.base import Loaded
     from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
@@ -117,7 +118,14 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
         """Draws what it is asked to load."""
 
         def load_model(
-            self, source: Any, config: Any, hardware: Any, *, head: Any, tokenizer: Any
+            self,
+            source: Any,
+            config: Any,
+            hardware: Any,
+            *,
+            head: Any,
+            tokenizer: Any,
+            vocabulary: Any,
         ) -> Loaded:
             shape = self.load_model_config(source)
             dtype = weights_dtype(config, hardware)
@@ -129,6 +137,7 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
             return Loaded(model, lora_config(config.settings, head=head))
 
     choice.get_provider = lambda name: Random
+    reload._SMALL = 0  # a random base stands in no folder that could be loaded again
     result = modelforge.train(config_of(strategy, folder, card, length, steps))
     plan = json.loads((result.run_dir / "plan.json").read_text())
     lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()

@@ -151,6 +151,7 @@ CASES = {
     ),
     "group that does not divide the batch": case(
         "divisible", PROMPTS, strategy="grpo", rewards=["exact_match"], num_generations=3,
+        per_device_train_batch_size=8,
     ),
     "no room for the prompt": case(
         "is left for the prompt", PROMPTS, strategy="grpo", rewards=["exact_match"],

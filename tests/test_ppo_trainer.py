@@ -134,6 +134,7 @@ def test_a_detached_trunk_gets_no_gradient_from_the_value_loss(tmp_path):
     for mode in ("trunk_detached", "trunk"):
         t = trainer(tmp_path, value_mode=mode)
         batch = first_minibatch(t)
+        torch.nn.init.normal_(t.critic.head.linear.weight)  # at zero it sends nothing back
         batch["advantages"] = torch.zeros_like(batch["advantages"])
         batch["returns"] = batch["returns"] + 1
         t.compute_loss(t.model, batch).backward()

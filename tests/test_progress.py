@@ -86,7 +86,7 @@ def test_ppo_shows_reward_kl_and_tokens_per_second_at_every_step(said, tmp_path)
             "model_name": str(TINY / "model"),
             "dataset": str(TINY / "data" / "prompts_train.jsonl"),
             "eval_dataset": str(held_out("prompts", 4)),
-            "rewards": ["numeric_answer"],
+            "rewards": [{"name": "length", "arguments": {"target": 4}}],
             "max_steps": 4,
             "logging_steps": 1,
             "per_device_train_batch_size": 4,
@@ -139,9 +139,9 @@ def test_reading_converting_and_tokenising_are_shown(said, tmp_path, monkeypatch
     monkeypatch.setattr(progress, "WAIT", 1e-9)
     said.lines.clear()
     quick("sft", tmp_path, max_steps=1, per_device_train_batch_size=2)
-    assert said.about("reading", "sft_train.jsonl: ", "of 1,200 rows")
+    assert said.about("reading", "sft_train.jsonl: ", "of 200 rows")
     assert said.about("converting", "sft_train.jsonl")
-    assert said.about("tokenising: ", "of 1,200 rows")
+    assert said.about("tokenising: ", "of 200 rows")
     assert said.about("sample answers: ", "of 4 prompts")
 
 

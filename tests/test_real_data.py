@@ -40,7 +40,7 @@ def test_a_real_file_is_recognised_and_trains(strategy, name, tmp_path):
     # Whole files are read by test_data_load.py.
     data = tmp_path / f"{name}.jsonl"
     with (SHARED / "data" / data.name).open(encoding="utf-8") as rows:
-        data.write_text("".join(itertools.islice(rows, 60)), encoding="utf-8")
+        data.write_text("".join(itertools.islice(rows, 300)), encoding="utf-8")
     config = {
         "strategy": strategy,
         "model_name": str(MODEL),

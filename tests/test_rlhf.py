@@ -488,10 +488,10 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         values,
         overrides=[
             "max_steps=4",
-            "gradient_accumulation_steps=4",
+            "gradient_accumulation_steps=8",
             "save_strategy=no",
             "eval_prompts=8",
-            "generation.max_new_tokens=32",
+            "generation.max_new_tokens=64",
         ],
     )
     told = stages(result.run_dir.parent)

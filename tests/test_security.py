@@ -176,6 +176,8 @@ ALLOWED = {
     ("modelforge/models/providers/__init__.py", "import_module"): "of its own literal table",
     ("modelforge/rewards/build.py", "exec_module"): "the file that the user's config names",
     ("modelforge/rewards/build.py", "import_module"): "the installed module that it names",
+    ("modelforge/data/spool.py", "pickle"): "what this process wrote, in a folder of its own",
+    ("modelforge/data/packed.py", "zipfile"): "one member is read; nothing is unpacked to a path",
     ("modelforge/configfile/load.py", "yaml.load"): "with a loader made from SafeLoader",
     (
         "modelforge/machine/launch.py",

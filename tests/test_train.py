@@ -152,9 +152,11 @@ def test_each_row_is_encoded_once(strategy, sequences, tmp_path, monkeypatch):
     # A language model also answers: the first prompt with its fresh adapter and without, and the
     # prompts of four samples before training and after.
     answered = 2 + 2 * 4 if strategy == "sft" else 0
-    # Whether the tokenizer adds BOS and EOS is asked twice; its template is tried twice.
-    asked = 2 + 2
-    assert len(encoded) == (24 + 8) * sequences + answered + asked
+    # What the tokenizer adds to a text is asked three times; its template is tried twice.
+    asked = 3 + 2
+    # Neutral texts show what a language model forgets, before training and after.
+    neutral = 2 * 3 if strategy == "sft" else 0
+    assert len(encoded) == (24 + 8) * sequences + answered + neutral + asked
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def save_as_loaded(model: Any, *, use_cache: bool | None) -> None:
         adapted: Any = model
         config: Any = adapted.peft_config["default"]
         options: dict[str, Any] = {"selected_adapters": ["default"]}
-        if config.trainable_token_indices or config.modules_to_save:
+        if getattr(config, "trainable_token_indices", None) or config.modules_to_save:
             # The rows of new tokens are the adapter's. PEFT would add the whole embedding to every
             # checkpoint, and nothing that loads an adapter needs it.
             options["save_embedding_layers"] = False

@@ -86,7 +86,7 @@ def adapter_config(folder: Path, *, head: Head) -> Any:
         config.modules_to_save = sorted({*saved, "score"})
         if isinstance(config.target_modules, set):
             config.target_modules -= _LANGUAGE_HEADS
-        if isinstance(config.trainable_token_indices, dict):
+        if isinstance(getattr(config, "trainable_token_indices", None), dict):
             for name in _LANGUAGE_HEADS & config.trainable_token_indices.keys():
                 del config.trainable_token_indices[name]
     return config

@@ -141,8 +141,12 @@ class _Line:
             self.ends = self._weights()
 
     def _weights(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        kind = type(self.model)
-        trained = kind.from_pretrained(str(self.prepared.run.model), dtype=self.model.dtype)
+        trained = type(self.model).from_pretrained(
+            str(self.prepared.run.model),
+            dtype=self.model.dtype,
+            trust_remote_code=self.prepared.source.trust_remote_code,
+            use_safetensors=True,
+        )
         start = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         return start, {name: p.detach() for name, p in trained.named_parameters()}
 
