@@ -17,6 +17,7 @@ from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
 from modelforge.data.sources import Part, Parts
 from modelforge.data.special import segments_to_tokens
+from modelforge.data.threads import joined
 from modelforge.data.unused import count, refuse
 from modelforge.errors import DataError, Problem
 
@@ -76,6 +77,10 @@ def convert(
     rows, tool = plain(table.rows)
     if tool:
         ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
+    if not columns:
+        rows, told = joined(table.path, rows)
+        if told:
+            ledger.note(told)
     rows = rename(rows, columns, mode.kind) if columns else rows
     match = recognise(rows, mode.kind, tuple(columns))
     form = match.format
