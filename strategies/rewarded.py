@@ -183,10 +183,6 @@ class Rewarded(Strategy):
             )
             why = "as many as a rollout generates at once"
             choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        best = config.get("load_best_model_at_end") or config.get("save_strategy") == "best"
-        if best and not config.given("metric_for_best_model"):
-            why = "the figure that the run is judged by; a policy's loss says nothing of it"
-            choices["metric_for_best_model"] = Choice(self.measure.key, "default", why)
         if config.get("use_vllm") and not config.given("vllm_max_model_length"):
             length = Choice(settings.max_seq_length, "default", "no row is longer")
             choices["vllm_max_model_length"] = length

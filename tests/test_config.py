@@ -293,6 +293,7 @@ def test_a_path_that_no_system_knows_is_refused_wherever_it_stands(key):
         ("use_peft", True, "here it is lora_r"),
         ("micro_batch_size", 2, "here it is per_device_train_batch_size"),
         ("val_set_size", 0.1, "here it is eval_split"),
+        ("early_stopping_patience", 3, "here it is early_stopping.patience"),
         ("learning_rat", 1e-4, "did you mean 'learning_rate'?"),
     ],
 )

@@ -15,7 +15,9 @@ import modelforge
 from modelforge import RunError, UserError, load_config
 from modelforge.checkpointing.resumed import state_of
 from modelforge.evaluation import results
+from modelforge.registry import get_strategy
 from modelforge.runs.folder import open_run
+from modelforge.training.follow import following
 from modelforge.training.prepare import prepare
 from modelforge.training.run import load
 
@@ -207,3 +209,84 @@ def test_a_run_that_never_evaluates_says_that_it_kept_the_last_model(tmp_path, c
     asked = ("load_best_model_at_end=true", "eval_delay=9", "eval_steps=1", "max_steps=1")
     run("sft", tmp_path, *asked)
     assert "no checkpoint was evaluated" in capsys.readouterr().err
+
+
+# --- stopping early -------------------------------------------------------------------------------
+
+STOP = (
+    *("early_stopping.patience=2", "early_stopping.min_delta=100", "eval_steps=1", "max_steps=9"),
+    *("save_total_limit=9", "per_device_train_batch_size=2", "gradient_accumulation_steps=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run whose figure never gets better by as much as is asked for."""
+    return run("sft", tmp_path_factory.mktemp("stopped"), *STOP).run_dir
+
+
+@pytest.mark.slow
+def test_a_run_stops_when_its_figure_gets_no_better_and_says_so(stopped):
+    results = json.loads((stopped / "results.json").read_text())
+    state = state_of(stopped / "checkpoints" / "checkpoint-3")
+    assert results["steps"] == 3 and same(stopped / "model", state.best_model_checkpoint)
+    early = results["stopped_early"]
+    assert (early["step"], early["of"], early["evaluations"]) == (3, 9, 2)
+    assert early["metric"] == "eval_loss" and early["best"] == state.best_metric
+    told = "topped at step 3 of 9: no better eval_loss (by more than 100) for 2 evaluations; best"
+    assert told in early["told"] and told in (stopped / "report.html").read_text()
+    assert told in (stopped / "model" / "README.md").read_text()
+    choices = json.loads((stopped / "choices.json").read_text())["choices"]
+    assert choices["metric_for_best_model"]["value"] == "eval_loss"
+    assert choices["load_best_model_at_end"]["reason"] == "early_stopping is set"
+
+
+@pytest.mark.slow
+def test_a_resume_keeps_the_patience_that_was_left(stopped, tmp_path, capsys):
+    shutil.copytree(stopped, tmp_path / "run")
+    again = run("sft", tmp_path, *STOP)
+    assert "it is finished" in capsys.readouterr().err and again.resumed_from is None
+    for name in ("results.json", "model", "checkpoints/checkpoint-3"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = run("sft", tmp_path, *STOP)
+    assert again.resumed_from.name == "checkpoint-2"
+    first, second = (json.loads((p / "results.json").read_text()) for p in (stopped, again.run_dir))
+    assert first["stopped_early"] == second["stopped_early"] and first["after"] == second["after"]
+    (again.run_dir / "results.json").unlink()  # killed at its end: it had stopped
+    done = run("sft", tmp_path, *STOP)
+    assert "stopped early, at step 3: nothing is left" in capsys.readouterr().err
+    third = json.loads((done.run_dir / "results.json").read_text())
+    assert third["stopped_early"] == first["stopped_early"] and third["after"] == first["after"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said", "metric", "greater"),
+    [
+        ("reward", {}, "eval_accuracy", True),
+        ("grpo", {}, "eval_reward", True),
+        ("grpo", {"metric": "rewards/x/mean"}, "rewards/x/mean", None),
+        ("sft", {"metric": "loss"}, "loss", False),
+    ],
+)
+def test_the_figure_is_the_strategys_own_or_the_one_named(strategy, said, metric, greater):
+    values = {"strategy": strategy, "model_name": "m", "dataset": "d", "early_stopping": said}
+    choices = following(load_config(values), get_strategy(strategy)(), {})
+    found = {key: choice.value for key, choice in choices.items()}
+    assert found["load_best_model_at_end"] and found["eval_strategy"] == "steps"
+    assert (found["metric_for_best_model"], found.get("greater_is_better")) == (metric, greater)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"load_best_model_at_end": False}, "early_stopping: keeps the best model"),
+        ({"metric_for_best_model": "eval_loss"}, "watches accuracy, and metric_for_best_model"),
+        ({"eval_strategy": "no"}, "early_stopping: needs evaluations, and eval_strategy is no"),
+    ],
+)
+def test_early_stopping_that_contradicts_another_key_is_refused(said, says):
+    values = {"strategy": "sft", "model_name": "m", "dataset": "d"}
+    config = load_config(values | said | {"early_stopping": {"metric": "accuracy"}})
+    with pytest.raises(UserError, match=says):
+        following(config, get_strategy("sft")(), {})

@@ -166,6 +166,9 @@ def test_a_misspelt_figure_of_the_best_model_is_refused_before_loading(
     with pytest.raises(ConfigError, match=f"'{metric}' is no figure of this run .*{meant}"):
         prepare(load_config(path, overrides=[*said, f"metric_for_best_model={metric}"]))
     prepare(load_config(path, overrides=[*said, f"metric_for_best_model={meant}"]))
+    watched = [*said, f"early_stopping.metric={metric}"]
+    with pytest.raises(ConfigError, match=rf"early_stopping\.metric: '{metric}' .*{meant}"):
+        prepare(load_config(path, overrides=watched))
 
 
 @pytest.fixture(scope="module")

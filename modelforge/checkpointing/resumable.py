@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback
 from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, rotate, seal
 from modelforge.checkpointing.micro_batches import rows_of, split
 from modelforge.checkpointing.randomness import random_state, random_state_kept, set_random_state
-from modelforge.checkpointing.resumed import all_steps, best_of, state_of, take_up_as_asked
+from modelforge.checkpointing.resumed import best_of, state_of, take_up_as_asked, why_ended
 from modelforge.checkpointing.saving import carry_rows, save_as_loaded
 from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
@@ -145,17 +145,17 @@ class Resumable(Trainer):
             weakref.finalize(self, os.close, self._root)
         if self.resumed_from:
             self._refuse_other_processes(self.resumed_from)
-            if state_of(self.resumed_from).global_step >= all_steps(self):
-                return self._take_up_end(self.resumed_from)
+            if ended := why_ended(self, self.resumed_from):
+                return self._take_up_end(self.resumed_from, ended)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
             warn("no checkpoint was evaluated, so the last model is kept, and not the best")
         return result
 
-    def _take_up_end(self, checkpoint: Path) -> None:
-        """All steps are done: transformers would train one more before it saw that."""
+    def _take_up_end(self, checkpoint: Path, ended: str) -> None:
+        """No step is left: transformers would train one more before it saw that."""
         self.state = state_of(checkpoint)
-        say(f"all {self.state.global_step} steps are done: nothing is left to train")
+        say(f"{ended}: nothing is left to train")
         self._load_from_checkpoint(str(checkpoint))
         self._tr_loss = torch.zeros(())
         self._load_state(checkpoint)

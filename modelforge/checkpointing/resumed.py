@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
+from transformers import EarlyStoppingCallback, TrainerState
 
 from modelforge.checkpointing.randomness import random_state_kept
 from modelforge.common.console import say
@@ -23,6 +23,32 @@ def all_steps(trainer: Any) -> int:
     with random_state_kept():
         batches = trainer.get_train_dataloader()
         return int(trainer.set_initial_training_values(trainer.args, batches)[-1])
+
+
+def patience_used(checkpoint: Path) -> int:
+    """The evaluations in a row without a gain, when a checkpoint was written."""
+    states: Any = state_of(checkpoint).stateful_callbacks or {}
+    found = states.get(EarlyStoppingCallback.__name__) or []
+    rows = found if isinstance(found, list) else [found]
+    counts = [int(row["attributes"]["early_stopping_patience_counter"]) for row in rows]
+    return max(counts, default=0)
+
+
+def watched(trainer: Any) -> EarlyStoppingCallback | None:
+    """What stops the trainer early, if anything does."""
+    callbacks = trainer.callback_handler.callbacks
+    return next((each for each in callbacks if isinstance(each, EarlyStoppingCallback)), None)
+
+
+def why_ended(trainer: Any, checkpoint: Path) -> str | None:
+    """Why a run has ended with a checkpoint by what is asked for now; None where it has not."""
+    step = state_of(checkpoint).global_step
+    if step >= all_steps(trainer):
+        return f"all {step} steps are done"
+    watch = watched(trainer)
+    if watch is not None and patience_used(checkpoint) >= watch.early_stopping_patience:
+        return f"the run stopped early, at step {step}"
+    return None
 
 
 def best_of(checkpoint: Path) -> str | None:
@@ -44,6 +70,9 @@ def take_up_as_asked(trainer: Any, checkpoint: Path) -> None:
     then, now = state_of(checkpoint), trainer.state
     now.compute_steps(trainer.args, now.max_steps)  # when to log, evaluate and save
     now.best_model_checkpoint = best_of(checkpoint)
+    watch = watched(trainer)
+    if watch is not None:  # transformers would bring back the patience asked for then, too
+        watch.early_stopping_patience_counter = patience_used(checkpoint)
     if then.max_steps != now.max_steps:
         rates = ", ".join(f"{r:.3g}" for r in dict.fromkeys(trainer.lr_scheduler.get_last_lr()))
         say(

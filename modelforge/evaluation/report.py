@@ -38,6 +38,7 @@ def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         title=folder.name,
         summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
         steps=results["steps"],
+        stopped=_stopped(results),
         figures=_figures(results),
         verdict=_verdict(results),
         forgotten=_forgotten(results),
@@ -74,6 +75,7 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         f"# {folder.name}",
         f"{summary}, from `{_code(choices['model_name']['value'])}`, "
         f"{results['steps']} steps on {rows} rows.",
+        *([_stopped(results)] if _stopped(results) else []),
         "## Figures",
         _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
         *([_verdict(results)] if _verdict(results) else []),
@@ -171,6 +173,12 @@ def _forgotten(results: Mapping[str, Any]) -> str:
         return ""
     words = told(results["neutral"])
     return f"{words[0].upper()}{words[1:]}."
+
+
+def _stopped(results: Mapping[str, Any]) -> str:
+    """Where and why the run stopped early; nothing where it did not."""
+    words: str = results.get("stopped_early", {}).get("told", "")
+    return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
 def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:

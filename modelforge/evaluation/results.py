@@ -140,6 +140,7 @@ def write_end(
     """
     from modelforge.callbacks.alarms import no_signal, too_short_to_tell
     from modelforge.evaluation.report import html_report, model_card
+    from modelforge.evaluation.stopped import stopped_early
 
     if not is_main():
         return  # card and report read the folder, which only the main process writes
@@ -165,9 +166,10 @@ def write_end(
         # What the base is to be loaded in, and how the saved model compared with the trained one.
         "dtype": str(trainer.model.config.dtype).removeprefix("torch."),
         "saved": saved,
-    } | ({"no_signal": vars(silent)} if silent else {})
-    if "neutral" in after:
-        results["neutral"] = after["neutral"]
+    }
+    further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
+    further["neutral"] = after.get("neutral")
+    results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
     # Last: its presence says that the run is finished.
@@ -183,6 +185,8 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
         verdict = f" ({results['verdict']})" if "verdict" in results else ""
         say(f"{measure.label}: {figures}{verdict}")
+    if "stopped_early" in results:
+        say(results["stopped_early"]["told"])
     if "neutral" in results:
         say(told(results["neutral"]))
     say(f"run: {run.path}")

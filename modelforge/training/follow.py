@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 #: Schedulers that read a held-out figure, and when transformers evaluates for none of them.
 _BY_FIGURE = ("reduce_lr_on_plateau", "greedy")
 #: What makes a run evaluate while it trains, where the user does not say when.
-_EVALUATED = ("load_best_model_at_end", "eval_steps")
+_EVALUATED = ("early_stopping", "load_best_model_at_end", "eval_steps")
 
 
 def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> dict[str, Choice]:
@@ -26,7 +27,7 @@ def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> d
         known: The keys of its schema.
 
     Raises:
-        ConfigError: If two keys of the user's ask for evaluations that cannot be both.
+        ConfigError: If two keys of the user's ask for what cannot be both.
     """
     choices: dict[str, Choice] = {}
     if config.said.get("gradient_checkpointing_kwargs"):
@@ -34,7 +35,11 @@ def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> d
         choices["gradient_checkpointing"] = Choice(True, "default", why)
     if strategy.may_drop_out and config.said.get("lora_dropout") and "disable_dropout" in known:
         choices["disable_dropout"] = Choice(False, "default", "lora_dropout is set")
-    choices |= _evaluations(config)
+    stopping = _stopping(config)
+    choices |= stopping
+    # What it asks for, evaluations and saves follow from as from what was said.
+    asked = {key: choice.value for key, choice in stopping.items()}
+    choices |= _evaluations(replace(config, said={**config.said, **asked}))
     seen = config.with_defaults(choices)
     if seen.get("load_best_model_at_end") or seen.get("save_strategy") == "best":
         problems = list(_mismatch(seen))
@@ -42,6 +47,37 @@ def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> d
             raise ConfigError(*problems)
         choices |= _best_by(seen, strategy)
     return choices
+
+
+def _stopping(config: Config) -> dict[str, Choice]:
+    """What early stopping needs: the best model, by the figure that it watches.
+
+    Raises:
+        ConfigError: If the config asks for another figure too, or for no best model.
+    """
+    stopping = config.settings.early_stopping
+    if stopping is None:
+        return {}
+    where, problems = f"{config.name}: early_stopping", []
+    if config.said.get("load_best_model_at_end") is False:
+        what = "keeps the best model, and load_best_model_at_end is false"
+        problems.append(Problem(where, what, "leave load_best_model_at_end out"))
+    metric, other = stopping.metric, config.said.get("metric_for_best_model")
+    if metric and other and _held_out(metric) != _held_out(other):
+        what = f"watches {metric}, and metric_for_best_model is {other}"
+        problems.append(Problem(where, what, "leave one of the two out"))
+    if problems:
+        raise ConfigError(*problems)
+    choices = {"load_best_model_at_end": Choice(True, "default", "early_stopping is set")}
+    if metric and not other:
+        why = "the figure that early_stopping watches"
+        choices["metric_for_best_model"] = Choice(metric, "default", why)
+    return choices
+
+
+def _held_out(metric: str) -> str:
+    """A figure's name as evaluations have it."""
+    return f"eval_{metric.removeprefix('eval_')}"
 
 
 def _evaluations(config: Config) -> dict[str, Choice]:
@@ -87,7 +123,11 @@ def _evaluations(config: Config) -> dict[str, Choice]:
 def _mismatch(config: Config) -> Iterator[Problem]:
     """What keeps the best model from being found, in the words of the user's keys."""
     key = "load_best_model_at_end"
-    where = f"{config.name}: {key if config.get(key) else 'save_strategy'}"
+    if config.settings.early_stopping and not config.given(key):
+        key = "early_stopping"
+    elif not config.get(key):
+        key = "save_strategy"
+    where = f"{config.name}: {key}"
     evaluated = config.get("eval_strategy", "no")
     saved = config.get("save_strategy", "steps")
     if evaluated == "no":
@@ -123,11 +163,11 @@ def _multiple(every: float, eval_every: float) -> bool:
 def _best_by(config: Config, strategy: Strategy) -> dict[str, Choice]:
     """The figure that says which model is best: the one the strategy is judged by."""
     measure, choices = strategy.measure, dict[str, Choice]()
-    metric = config.said.get("metric_for_best_model")
+    metric = config.get("metric_for_best_model")
     if metric is None:
         why = f"the figure that {strategy.name} is judged by: {measure.label}"
         choices["metric_for_best_model"] = Choice(measure.key, "strategy", why)
-    if metric in (None, measure.key, measure.key.removeprefix("eval_")):
+    if metric is None or _held_out(metric) == _held_out(measure.key):
         better = measure.higher_is_better
         why = f"{measure.key}: {'more' if better else 'less'} is better"
         choices["greater_is_better"] = Choice(better, "strategy", why)
@@ -162,12 +202,14 @@ def refuse_unknown_metric(config: Config, figures: Collection[str]) -> None:
         ConfigError: If it is none of them.
     """
     metric = config.get("metric_for_best_model")
-    names = {f"eval_{name.removeprefix('eval_')}" for name in figures}
+    names = {_held_out(name) for name in figures}
     if metric is None or not names or config.get("eval_strategy", "no") == "no":
         return
-    name = f"eval_{metric.removeprefix('eval_')}"
+    name = _held_out(metric)
     if name not in names:
         near = did_you_mean(name, names)
         fix = near if near.startswith("did") else f"set one of {', '.join(sorted(names))}"
         what = f"'{metric}' is no figure of this run"
-        raise ConfigError(Problem(f"{config.name}: metric_for_best_model", what, fix))
+        given = config.given("metric_for_best_model")
+        key = "metric_for_best_model" if given else "early_stopping.metric"
+        raise ConfigError(Problem(f"{config.name}: {key}", what, fix))

@@ -129,7 +129,7 @@ def load(prepared: Prepared) -> Parts:
 
 def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
-    from transformers import PrinterCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback
 
     from modelforge.callbacks.longest_batch import LongestBatchFirst
     from modelforge.callbacks.metrics import MetricsFile
@@ -142,6 +142,9 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, prepared.run)
+    stopping = prepared.config.settings.early_stopping
+    if stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
     if prepared.hardware.device == "cuda":
         trainer.add_callback(LongestBatchFirst(trainer, generates=prepared.strategy.generates))
     return trainer
