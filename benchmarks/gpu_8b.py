@@ -101,8 +101,8 @@ def train(strategy: str, folder: Path, card: float, length: int, steps: int) -> 
     from gpu_memory import materialise
 
     import modelforge
-    from modelforge.models.lora import exact_4bit_on_cpu, lora_config
     from modelforge.evaluation import reload
+    from modelforge.models.lora import exact_4bit_on_cpu, lora_config
     from modelforge.models.providers import choice
     from modelforge.models.providers.base import Loaded
     from modelforge.models.providers.huggingface import HuggingFace, weights_dtype
