@@ -118,7 +118,8 @@ CASES = [
     ({"id": "0", "data": ["1", "2", "3", "4"]}, "demonstration", {"messages": TALK}),
     (
         {
-            "chat": "USER: 1\n\n\nASSISTANT: 2 <|endoftext|>\n\n\nUSER: 3\n\n\nASSISTANT: 4 <|endoftext|>"
+            "chat": "USER: 1\n\n\nASSISTANT: 2 <|endoftext|>\n\n\n"
+            "USER: 3\n\n\nASSISTANT: 4 <|endoftext|>"
         },
         "demonstration",
         {"messages": TALK},
