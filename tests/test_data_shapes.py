@@ -1,7 +1,7 @@
 """Public layouts that are made into known ones before they are recognised."""
 
 import pytest
-from test_data_formats import TALK, assistant, made, user
+from test_data_formats import ASK, DEMO, PAIR, TALK, TELL, assistant, made, system, user
 
 from modelforge.errors import DataError
 
@@ -55,3 +55,148 @@ def test_single_messages_that_cannot_be_put_together_are_refused():
         made(strangers, "demonstration")
     examples, _ = made(rows, "demonstration", columns={"text": "text"})
     assert examples == [{"text": m["content"]} for m in TALK]
+
+
+TWO = {"response_1": "B", "response_2": "A"}
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+LISTED = [user("Q\n\nA. x\nB. y")]
+NUMBERED = [user("Q\n\n1. x\n2. y")]
+
+# one row, kind, what comes of it
+CASES = [
+    ({"inputs": "Q", "targets": "A"}, "demonstration", DEMO),
+    (
+        {"inputs": [1], "inputs_pretokenized": "Q", "targets": [2], "targets_pretokenized": "A"},
+        "demonstration",
+        DEMO,
+    ),
+    ({"prompt": "Q", **TWO, "preference_strength": 2}, "preference", PAIR),
+    (
+        {"context": ASK, "response1": "A", "response2": "B", "overall_preference": -3},
+        "preference",
+        PAIR,
+    ),
+    ({"history": "Q", "human_ref_A": "B", "human_ref_B": "A", "labels": 0}, "preference", PAIR),
+    ({"history": "Q", "human_ref_A": "A", "human_ref_B": "B", "labels": 1}, "preference", PAIR),
+    (
+        {
+            "question": {"full_text": "Q"},
+            "answer_0": "B",
+            "score_0": -1.0,
+            "answer_1": "A",
+            "score_1": 1.0,
+        },
+        "preference",
+        PAIR,
+    ),
+    (
+        {"prompt": "Q", "response_0": "B", "response_1": "A", "better_response_id": 1},
+        "preference",
+        PAIR,
+    ),
+    (
+        {"info": {"post": "Q"}, "summaries": [{"text": "B"}, {"text": "A"}], "choice": 1},
+        "preference",
+        PAIR,
+    ),
+    (
+        {"title": "Q", "selftext": "", "answers": {"text": ["B", "A"], "score": [2, 5]}},
+        "preference",
+        PAIR,
+    ),
+    ({"question": "Q", "answer": {"value": "A", "aliases": ["A", "a"]}}, "demonstration", DEMO),
+    (
+        {"question": "Q", "answer": {"value": "A", "aliases": ["A", "a"]}},
+        "prompt",
+        {"prompt": ASK, "answer": ["A", "a"]},
+    ),
+    (
+        {"question": "Q", "correct_answer": "A", "distractor1": "B", "support": "C"},
+        "demonstration",
+        {"prompt": [user("C\n\nQ")], "completion": TELL},
+    ),
+    ({"id": "0", "data": ["1", "2", "3", "4"]}, "demonstration", {"messages": TALK}),
+    (
+        {
+            "chat": "USER: 1\n\n\nASSISTANT: 2 <|endoftext|>\n\n\n"
+            "USER: 3\n\n\nASSISTANT: 4 <|endoftext|>"
+        },
+        "demonstration",
+        {"messages": TALK},
+    ),
+    (
+        {"input": "S\n[|Human|] Q\n[|AI|] A\n[|Human|] "},
+        "demonstration",
+        {"messages": [system("S"), *ASK, *TELL]},
+    ),
+    (
+        {
+            "system": "SYSTEM: S",
+            "chat": "USER: Q\n\n\nASSISTANT: <functioncall> "
+            '{"name": "f", "arguments": \'{"a": 1}\'}'
+            " <|endoftext|>\n\n\nFUNCTION RESPONSE: R\n\n\nASSISTANT: A",
+        },
+        "demonstration",
+        {
+            "messages": [
+                system("S"),
+                *ASK,
+                {**assistant(""), "tool_calls": [CALL]},
+                {"role": "tool", "content": "R"},
+                *TELL,
+            ]
+        },
+    ),
+    (
+        {
+            "query": "Q",
+            "answers": '[{"name": "f", "arguments": {"a": 1}}]',
+            "tools": '[{"name": "f"}]',
+        },
+        "demonstration",
+        {
+            "messages": [*ASK, {**assistant(""), "tool_calls": [CALL]}],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        },
+    ),
+    *(
+        (row, "demonstration", {"prompt": asked, "completion": [assistant(answer)]})
+        for row, asked, answer in (
+            ({"ctx": "Q", "endings": ["x", "y"], "label": "1"}, LISTED, "B"),
+            ({"goal": "Q", "sol1": "x", "sol2": "y", "label": 1}, LISTED, "B"),
+            ({"sentence": "Q", "option1": "x", "option2": "y", "answer": "2"}, NUMBERED, "2"),
+            ({"question": "Q", "A": "x", "B": "y", "answer": "B"}, LISTED, "B"),
+            ({"context": "", "question": "Q", "answers": ["x", "y"], "label": 1}, LISTED, "B"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "kind", "expected"), CASES)
+def test_a_public_layout_is_read_whole(row, kind, expected):
+    examples, ledger = made([row], kind)
+    assert examples == [expected] and not ledger.dropped
+
+
+def test_numbers_of_choices_are_counted_from_where_the_file_says():
+    row = {"question": "Q", "opa": "w", "opb": "x", "opc": "y", "opd": "z"}
+    from_zero, _ = made([{**row, "cop": n} for n in (0, 3)], "demonstration")
+    from_one, _ = made([{**row, "cop": n} for n in (1, 4)], "demonstration")
+    assert [e["completion"][0]["content"] for e in from_zero] == ["A", "D"]
+    assert [e["completion"][0]["content"] for e in from_one] == ["1", "4"]
+    with pytest.raises(DataError):
+        made([{**row, "cop": 2}], "demonstration")
+
+
+def test_what_a_shape_leaves_is_named():
+    row = {"question": {"full_text": "Q", "dataset": "eli5"}, "answer": "A", "tokens": {"a": 1}}
+    _, ledger = made([row], "demonstration")
+    assert set(ledger.unused) == {"question.dataset", "tokens"}
+
+
+def test_a_translation_is_read_in_the_languages_that_are_named():
+    row = {"id": "0", "translation": {"en": "Q", "de": "A", "id": "x"}}
+    columns = {"prompt": "en", "completion": "de"}
+    assert made([row], "demonstration", columns=columns)[0] == [DEMO]
+    with pytest.raises(DataError, match=r"'en', 'de'.*name the columns by hand"):
+        made([row], "demonstration")

@@ -1,9 +1,8 @@
-"""Answers that were compared, labelled or rated → pairs or demonstrations.
+"""Answers that were labelled or rated → pairs or demonstrations.
 
 ============  =====================================  ==========================================
 source        preference                             demonstration
 ============  =====================================  ==========================================
-two responses the preferred against the other        the preferred
 labels        good and bad answers of one prompt,    the good ones
               paired in the file's order
 scores        the best against the worst answer of   the best (all of them where several are)
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -27,7 +26,6 @@ from modelforge.data.cells import written
 from modelforge.data.convert import (
     Cells,
     Drop,
-    Example,
     Item,
     Made,
     Mode,
@@ -36,21 +34,11 @@ from modelforge.data.convert import (
     number,
     prompt_of,
     reply_of,
-    row_by_row,
     with_system,
 )
 from modelforge.data.dialogue import Skip, split_last_reply, to_messages
-from modelforge.data.pairs import read_pair
 from modelforge.data.read import Row
 
-# What a preference cell may say: 1 for the first response, -1 for the second, 0 for a tie.
-SIDES = {
-    **dict.fromkeys(("a", "response_a", "answer_a", "model_a", "left", "first"), 1),
-    **dict.fromkeys(("b", "response_b", "answer_b", "model_b", "right", "second"), -1),
-    **dict.fromkeys(("response_1", "answer_1"), 1),
-    **dict.fromkeys(("response_2", "answer_2"), -1),
-    **dict.fromkeys(("tie", "both", "none", "equal", "same", "neither", "tie (bothbad)"), 0),
-}
 # What a label may say of an answer; blanks, hyphens and a minus before a number are written _.
 WORDS: dict[str, list[str]] = json.loads(
     files("modelforge.configs").joinpath("layouts/labels.json").read_text(encoding="utf-8")
@@ -58,47 +46,6 @@ WORDS: dict[str, list[str]] = json.loads(
 SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
 RANK_KEYS = ("rank", "ranking")  # 1 is the best
 ANSWER_KEYS = ("response", "completion", "text", "content", "answer", "output")
-
-
-def convert_compared(items: Iterable[Item], mode: Mode, drop: Drop) -> Made:
-    """Two responses and which of them is preferred.
-
-    Numbers are read by what the whole file holds: 1/-1 and 1/2 (0 a tie), or 0/1 (0 the first) in
-    a file with a 0 and neither -1 nor 2.
-    """
-    items = list(items)
-    said = {spelt(item.cells.get("preference")) for item in items}
-    if "-1" in said:
-        sides = {**SIDES, "1": 1, "-1": -1, "0": 0}
-    elif "0" in said and "2" not in said:
-        sides = {**SIDES, "0": 1, "1": -1}
-    else:
-        sides = {**SIDES, "1": 1, "2": -1, "0": 0}
-
-    def read(cells: Cells, mode: Mode) -> Iterator[Example]:
-        side = sides.get(spelt(cells.get("preference")))
-        if mode.kind == "prompt":
-            side = side or 1
-        if side is None:
-            raise Skip("preference not understood")
-        if side == 0:
-            raise Skip("tie")
-        first, second = ("a", "b") if side > 0 else ("b", "a")
-        named = {"chosen": cells.get(first), "rejected": cells.get(second)}
-        yield from read_pair({**cells, **named}, mode)
-
-    return row_by_row(read)(items, mode, drop)
-
-
-def spelt(value: Any) -> str:
-    """A preference cell in lower case, whole numbers without ``.0``."""
-    if isinstance(value, bool) or value is None:
-        return ""
-    try:
-        as_float = float(value)
-        return str(int(as_float)) if as_float.is_integer() else str(as_float)
-    except (TypeError, ValueError, OverflowError):
-        return str(value).strip().lower()
 
 
 def is_label(value: Any) -> bool:

@@ -15,6 +15,7 @@ from modelforge.data.labels import parted
 from modelforge.data.ledger import Ledger
 from modelforge.data.read import Row, Table
 from modelforge.data.recognise import recognise, rename
+from modelforge.data.shapes import shaped, spread
 from modelforge.data.sources import Part, Parts
 from modelforge.data.special import segments_to_tokens
 from modelforge.data.threads import joined
@@ -77,10 +78,14 @@ def convert(
     rows, tool = plain(table.rows)
     if tool:
         ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
+    rows = spread(rows)
     if not columns:
         rows, told = joined(table.path, rows)
         if told:
             ledger.note(told)
+        rows, shape = shaped(rows, mode.kind)
+        if shape:
+            ledger.note(f"{table.path}: its columns are read as {shape}")
     rows = rename(rows, columns, mode.kind) if columns else rows
     match = recognise(rows, mode.kind, tuple(columns))
     form = match.format

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
-
-from modelforge.data.compare import (
-    convert_compared,
-    convert_labelled,
-    convert_score_lists,
-    convert_scored,
-    has_score,
-    is_label,
-)
 from modelforge.data.convert import (
-    DataKind,
     convert_paragraphs,
     read_exchanges,
     read_instances,
@@ -28,180 +16,25 @@ from modelforge.data.convert import (
     row_by_row,
 )
 from modelforge.data.dialogue import is_messages
-from modelforge.data.layout import Format, is_dialogue, is_list, is_number, is_text
-from modelforge.data.pairs import read_best_and_wrong, read_messages_and_rejected, read_pair
+from modelforge.data.layout import Format, is_list, is_text
+from modelforge.data.names import (
+    ANSWERED,
+    AROUND,
+    ASKED,
+    CONVERSATION,
+    NAMES,
+    PROMPT,
+    REPLY,
+    SYSTEM,
+    TEXT,
+)
+from modelforge.data.several import SEVERAL
+from modelforge.data.spoken import is_alternating, is_spoken, read_alternating, read_spoken
 from modelforge.data.turns import is_exchanges
-
-PAIR = frozenset[DataKind]({"preference", "labelled", "demonstration", "prompt"})
-REPLY = frozenset[DataKind]({"demonstration", "prompt"})
-PROMPT = frozenset[DataKind]({"prompt"})
-TEXT = frozenset[DataKind]({"demonstration"})
-
-
-NAMES: dict[str, tuple[str, ...]] = {
-    role: tuple(names)
-    for role, names in json.loads(
-        files("modelforge.configs").joinpath("layouts/columns.json").read_text(encoding="utf-8")
-    ).items()
-}
-ASKED, ANSWERED, CONVERSATION = NAMES["prompt"], NAMES["reply"], NAMES["conversation"]
-SYSTEM = {"system": NAMES["system"]}
-# What may stand around a question.
-AROUND = {
-    **SYSTEM,
-    **{role: NAMES[role] for role in ("history", "choices", "input", "context")},
-    "aside": ("text",),
-}
-MARGIN = {role: NAMES[role] for role in ("margin", "chosen_score", "rejected_score")}
-CHOSEN = {role: NAMES[role] for role in ("chosen", "rejected")}
-SCORED = {"prompt": ASKED, "replies": NAMES["answers"]}
 
 # Most specific first: the first that fits and serves the kind is taken.
 TABLE: tuple[Format, ...] = (
-    Format(
-        "conversation, chosen/rejected",
-        {"prompt": CONVERSATION, **CHOSEN},
-        row_by_row(read_pair),
-        PAIR,
-        {**SYSTEM, **MARGIN},
-        {"prompt": is_messages},
-    ),
-    Format(
-        "instruction/input, chosen/rejected",
-        {"prompt": ("instruction",), "input": ("input", "context"), **CHOSEN},
-        row_by_row(read_pair),
-        PAIR,
-        {**AROUND, **MARGIN},
-    ),
-    Format(
-        "prompt, chosen/rejected",
-        {"prompt": ASKED, **CHOSEN},
-        row_by_row(read_pair),
-        PAIR,
-        {**AROUND, **MARGIN},
-    ),
-    Format(
-        "chosen/rejected, prompt implicit",
-        CHOSEN,
-        row_by_row(read_pair),
-        PAIR,
-        {**SYSTEM, **MARGIN},
-    ),
-    Format(
-        "messages and a rejected reply",
-        {"chosen": CONVERSATION, "rejected": NAMES["rejected"]},
-        row_by_row(read_messages_and_rejected),
-        PAIR,
-        {**SYSTEM, **MARGIN},
-        {"chosen": is_messages},
-    ),
-    Format(
-        "prompt, reply and rejected reply",
-        {"prompt": ASKED, "chosen": ANSWERED, "rejected": NAMES["rejected"]},
-        row_by_row(read_pair),
-        PAIR,
-        {**AROUND, **MARGIN},
-    ),
-    Format(
-        "question, matching/not matching answer",
-        {
-            "prompt": ("question",),
-            "chosen": ("answer_matching_behavior",),
-            "rejected": ("answer_not_matching_behavior",),
-        },
-        row_by_row(read_pair),
-        PAIR,
-    ),
-    Format(
-        "question, best/incorrect answers",
-        {
-            "prompt": ("question",),
-            "chosen": ("best_answer",),
-            "rejected": ("incorrect_answers",),
-        },
-        row_by_row(read_best_and_wrong),
-        PAIR,
-    ),
-    Format(
-        "two responses and a preference",
-        {
-            "prompt": (*ASKED, *CONVERSATION),
-            "a": NAMES["first"],
-            "b": NAMES["second"],
-            "preference": NAMES["preference"],
-        },
-        convert_compared,
-        PAIR,
-        {**AROUND, "margin": NAMES["margin"]},
-    ),
-    Format(
-        "two conversations and a preference",
-        {
-            "a": ("conversation_a",),
-            "b": ("conversation_b",),
-            "preference": NAMES["preference"],
-        },
-        convert_compared,
-        PAIR,
-        SYSTEM,
-        {"a": is_messages, "b": is_messages},
-    ),
-    Format(
-        "several answers with scores",
-        SCORED,
-        convert_score_lists,
-        PAIR,
-        AROUND,
-        {"replies": has_score},
-    ),
-    Format(
-        "lists of answers and of scores",
-        {**SCORED, "scores": NAMES["scores"]},
-        convert_score_lists,
-        PAIR,
-        AROUND,
-        {"replies": is_list, "scores": is_list},
-    ),
-    Format(
-        "lists of answers and of ranks",
-        {**SCORED, "ranks": NAMES["ranks"]},
-        convert_score_lists,
-        PAIR,
-        AROUND,
-        {"replies": is_list, "ranks": is_list},
-    ),
-    Format(
-        "messages and a label",
-        {"messages": CONVERSATION, "label": NAMES["label"]},
-        convert_labelled,
-        PAIR,
-        SYSTEM,
-        {"messages": is_messages, "label": is_label},
-    ),
-    Format(
-        "dialogue of a completion and a label",
-        {"messages": ("completion",), "label": NAMES["label"]},
-        convert_labelled,
-        PAIR,
-        SYSTEM,
-        {"messages": is_dialogue, "label": is_label},
-    ),
-    Format(
-        "completion and a label",
-        {"prompt": ASKED, "completion": ANSWERED, "label": NAMES["label"]},
-        convert_labelled,
-        PAIR,
-        AROUND,
-        {"label": is_label},
-    ),
-    Format(
-        "answer and a score",
-        {"prompt": ASKED, "completion": ANSWERED, "score": NAMES["score"]},
-        convert_scored,
-        PAIR,
-        AROUND,
-        {"score": is_number},
-    ),
+    *SEVERAL,
     Format(
         "messages",
         {"messages": CONVERSATION},
@@ -333,6 +166,22 @@ TABLE: tuple[Format, ...] = (
         row_by_row(read_reply),
         REPLY,
         AROUND,
+    ),
+    Format(
+        "texts of two speakers in turn",
+        {"messages": ("data", "dialog", "utterances", "conversation", "conversations")},
+        row_by_row(read_alternating),
+        REPLY,
+        SYSTEM,
+        {"messages": is_alternating},
+    ),
+    Format(
+        "dialogue with marks in its text",
+        {"messages": ("chat", *CONVERSATION, "input")},
+        row_by_row(read_spoken),
+        REPLY,
+        SYSTEM,
+        {"messages": is_spoken},
     ),
     Format(
         "turns of the user",
