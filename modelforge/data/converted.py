@@ -72,21 +72,7 @@ def convert(
     table: Table, mode: Mode, columns: Mapping[str, str], ledger: Ledger, role: str
 ) -> Iterator[tuple[Row, Example]]:
     """The examples of one file, whose format goes into the ledger."""
-    for note in table.notes:
-        ledger.note(note)
-    ledger.warnings.extend(table.doubts)
-    rows, tool = plain(table.rows)
-    if tool:
-        ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
-    rows = spread(rows)
-    if not columns:
-        rows, told = joined(table.path, rows)
-        if told:
-            ledger.note(told)
-        rows, shape = shaped(rows, mode.kind)
-        if shape:
-            ledger.note(f"{table.path}: its columns are read as {shape}")
-    rows = rename(rows, columns, mode.kind) if columns else rows
+    rows = _brought_into_shape(table, mode, columns, ledger)
     match = recognise(rows, mode.kind, tuple(columns))
     form = match.format
     ledger.sources.append(
@@ -131,6 +117,27 @@ def convert(
             continue
         # Only prompt rows hand their other cells on.
         yield row if mode.kind == "prompt" else Row({}, row.path, row.line), example
+
+
+def _brought_into_shape(
+    table: Table, mode: Mode, columns: Mapping[str, str], ledger: Ledger
+) -> Sequence[Row]:
+    """The rows of one file under the names that layouts know; the ledger tells what was done."""
+    for note in table.notes:
+        ledger.note(note)
+    ledger.warnings.extend(table.doubts)
+    rows, tool = plain(table.rows)
+    if tool:
+        ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
+    rows = spread(rows)
+    if not columns:
+        rows, told = joined(table.path, rows)
+        if told:
+            ledger.note(told)
+        rows, shape = shaped(rows, mode.kind)
+        if shape:
+            ledger.note(f"{table.path}: its columns are read as {shape}")
+    return rename(rows, columns, mode.kind) if columns else rows
 
 
 def refused(
