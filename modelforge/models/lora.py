@@ -54,8 +54,9 @@ def lora_config(
             fields["ensure_weight_tying"] = True
     elif kind == "IA3" and settings.lora_target_modules == "all-linear":
         del fields["target_modules"]  # PEFT knows IA3's places by the architecture
-    if rows and not whole.issuperset(names):
+    if rows or section.get("trainable_token_indices"):
         show_bias()
+    if rows and not whole.issuperset(names):
         at = {name: list(rows) for name in names if name not in whole}
         fields["trainable_token_indices"] = at
     weightless = model is None or model.device.type == "meta"
