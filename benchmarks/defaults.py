@@ -178,7 +178,8 @@ def page() -> str:
             lines.append(f"| `{name}` | rows of a step | {rows} | {why} |")
         least, most = strategy.ranks
         ranks = f"{least}" if least == most else f"{least} to {most}"
-        lines.append(f"| `{name}` | `lora_r` | {ranks} | {RANK if least != most else RANK_FIXED} |")
+        fixed = RANK_RL if strategy.generates else RANK_PAIRS
+        lines.append(f"| `{name}` | `lora_r` | {ranks} | {RANK if least != most else fixed} |")
     lines += ["", "## The learning rate of sft and qlora", "", RATES, ""]
     lines += [
         "| family | below | rate, 128 rows | ours, 16 rows | source |",
@@ -212,10 +213,9 @@ HEAD = """# Defaults, and where each is from
 What you say in a config always comes over these values.
 """
 PROMPTS = "a judgement: one prompt makes a noisy step, and peers take 16 to 64"
-RANK = "by the tokens that are trained on: an adapter weight for each (LoRA Without Regret, 2025)"
-RANK_FIXED = (
-    "rewards and pairs teach little a row, which a low rank holds (LoRA Without Regret, 2025)"
-)
+RANK = "by the tokens that are trained on: an adapter weight for each (Tinker's LoRA primer)"
+RANK_RL = "a reward teaches little a completion, which a low rank holds (LoRA Without Regret, 2025)"
+RANK_PAIRS = "a judgement: a label teaches little a row, much as a reward does"
 RATES = """The third column is the Tinker cookbook's sweep, the one open sweep of LoRA rates: tulu3,
 780 steps of 128 rows, alpha 32. Ours is half of it, for 16 rows. The half is a judgement: the
 square root of the batch would give 0.35, no change 1. The first row is our own sweep."""

@@ -15,7 +15,7 @@ from modelforge.common.sections import Generation as Generation
 from modelforge.common.sections import RewardEntry as RewardEntry
 from modelforge.common.sections import Rewards as Rewards
 from modelforge.common.sections import Section as Section
-from modelforge.common.sources import Dataset
+from modelforge.common.sources import Dataset, Splits
 
 Token = Annotated[str, Field(min_length=1)]
 
@@ -34,10 +34,8 @@ class Settings(Section):
         ),
     ]
     dataset: Annotated[
-        Dataset,
-        Field(
-            description="The training data: a file, a folder, a hub id, or a list of them to mix."
-        ),
+        Dataset | Splits,
+        Field(description="The training data: file, folder, hub id, a list, or named splits."),
     ]
     task: Annotated[
         Literal["text-generation", "summarization", "question-answering"],

@@ -22,6 +22,7 @@ from modelforge.machine.launch import (
     refuse_backend,
 )
 from modelforge.plan.shards import sharding_stage
+from modelforge.training.prepare import prepare
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
@@ -66,7 +67,7 @@ def command(strategy, folder, *options):
 def run(python):
     def run(arguments, program=("-m", "modelforge.cli")):
         return subprocess.run(
-            [python, *program, *arguments], capture_output=True, text=True, timeout=800
+            [python, *program, *arguments], capture_output=True, text=True, timeout=280
         )
 
     return run
@@ -120,7 +121,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(run, tm
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # DeepSpeed compiles what it needs, the first time
+@pytest.mark.timeout(600)  # DeepSpeed compiles what it needs, the first time
 @pytest.mark.parametrize("backend", ["zero2", "zero3"])
 def test_sharded_by_deepspeed_the_losses_are_those_of_one_process(run, tmp_path, backend):
     if find_spec("deepspeed") is None:
@@ -157,14 +158,14 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(python, tmp_path):
     process = start()
     owner = json.loads((folder / ".owner.json").read_text())["pid"]
     os.kill(owner, signal.SIGKILL)
-    assert process.wait(timeout=300) == 1
+    assert process.wait(timeout=120) == 1
     before = {path.name for path in folder.glob("checkpoints/checkpoint-*")}
 
     process = start()
     while {path.name for path in folder.glob("checkpoints/checkpoint-*")} == before:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # both stop after the same step, and save it once
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=120)[1]
     assert process.returncode == Interrupted.exit_code, said[-3000:]
     assert said.count("resumes it") == 1 and "resuming from" in said
     newest = max(folder.glob("checkpoints/checkpoint-*"), key=lambda p: int(p.name[11:]))
@@ -207,6 +208,13 @@ def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(mon
     for backend in ("fsdp", "zero3"):
         with pytest.raises(ConfigError, match="switches adapters within a step"):
             config("ppo", backend)
+
+
+def test_batches_that_one_process_lacks_are_refused_by_check(tmp_path):
+    uneven = [f"output_dir={tmp_path}", 'accelerator_config={"even_batches": false}']
+    prepare(load_config(TINY / "sft.json", overrides=uneven))
+    with pytest.raises(ConfigError, match="accelerator_config: even_batches is false"):
+        prepare(load_config(TINY / "sft.json", overrides=[*uneven, "distributed.num_processes=2"]))
 
 
 def test_a_backend_becomes_the_fields_of_transformers(tmp_path):

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from modelforge import load_config
+from modelforge.common.sources import Splits
 from modelforge.data import load_data, load_tokenizer_template
 from modelforge.data.exports import plain
 from modelforge.data.read import Row
-from modelforge.errors import DataError
+from modelforge.errors import ConfigError, DataError
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 
@@ -159,3 +161,33 @@ def test_rows_in_tokens_are_trained_on_as_they_are(load, tmp_path, tokenizer):
     path.write_text(json.dumps({"input_ids": [1, 2], "labels": [1]}) + "\n")
     with pytest.raises(DataError, match="tokens not understood: labels"):
         load("t.jsonl")
+
+
+def test_a_data_set_may_name_what_is_trained_on_and_what_is_held_out(load, tmp_path):
+    for name in ("a", "b", "dev", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": "Q", "completion": name}))
+    held = {"validation": "dev.jsonl", "test": "test.jsonl"}
+    splits = Splits.model_validate({"train": ["a.jsonl", "b.jsonl"], **held})
+    data = load(splits, eval_split=None)
+    assert [row["completion"][0]["content"] for row in data.train] == ["a", "b"]
+    assert [row["completion"][0]["content"] for row in data.eval] == ["dev"]
+    assert data.ledger.eval_reason == "dataset: validation"
+    assert "not read: test of dataset, since validation is there" in data.ledger.notes
+    assert load(splits).eval is None  # eval_split: 0
+    tested = splits.model_copy(update={"validation": None})
+    assert load(tested, eval_split=None).ledger.eval_reason == "dataset: test"
+    with pytest.raises(DataError, match="keep one of the two"):
+        load(splits, eval_split=None, eval_dataset="dev.jsonl")
+    own = Splits.model_validate({"train": [{"path": "a.jsonl", "eval": 1}], **held})
+    with pytest.raises(DataError, match=r"eval of a.jsonl: dataset: validation is given too"):
+        load(own, eval_split=None)
+
+
+def test_a_config_may_name_splits(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    values = {"strategy": "sft", "model_name": "m"}
+    (tmp_path / "c.json").write_text(json.dumps({**values, "dataset": {"train": "a.jsonl"}}))
+    config = load_config(tmp_path / "c.json")
+    assert config.portable()["dataset"]["train"] == str(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"dataset\.valid.*did you mean 'validation'"):
+        load_config({**values, "dataset": {"train": "a.jsonl", "valid": "a.jsonl"}})

@@ -247,7 +247,7 @@ def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path
 
     process = start()
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == Interrupted.exit_code == 75
     assert "resumes it" in said
     checkpoints = sorted(path.name for path in tmp_path.glob("*/checkpoints/checkpoint-*"))
@@ -257,5 +257,5 @@ def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path
     process.send_signal(signal.SIGINT)
     time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
+    process.communicate(timeout=60)
     assert process.returncode not in (0, 2)

@@ -89,4 +89,6 @@ def is_config(path: Path) -> bool:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and "dataset" in found and not isinstance(found["dataset"], dict)
+    if not isinstance(found, dict) or "dataset" not in found:
+        return False
+    return "strategy" in found or not isinstance(found["dataset"], dict)

@@ -43,3 +43,15 @@ class DatasetSource(BaseModel):
 
 
 Dataset = Path | Annotated[list[Path | DatasetSource], Field(min_length=1)]
+
+
+class Splits(BaseModel):
+    """What to train on and what to hold out, each a data set or several."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Annotated[Dataset, Field(description="What to train on.")]
+    validation: Annotated[Dataset | None, Field(description="What to hold out.")] = None
+    test: Annotated[
+        Dataset | None, Field(description="What to hold out where validation is not given.")
+    ] = None

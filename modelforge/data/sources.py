@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from modelforge.common.sources import DatasetSource
+from modelforge.common.sources import DatasetSource, Splits
 from modelforge.data.again import Again
 from modelforge.data.files import ending, find, looks_like_hub_id, missing, read_file, read_files
 from modelforge.data.folder import choose
@@ -29,7 +29,8 @@ class Asked:
     """What a run says of its data.
 
     Attributes:
-        dataset: File, folder, hub id, or a list (see `modelforge.data.load`).
+        dataset: File, folder, hub id, or a list (see `modelforge.data.load`); or what to train on
+            and what to hold out.
         eval_dataset: Held-out data in the same forms; weights are not used.
         eval_split: Evaluation rows taken from ``dataset`` where that is not given: a share below 1,
             a number, 0 for none; None: 5 %, at least 8, at most 256, none of fewer than 40.
@@ -40,7 +41,7 @@ class Asked:
         base_dir: Relative paths are looked up here first, then in the working folder.
     """
 
-    dataset: DatasetSpec
+    dataset: DatasetSpec | Splits
     eval_dataset: DatasetSpec | None = None
     eval_split: float | int | None = None
     dataset_split: str | None = None
@@ -120,13 +121,17 @@ def read_parts(asked: Asked, ledger: Ledger) -> Parts:
     Raises:
         DataError: With the problems of all of them.
     """
+    named = "eval_dataset"
+    if isinstance(asked.dataset, Splits):
+        asked, named = without_splits(asked, asked.dataset, ledger)
+    assert not isinstance(asked.dataset, Splits)
     train = sources_of(asked.dataset, asked.dataset_split)
     own = [source for source in train if source.eval is not None]
     beside = [s.model_copy(update={"path": s.eval}) for s in own if isinstance(s.eval, str)]
     held_out = [] if asked.eval_dataset is None else sources_of(asked.eval_dataset, None)
     if held_out and own:
         where = f"dataset: eval of {own[0].path}"
-        raise DataError(Problem(where, "eval_dataset is given too", "keep one of the two"))
+        raise DataError(Problem(where, f"{named} is given too", "keep one of the two"))
     # Its split and its limit are those of the set beside it, not of what it holds out.
     held_out += [source.model_copy(update={"split": None}) for source in beside]
     found = read_all(train, held_out, asked, ledger)
@@ -146,7 +151,7 @@ def read_parts(asked: Asked, ledger: Ledger) -> Parts:
     ]
     if evaluation:
         paths = ", ".join(table.path for part in evaluation for table in part.tables)
-        return Parts(parts, evaluation, "eval_dataset" if not beside else f"eval: {paths}")
+        return Parts(parts, evaluation, named if not beside else f"eval: {paths}")
     kept = [replace(part, tables=f.held_out) for part, f in zip(parts, trained, strict=True)]
     kept = [part for part in kept if part.tables]
     names = ", ".join(table.path for part in kept for table in part.tables)
@@ -154,6 +159,26 @@ def read_parts(asked: Asked, ledger: Ledger) -> Parts:
         ledger.note(f"not read: {names}, since {'eval' if own else 'eval_split'} is set")
         kept = []
     return Parts(parts, kept, f"named so: {names}" if kept else "")
+
+
+def without_splits(asked: Asked, splits: Splits, ledger: Ledger) -> tuple[Asked, str]:
+    """The same with a plain ``dataset``, and the name of the key that names held-out data.
+
+    Raises:
+        DataError: If held-out data is named twice.
+    """
+    name = "test" if splits.validation is None else "validation"
+    held_out, named = getattr(splits, name), f"dataset: {name}"
+    if held_out is not None and asked.eval_dataset is not None:
+        raise DataError(Problem(named, "eval_dataset is given too", "keep one of the two"))
+    if splits.validation is not None and splits.test is not None:
+        ledger.note("not read: test of dataset, since validation is there")
+    if held_out is not None and asked.eval_split is not None:
+        ledger.note(f"not read: {name} of dataset, since eval_split is set")
+        held_out = None
+    if held_out is None:
+        return replace(asked, dataset=splits.train), "eval_dataset"
+    return replace(asked, dataset=splits.train, eval_dataset=held_out), named
 
 
 def sources_of(dataset: DatasetSpec, split: str | None) -> list[DatasetSource]:

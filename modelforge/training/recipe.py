@@ -51,7 +51,8 @@ def rank(strategy: Strategy, size: Size, tokens: float | None) -> dict[str, Choi
     """The LoRA rank, by the strategy and the number of tokens that are trained on.
 
     An adapter learns as all weights do while it has at least as many weights as there are tokens to
-    learn (Schulman et al., LoRA Without Regret, 2025).
+    learn. That is a rough rule of Tinker's LoRA primer. Schulman et al. (LoRA Without Regret, 2025)
+    show how an adapter that is too small falls behind.
 
     Args:
         strategy: The strategy.
