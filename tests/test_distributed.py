@@ -22,6 +22,7 @@ from modelforge.machine.launch import (
     refuse_backend,
 )
 from modelforge.plan.shards import sharding_stage
+from modelforge.training.prepare import prepare
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
@@ -207,6 +208,13 @@ def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(mon
     for backend in ("fsdp", "zero3"):
         with pytest.raises(ConfigError, match="switches adapters within a step"):
             config("ppo", backend)
+
+
+def test_batches_that_one_process_lacks_are_refused_by_check(tmp_path):
+    uneven = [f"output_dir={tmp_path}", 'accelerator_config={"even_batches": false}']
+    prepare(load_config(TINY / "sft.json", overrides=uneven))
+    with pytest.raises(ConfigError, match="accelerator_config: even_batches is false"):
+        prepare(load_config(TINY / "sft.json", overrides=[*uneven, "distributed.num_processes=2"]))
 
 
 def test_a_backend_becomes_the_fields_of_transformers(tmp_path):

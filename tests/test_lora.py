@@ -6,6 +6,7 @@ import pytest
 from tiny import ROOT, held_out, quick, resumed_bitwise
 
 import modelforge
+from modelforge.configfile.adapters import KINDS
 from modelforge.plan import plan
 from modelforge.training.prepare import prepare
 
@@ -110,13 +111,22 @@ def test_dora_with_ranks_by_module_trains_resumes_and_loads(tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "section", [{"init_lora_weights": "pissa"}, {"peft_type": "IA3"}, {"peft_type": "OFT"}]
+    "section",
+    [
+        {"init_lora_weights": "pissa"},
+        {"target_parameters": ["q_proj.weight"], "target_modules": ["v_proj"]},
+        {"trainable_token_indices": [5, 6], "target_modules": ["v_proj"]},
+        {"peft_type": "IA3"},
+        *({"peft_type": kind, "target_modules": ["v_proj"]} for kind in KINDS[2:]),
+    ],
+    ids=lambda section: section.get("peft_type") or next(iter(section)),
 )
 def test_other_beginnings_and_methods_train_and_load_as_they_were_saved(tmp_path, section):
     values = ia3_values() | {"lora": section, "output_dir": str(tmp_path), "report_to": "none"}
     for key in ("model_name", "dataset", "eval_dataset"):
         values[key] = str((TINY / values[key]).resolve())
-    values |= {"eval_dataset": str(held_out("sft", 8)), "max_steps": 3, "learning_rate": 0.005}
+    values |= {"eval_dataset": str(held_out("sft", 8)), "max_steps": 2, "learning_rate": 0.005}
+    values |= {"eval_strategy": "no", "save_strategy": "no"}
     result = modelforge.train(values)
     assert result.after["eval_loss"] < result.before["eval_loss"]
     saved = json.loads((result.run_dir / "results.json").read_text())["saved"]

@@ -43,5 +43,9 @@ def test_a_run_says_what_it_forgot_within_a_tenth_of_its_work(tmp_path):
     found = results["neutral"]
     assert found["kl"] > 0 and 0 < found["texts"] < len(neutral.texts())
     assert found["loss_before"] != found["loss_after"]
+    data = json.loads((result.run_dir / "data.json").read_text())
+    trained = 4 * 16 * data["tokens"]["total"] / data["train_rows"]  # steps, rows of a step
+    assert 2 * found["tokens"] <= 0.1 * 3 * trained  # both looks; a step's passes cost three
+    assert 2 * neutral.LONGEST * (found["texts"] + 1) > 0.1 * 3 * trained
     for page in ("report.html", "model/README.md"):
         assert "KL from the start" in (result.run_dir / page).read_text()

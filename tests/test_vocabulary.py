@@ -58,7 +58,7 @@ def beside_lora(run):
     with safe_open(run / "model" / "adapter_model.safetensors", "pt") as file:
         return {
             key.split(".")[-3 if "delta" in key else -2]: file.get_slice(key).get_shape()[0]
-            for key in file.keys()  # noqa: SIM118
+            for key in list(file.keys())
             if "lora_" not in key
         }
 
@@ -102,7 +102,8 @@ def base_rows(model):
 def new_rows(run):
     """The rows that an adapter holds for the embedding."""
     with safe_open(run / "model" / "adapter_model.safetensors", "pt") as file:
-        (key,) = [key for key in file.keys() if "embed" in key and "delta" in key]  # noqa: SIM118
+        names = list(file.keys())  # the file itself cannot be iterated over
+        (key,) = [key for key in names if "embed" in key and "delta" in key]
         return file.get_tensor(key)
 
 

@@ -41,6 +41,8 @@ class Progress(TrainerCallback):
         self.steps: Task | None = None
         self.batches: Task | None = None
         self.last = ""
+        #: What an evaluation is of, where nothing was trained.
+        self.untrained = "before training"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -112,7 +114,7 @@ class Progress(TrainerCallback):
             return
         when = f"step {state.global_step}/{state.max_steps}"
         if self.meter is None:
-            when = "after training" if state.global_step else "before training"
+            when = "after training" if state.global_step else self.untrained
         say(f"{when}  held-out " + " · ".join(texts))
 
     def _show_step(self, logs: Mapping[str, Any], state: TrainerState, meter: Meter) -> None:

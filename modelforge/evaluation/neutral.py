@@ -7,7 +7,8 @@ the same places are read again. So nothing of the first model has to stay in mem
 The KL divergence is that of the next token's distribution under the first model from that under the
 trained one, with all tokens but the `KEPT` likeliest taken together. Taking outcomes together can
 only lower a divergence (Cover and Thomas, "Elements of Information Theory", 2.7: the log sum
-inequality), so it is a lower bound; it is 0 where nothing has changed.
+inequality), so it is a lower bound. Where nothing has changed it is 0 to 1e-6: what is kept is
+rounded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.processes import world_size
 from modelforge.common.progress import track
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _PASSES = 3  # a training step is a forward pass and a backward pass, which cost
 
 
 def affordable(data: Data, args: Any) -> int:
-    """How many of the texts both looks may read for a tenth of what training costs.
+    """How many of the texts both looks may read for a tenth of what training costs a process.
 
     Args:
         data: The run's rows.
@@ -40,7 +42,7 @@ def affordable(data: Data, args: Any) -> int:
     """
     tokens = data.ledger.tokens.get("total", 0.0)
     rows = max(data.ledger.train_rows, 1)
-    trained = tokens * args.num_train_epochs
+    trained = tokens * args.num_train_epochs / world_size()  # each process reads all texts
     if args.max_steps > 0:
         step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         trained = tokens / rows * step * args.max_steps

@@ -63,11 +63,11 @@ def see_that_it_loads(
         _refuse(folder, f"the saved tokenizer has another {', '.join(lost)} than training had")
     size = sum(p.numel() for p in model.parameters())
     if size > _SMALL:
-        others = _other_weights(folder, model)
-        if others:
+        others, same = _compared(folder, model)
+        if others or not same:
             what = f"{len(others)} saved weights are others than the trained ones: {_few(others)}"
-            _refuse(folder, what)
-        say(f"the saved weights are the trained ones; {size:,} parameters were not loaded again")
+            _refuse(folder, what if others else "no saved weight has the name of a trained one")
+        say(f"{same} saved weights are the trained ones; nothing of the model was loaded again")
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
     trained = _outputs(model, batch)
@@ -114,8 +114,11 @@ def _cause(trained: Any, loaded: Any) -> str:
     return "the weights and the config are the same, so that the code of the model is not"
 
 
-def _other_weights(folder: Path, model: Any) -> list[str]:
-    """The weights in a folder that are not those of the model, by their names there."""
+def _compared(folder: Path, model: Any) -> tuple[list[str], int]:
+    """The weights in a folder that are not those of the model, and how many are.
+
+    Those that the model does not know by the names there are neither.
+    """
     import torch
     from safetensors import safe_open
 
@@ -125,16 +128,20 @@ def _other_weights(folder: Path, model: Any) -> list[str]:
         held = get_peft_model_state_dict(model)
     else:
         held = model.state_dict()
-    found = []
+    found, same = [], 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             names: Any = file.keys()
             for name in names:
                 # transformers saves the experts of some mixtures under other names.
-                saved = file.get_tensor(name) if name in held else None
-                if saved is not None and not torch.equal(saved, held[name].cpu().to(saved)):
+                if name not in held:
+                    continue
+                saved = file.get_tensor(name)
+                if torch.equal(saved, held[name].cpu().to(saved)):
+                    same += 1
+                else:
                     found.append(name)
-    return found
+    return found, same
 
 
 def _few(names: Sequence[str]) -> str:

@@ -65,6 +65,23 @@ def refuse_backend(config: Config, hardware: Hardware) -> None:
         raise RunError(Problem(where, f"{backend} needs DeepSpeed, which is not installed", fix))
 
 
+def refuse_uneven(args: Any, config: Config) -> None:
+    """See that each process gets as many batches as the others, which it waits for.
+
+    Args:
+        args: The trainer's.
+        config: The run's.
+
+    Raises:
+        ConfigError: If the last batches are not filled up.
+    """
+    if processes_of(config) > 1 and not args.accelerator_config.even_batches:
+        what = "even_batches is false: one process would get a batch more than another, and wait "
+        what += "for it until it is killed"
+        fix = "remove it: held-out rows that fill up the last batches are not counted twice"
+        raise ConfigError(Problem(f"{config.name}: accelerator_config", what, fix))
+
+
 def refuse_other_group(trainer: Any, config: Config) -> None:
     """See that the processes train together, and are sharded as was asked: not always so.
 

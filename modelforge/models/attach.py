@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.errors import Problem
-from modelforge.models.lora import show_bias
+from modelforge.models.lora import LANGUAGE_HEADS, show_bias
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from modelforge.models.source import ModelSource
 
 Head = Literal["causal-lm", "reward"]
-
-_LANGUAGE_HEADS = {"lm_head"}
 
 
 def head_problems(
@@ -82,12 +80,12 @@ def adapter_config(folder: Path, *, head: Head) -> Any:
         show_bias()
     if changes_head(folder, head):
         config.task_type = TaskType.SEQ_CLS
-        saved = set(config.modules_to_save or ()) - _LANGUAGE_HEADS
+        saved = set(config.modules_to_save or ()) - LANGUAGE_HEADS
         config.modules_to_save = sorted({*saved, "score"})
         if isinstance(config.target_modules, set):
-            config.target_modules -= _LANGUAGE_HEADS
+            config.target_modules -= LANGUAGE_HEADS
         if isinstance(getattr(config, "trainable_token_indices", None), dict):
-            for name in _LANGUAGE_HEADS & config.trainable_token_indices.keys():
+            for name in LANGUAGE_HEADS & config.trainable_token_indices.keys():
                 del config.trainable_token_indices[name]
     return config
 
@@ -127,4 +125,4 @@ def changes_head(folder: Path, head: Head) -> bool:
 
 def _left_out(key: str) -> bool:
     """Weights of the language model's head, and the base's own embedding that PEFT saves along."""
-    return bool(_LANGUAGE_HEADS & set(key.split("."))) or ".base_layer." in key
+    return bool(LANGUAGE_HEADS & set(key.split("."))) or ".base_layer." in key

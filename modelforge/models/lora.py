@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 #: The adapter's output is scaled by alpha / rank (Schulman et al., LoRA Without Regret, 2025).
 ALPHA = 32
-_LANGUAGE_HEADS = {"lm_head"}
+#: What a language model's head is called; a reward model has none.
+LANGUAGE_HEADS = {"lm_head"}
 
 
 def lora_config(
@@ -44,8 +45,8 @@ def lora_config(
     kind = section.pop("peft_type", "LORA")
     whole = {*settings.lora_modules_to_save, *(section.pop("modules_to_save", None) or ())}
     names, tied = ([], False) if model is None else embedding_names(model)
-    if tied and whole & {*names, *_LANGUAGE_HEADS}:
-        whole = (whole - _LANGUAGE_HEADS) | set(names)
+    if tied and whole & {*names, *LANGUAGE_HEADS}:
+        whole = (whole - LANGUAGE_HEADS) | set(names)
     fields: dict[str, Any] = {"target_modules": settings.lora_target_modules}
     if kind == "LORA":
         fields["r"], fields["lora_alpha"] = settings.lora_r, settings.lora_alpha
@@ -54,15 +55,16 @@ def lora_config(
             fields["ensure_weight_tying"] = True
     elif kind == "IA3" and settings.lora_target_modules == "all-linear":
         del fields["target_modules"]  # PEFT knows IA3's places by the architecture
-    if rows and not whole.issuperset(names):
+    if rows or section.get("trainable_token_indices"):
         show_bias()
+    if rows and not whole.issuperset(names):
         at = {name: list(rows) for name in names if name not in whole}
         fields["trainable_token_indices"] = at
     weightless = model is None or model.device.type == "meta"
     if section.get("init_lora_weights") in OUT_OF_BASE and weightless:
         del section["init_lora_weights"]  # a decomposition needs weights, and the shape is the same
     if head == "reward":
-        whole = (whole - _LANGUAGE_HEADS) | {"score"}
+        whole = (whole - LANGUAGE_HEADS) | {"score"}
     fields["task_type"] = "SEQ_CLS" if head == "reward" else "CAUSAL_LM"
     fields["modules_to_save"] = sorted(whole) or None
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**fields | section)
@@ -189,7 +191,7 @@ def adapter_choices(
         if kind != "LORA" or own is None:
             continue
         if isinstance(own, list):
-            left_out = {"lm_head"} if head == "reward" else set()
+            left_out = LANGUAGE_HEADS if head == "reward" else set()
             own = sorted(set(own) - left_out)
         said = config.said.get(key, own)
         if not _alike(said, own, linear):

@@ -110,9 +110,17 @@ class RunDir:
             (self.path / name).unlink(missing_ok=True)
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of this folder, or None where there is none."""
+        """A JSON file of this folder, or None where there is none.
+
+        Raises:
+            RunError: If it is damaged: what writes it here writes it whole.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            fix = "put a copy of it there, or train in a new folder (set run_name)"
+            raise RunError(Problem(str(path), f"is damaged: {error}", fix)) from None
 
     def read_lines(self, name: str) -> list[Any]:
         """The rows of a JSON Lines file of this folder; none where there is no such file."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say, show_table
+from modelforge.config import OUT_OF_BASE
 from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError
 from modelforge.runs import files
@@ -36,6 +37,12 @@ _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
 }
 _NAME = "dial"
+# Fields of LoRA by which an adapter holds more than a product of two matrices beside each layer,
+# or not the same one: PEFT's sum of adapters leaves these out, or refuses them.
+_MORE = (
+    *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"),
+    *("rank_pattern", "target_parameters"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,21 +83,21 @@ def dial(
         UserError: If the run cannot be dialled, a condition is none, or no λ meets them all.
     """
     run = RunDir(folder)
-    results = run.read_json(files.RESULTS)
-    if results is None:
+    if run.read_json(files.RESULTS) is None or not run.model.is_dir():
         fix = "run `modelforge train` to its end; of a run in stages give a stage's folder"
         raise RunError(Problem(str(folder), "holds no finished run of one stage", fix))
     wanted = [_condition(text) for text in keep]
-    if at is not None and not 0 <= at <= 1:
-        raise RunError(Problem("--at", f"is {at:g}", "set a share from 0 (start) to 1 (trained)"))
+    _refuse_what_cannot_be_saved(at, wanted, output, run.path)
     config = load_config(folder, trust_remote_code=trust_remote_code)
     prepared = prepare(config, opened=(run, None))
+    _refuse_what_is_no_line(prepared)
     begin = prepared.source.adapter or Path(prepared.source.base)
     line = _Line(prepared, _parent(begin, trust_remote_code))
     figures = {}
     for share in LAMBDAS if at is None else sorted({0.0, at, 1.0}):
         with line.at(share):
-            figures[share] = line.figures()
+            figures[share] = line.figures(share)
+        _refuse_unknown(wanted, figures[share])
     measure = prepared.strategy.measure
     _show(figures, measure)
     chosen = at
@@ -98,11 +105,40 @@ def dial(
         chosen = _best(figures, wanted, measure)
     if chosen is None:
         return Dialled(figures)
-    target = output or run.path / f"model-at-{chosen:g}"
+    target = output or _place(run.path, chosen)
     with line.at(chosen):
         line.save(target, {"lambda": chosen, "run": str(run.path), "figures": figures[chosen]})
     say(f"saved the model at {chosen:g} to {target}")
     return Dialled(figures, chosen, target)
+
+
+def _place(folder: Path, share: float) -> Path:
+    """Where a share of a run is saved if nothing else is said."""
+    return folder / f"model-at-{share:g}"
+
+
+def _refuse_what_cannot_be_saved(
+    at: float | None, wanted: Sequence[Any], output: Path | None, folder: Path
+) -> None:
+    """See, before anything is measured, what is to be saved and that its place is free.
+
+    Raises:
+        RunError: If the options contradict each other, or something lies where it is to go.
+    """
+    if at is not None and not 0 <= at <= 1:
+        raise RunError(Problem("--at", f"is {at:g}", "set a share from 0 (start) to 1 (trained)"))
+    if at is not None and wanted:
+        raise RunError(Problem("--keep", "has no effect: --at names the share", "keep one of both"))
+    if output is not None and at is None and not wanted:
+        raise RunError(Problem("--output", "has no effect: nothing is saved", "add --at or --keep"))
+    target = _place(folder, at) if output is None and at is not None else output
+    if target is not None:
+        _refuse_taken(target)
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists():
+        raise RunError(Problem(str(target), "is there already", "name another with --output"))
 
 
 def _parent(begin: Path, trust_remote_code: bool) -> Prepared | None:
@@ -135,7 +171,6 @@ class _Line:
             self.trainers["parent."] = build_trainer(parent, same)
         self.adapted = hasattr(self.model, "peft_config")
         if self.adapted:
-            _refuse_what_is_no_line(prepared)
             self.model.load_adapter(str(prepared.run.model), "trained", is_trainable=False)
         else:
             self.ends = self._weights()
@@ -174,14 +209,18 @@ class _Line:
             self.model.set_adapter("default")
             self.model.delete_adapter(_NAME)
 
-    def figures(self) -> dict[str, float]:
-        """What is measured of the model as it is now."""
+    def figures(self, share: float) -> dict[str, float]:
+        """What is measured of the model as it is now, that far along."""
+        from modelforge.callbacks.progress import Progress
         from modelforge.evaluation.neutral import moved
         from modelforge.evaluation.results import held_out_figures
         from modelforge.evaluation.samples import undisturbed
 
         found: dict[str, float] = {}
         for prefix, trainer in self.trainers.items():
+            for shown in trainer.callback_handler.callbacks:
+                if isinstance(shown, Progress):
+                    shown.untrained = f"λ {share:g}"
             if trainer.eval_dataset is not None:
                 measured = held_out_figures(trainer)
                 found |= {f"{prefix}{name}": value for name, value in measured.items()}
@@ -193,31 +232,45 @@ class _Line:
         return found
 
     def save(self, target: Path, about: Mapping[str, Any]) -> None:
-        """Write the model as it is now, whole or not at all, and see that it loads."""
+        """Write the model as it is now, whole or not at all, and see that it loads.
+
+        Raises:
+            RunError: If it cannot be written, or does not load as it is.
+        """
+        from safetensors import SafetensorError
+
         from modelforge.evaluation.reload import see_that_it_loads
         from modelforge.evaluation.samples import undisturbed
 
-        if target.exists():
-            raise RunError(Problem(str(target), "is there already", "name another with --output"))
+        _refuse_taken(target)
         half = target.with_name(f".{target.name}")
         shutil.rmtree(half, ignore_errors=True)
+        try:
+            self._write(half)
+            (half / "dial.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            with undisturbed(self.model):
+                see_that_it_loads(
+                    self.model, half, self.prepared.tokenizer, self.prepared.data.train_tokens,
+                    head=self.prepared.strategy.head,
+                    trust_remote_code=self.prepared.config.settings.trust_remote_code,
+                )  # fmt: skip
+            half.replace(target)
+        except (OSError, SafetensorError) as error:
+            fix = "free some space, or name another place with --output"
+            raise RunError(Problem(str(target), f"cannot be written: {error}", fix)) from error
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
         if self.adapted:
-            self.model.save_pretrained(half, selected_adapters=[_NAME])
-            for path in (half / _NAME).iterdir():
-                path.replace(half / path.name)
-            (half / _NAME).rmdir()
-            self.model.get_base_model().generation_config.save_pretrained(half)
+            self.model.save_pretrained(folder, selected_adapters=[_NAME])
+            for path in (folder / _NAME).iterdir():
+                path.replace(folder / path.name)
+            (folder / _NAME).rmdir()
+            self.model.get_base_model().generation_config.save_pretrained(folder)
         else:
-            self.model.save_pretrained(half)
-        self.prepared.tokenizer.save_pretrained(half)
-        (half / "dial.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        half.replace(target)
-        with undisturbed(self.model):
-            see_that_it_loads(
-                self.model, target, self.prepared.tokenizer, self.prepared.data.train_tokens,
-                head=self.prepared.strategy.head,
-                trust_remote_code=self.prepared.config.settings.trust_remote_code,
-            )  # fmt: skip
+            self.model.save_pretrained(folder)
+        self.prepared.tokenizer.save_pretrained(folder)
 
 
 def _of(prepared: Prepared) -> dict[str, Any]:
@@ -227,22 +280,21 @@ def _of(prepared: Prepared) -> dict[str, Any]:
 
 
 def _refuse_what_is_no_line(prepared: Prepared) -> None:
-    """See that the adapters' sum is an adapter.
+    """See that the adapters' sum is an adapter; a run of all weights has none.
 
     Raises:
         RunError: If one of them is more than LoRA beside the base's weights.
     """
     begin = prepared.source.adapter
     for folder in (prepared.run.model, *([begin] if begin else [])):
-        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        more = [
-            name
-            for name in ("use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern")
-            if found.get(name)
-        ]
+        path = folder / "adapter_config.json"
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        more = [name for name in _MORE if found.get(name)]
         if found.get("peft_type") != "LORA":
             more.append(f"peft_type {found.get('peft_type')}")
-        if found.get("init_lora_weights") in ("pissa", "olora"):
+        if found.get("init_lora_weights") in OUT_OF_BASE:
             more.append(f"init_lora_weights {found['init_lora_weights']}")
         if found.get("bias", "none") != "none":
             more.append("bias")
@@ -269,6 +321,18 @@ def _condition(text: str) -> tuple[str, str, float]:
         raise RunError(Problem(f"--keep {text}", "is no condition", fix)) from None
 
 
+def _refuse_unknown(wanted: Sequence[tuple[str, str, float]], figures: Mapping[str, float]) -> None:
+    """See that each condition is on a figure that was measured.
+
+    Raises:
+        RunError: If one is not.
+    """
+    for name, _, _ in wanted:
+        if _named(name, list(figures)) is None:
+            fix = f"one of {', '.join(figures)}"
+            raise RunError(Problem(f"--keep {name}", "is no figure of this run", fix))
+
+
 def _best(
     figures: Mapping[float, Mapping[str, float]],
     wanted: Sequence[tuple[str, str, float]],
@@ -277,13 +341,9 @@ def _best(
     """Of the λ that meet all conditions the one that the measure likes best; of two the lower.
 
     Raises:
-        RunError: If a condition names no figure, or no λ meets them all.
+        RunError: If no λ meets them all.
     """
     known = list(next(iter(figures.values())))
-    for name, _, _ in wanted:
-        if _named(name, known) is None:
-            fix = f"one of {', '.join(known)}"
-            raise RunError(Problem(f"--keep {name}", "is no figure of this run", fix))
     meeting = [
         share
         for share, found in figures.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import show_table
 from modelforge.machine.hardware import device_arguments
+from modelforge.machine.launch import refuse_uneven
 from modelforge.runs.folder import refuse_other_data
 from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
@@ -88,6 +89,7 @@ def prepare(
         refuse_other_data(run, digest, where=config.name)
         refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
+    refuse_uneven(args, config)
     rehearse(config, resolved, rows, fitted.data)
     show_choices(config.choices)
     strategy.try_out(config, fitted.data.train, rows.tokenizer)
