@@ -1,29 +1,21 @@
 """Text files in blocks, folders of `datasets`, and exports of annotation tools."""
 
 import json
-from pathlib import Path
 
 import pytest
+import tiny
 
 from modelforge import load_config
 from modelforge.common.sources import Splits
-from modelforge.data import load_data, load_tokenizer_template
+from modelforge.data import load_data
 from modelforge.data.exports import plain
 from modelforge.data.read import Row
 from modelforge.errors import ConfigError, DataError
 
-TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    load_tokenizer_template(
-        tokenizer, chat_template="auto", task="text-generation", base_dir=Path()
-    )
-    return tokenizer
+    return tiny.talking()
 
 
 @pytest.fixture

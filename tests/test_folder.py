@@ -4,26 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelforge.common.sources import DatasetSource
-from modelforge.data import load_data, load_tokenizer_template
+from modelforge.data import load_data
 from modelforge.data.folder import label, split_of
 from modelforge.errors import DataError
-
-TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    load_tokenizer_template(
-        tokenizer, chat_template="auto", task="text-generation", base_dir=Path()
-    )
-    return tokenizer
+    return tiny.talking()
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from modelforge.common.sources import DatasetSource
-from modelforge.data import encode, load_data, load_tokenizer_template, sources
+from modelforge.data import encode, load_data, sources
 from modelforge.data.fingerprint import fingerprint
 from modelforge.data.spool import Spool, written
 from modelforge.errors import DataError, RunError
 
-TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 ROWS = {
     "demonstration": [
@@ -41,13 +41,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    load_tokenizer_template(
-        tokenizer, chat_template="chatml", task="text-generation", base_dir=Path()
-    )
-    return tokenizer
+    return tiny.talking("chatml")
 
 
 @pytest.fixture

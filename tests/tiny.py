@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer
+from transformers import AutoTokenizer, Trainer
 
 import modelforge
+from modelforge.data import load_tokenizer_template
 
 ROOT = Path(__file__).parents[1]
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",
@@ -29,6 +30,15 @@ def few(name: str, rows: int) -> Path:
     path = Path(tempfile.mkdtemp(prefix="modelforge-tests-"), f"{name}.jsonl")
     path.write_text("\n".join(lines[:rows]) + "\n")
     return path
+
+
+def talking(template="auto"):
+    """The tiny model's tokenizer with a chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/tiny/model")
+    load_tokenizer_template(
+        tokenizer, chat_template=template, task="text-generation", base_dir=Path()
+    )
+    return tokenizer
 
 
 def quick(strategy, folder, *overrides, **keys):

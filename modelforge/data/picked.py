@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
 from modelforge.data.tokens import Encoded
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from modelforge.data.check import Kept
 
 
-class Chosen(Sequence[Tokenised]):
+class Chosen(ByPlace[Tokenised]):
     """Rows of several parts in one order.
 
     Args:
@@ -31,22 +32,17 @@ class Chosen(Sequence[Tokenised]):
     def __len__(self) -> int:
         return len(self.kept)
 
-    @overload
-    def __getitem__(self, at: int) -> Tokenised: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Tokenised]: ...
-    def __getitem__(self, at: int | slice) -> Tokenised | Sequence[Tokenised]:
-        """One of the rows, or some as such a sequence."""
-        if isinstance(at, slice):
-            return Chosen(self.parts, self.kept[at])
+    def item(self, at: int) -> Tokenised:
+        """One of the rows."""
         part, place = self.kept[at].tolist()
         return self.parts[part][place]
 
-    def __iter__(self) -> Iterator[Tokenised]:
-        return (self[i] for i in range(len(self)))
+    def some(self, at: slice) -> Chosen:
+        """Some of the rows, as such a sequence."""
+        return Chosen(self.parts, self.kept[at])
 
 
-class Tokens(Sequence[Encoded]):
+class Tokens(ByPlace[Encoded]):
     """The tokens of rows.
 
     Args:
@@ -59,17 +55,15 @@ class Tokens(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, at: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Encoded]: ...
-    def __getitem__(self, at: int | slice) -> Encoded | Sequence[Encoded]:
-        """The tokens of a row, or of some as such a sequence."""
-        if isinstance(at, slice):
-            return Tokens(self.rows[at])
+    def item(self, at: int) -> Encoded:
+        """The tokens of a row."""
         found = self.rows[at].encoded
         assert isinstance(found, Encoded), "rows without tokens are not kept"
         return found
+
+    def some(self, at: slice) -> Tokens:
+        """The tokens of some rows, as such a sequence."""
+        return Tokens(self.rows[at])
 
 
 def encoded(rows: Chosen) -> Sequence[Encoded]:

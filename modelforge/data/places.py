@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import overload
 
+from modelforge.data.again import ByPlace
 from modelforge.data.read import Row
 
 
-class Places(Sequence[str]):
+class Places(ByPlace[str]):
     """The place of each row, ``file:line``.
 
     Args:
@@ -28,17 +28,9 @@ class Places(Sequence[str]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
+    def item(self, at: int) -> str:
+        """The place of one row."""
         return f"{self._paths[self._files[at]]}:{self._lines[at]}"
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
 
 
 @dataclass

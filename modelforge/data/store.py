@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
@@ -120,7 +121,7 @@ def lists(column: Any) -> list[array[int] | None]:
     return found
 
 
-class Store(Sequence[Tokenised]):
+class Store(ByPlace[Tokenised]):
     """The rows of one Arrow file.
 
     Args:
@@ -140,14 +141,8 @@ class Store(Sequence[Tokenised]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, at: int) -> Tokenised: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Tokenised]: ...
-    def __getitem__(self, at: int | slice) -> Tokenised | list[Tokenised]:
-        """Some of the rows; neighbours cost nothing more."""
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(self.size))]
+    def item(self, at: int) -> Tokenised:
+        """One of the rows; its neighbours cost nothing more."""
         at = range(self.size)[at]
         number, place = divmod(at, BATCH)
         if self.held[0] != number:
