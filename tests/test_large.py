@@ -11,6 +11,7 @@ import tiny
 
 from modelforge.common.sources import DatasetSource
 from modelforge.data import encode, load_data, sources
+from modelforge.data.files import read_file
 from modelforge.data.fingerprint import fingerprint
 from modelforge.data.spool import Spool, written
 from modelforge.errors import DataError, RunError
@@ -175,3 +176,14 @@ def test_a_full_disk_is_said_and_freed(tmp_path, cache):
     with pytest.raises(RunError, match="No space left on device"), written(folder):
         Spool(Path("/dev/full"), ROWS["labelled"])
     assert not folder.exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    put(path, ROWS["labelled"])
+    rows = read_file(path, shown="a.jsonl", large=True).rows
+    assert [row.cells for row in rows] == ROWS["labelled"]
+    for change in (lambda: put(path, ROWS["labelled"][::-1]), path.unlink):
+        change()
+        with pytest.raises(DataError, match="a.jsonl: was changed while it was read"):
+            list(rows)

@@ -144,7 +144,7 @@ def read_file(path: Path, *, shown: str, large: bool = False) -> Table:
     doubts: list[str] = []
     sha256 = ""
     try:
-        sha256 = digest_of(path)
+        stamp, sha256 = stamp_of(path), digest_of(path)
         cells = reader_of(path, shown, suffix, notes, doubts)
         count = None
         if suffix == ".jsonl" and not packing(path.name):
@@ -152,7 +152,7 @@ def read_file(path: Path, *, shown: str, large: bool = False) -> Table:
         told = track(cells(problems.append), f"reading {shown}", count)
         if large:
             found = sum(1 for _ in told)
-            rows = Again(lambda: rows_of(cells(ignore), shown), found)
+            rows = Again(lambda: rows_again(cells, path, shown, stamp), found)
         else:
             rows = list(rows_of(told, shown))
     except Bad as bad:
@@ -169,6 +169,29 @@ def read_file(path: Path, *, shown: str, large: bool = False) -> Table:
 def rows_of(cells: Cells, shown: str) -> Iterator[Row]:
     """Cells with their place."""
     return (Row(each, shown, line) for line, each in cells)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """The size of a file and when it was written, in nanoseconds."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def rows_again(
+    cells: Callable[[Report], Cells], path: Path, shown: str, stamp: tuple[int, int]
+) -> Iterator[Row]:
+    """The rows of a file that was read before.
+
+    Raises:
+        DataError: If it is not the file that it was: its tokens would be kept as those of another.
+    """
+    try:
+        yield from rows_of(cells(ignore), shown)
+        same = stamp_of(path) == stamp
+    except (OSError, Bad):
+        same = False
+    if not same:
+        raise DataError(Problem(shown, "was changed while it was read", "run it again"))
 
 
 def ignore(bad: Bad) -> None:
