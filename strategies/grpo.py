@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import gcd
 from typing import Annotated
 
 from pydantic import Field
@@ -60,18 +61,22 @@ class GRPO(Rewarded):
         yield from super().check(config)
         micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
         said = [key for key in (micro, accumulation) if config.given(key)]
-        if not config.given("prompts_per_step") or not said:
+        if not config.given("prompts_per_step"):
             return
-        of_one = processes_of(config)
+        processes = processes_of(config)
+        of_one = processes
         for key in said:
             of_one *= config.get(key)
         rows = config.get("prompts_per_step") * self.group(config)
         if rows == of_one if len(said) == 2 else rows % of_one == 0:
             return
         wanted = f"{config.get('prompts_per_step')} × {self.group(config)} answers"
-        product = " × ".join(f"{key} {config.get(key)}" for key in said)
-        what = f"says {wanted} a step, and {product} do not make them up"
-        yield Problem(f"{config.name}: prompts_per_step", what, f"leave {' and '.join(said)} out")
+        factors = [f"{key} {config.get(key)}" for key in said]
+        factors += [f"{processes} processes"] if processes > 1 else []
+        what = f"says {wanted} a step, and {' × '.join(factors)} do not make them up"
+        least = processes // gcd(processes, self.group(config))
+        fix = f"leave {' and '.join(said)} out" if said else f"set a multiple of {least}"
+        yield Problem(f"{config.name}: prompts_per_step", what, fix)
 
     def group(self, config: Config) -> int:
         return config.get("num_generations") or self.defaults["num_generations"][0]

@@ -12,7 +12,7 @@ from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strat
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_MICRO, _ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+_MICRO = "per_device_train_batch_size"
 _GOOD, _BAD = "desirable_weight", "undesirable_weight"
 
 
@@ -84,7 +84,7 @@ class KTO(Strategy):
         return 1 if config.get("loss_type") == "apo_zero_unpaired" else 2
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
-        """The weights that make both labels count alike, and a micro-batch that has neighbours."""
+        """The weights that make both labels count alike."""
         good = sum(rows["label"])
         bad = len(rows) - good
         if not good or not bad:
@@ -97,11 +97,6 @@ class KTO(Strategy):
             why = f"{good} good and {bad} bad answers: both labels count alike (the paper's eq. 8)"
             weight = Choice(round(many / few, 4), "data", why)
             choices[_GOOD if good < bad else _BAD] = weight
-        if config.micro_batch < self.least_micro_batch(config):
-            why = "KTO's KL term needs a second row"
-            half = max((config.get(_ACCUMULATION) or 1) // 2, 1)
-            choices[_MICRO] = Choice(2, "strategy", why)
-            choices[_ACCUMULATION] = Choice(half, "strategy", "the effective batch stays")
         return choices
 
     def arguments(self, config: Config) -> dict[str, Any]:

@@ -267,11 +267,12 @@ class Rewarded(Strategy):
 
     def stand_ins(self, parts: Parts) -> dict[str, Any]:
         """Functions by the names that the rewards will have; none of them is loaded."""
+        from modelforge.rewards.callables import StandIn
         from modelforge.rewards.of_a_run import names
 
         # Without any, a stage before this one trains the reward model.
         named = names(parts.config, self.functions) or [(REWARD_MODEL, 1.0)]
-        rewards = [(silent(name), weight) for name, weight in named]
+        rewards = [(StandIn(name), weight) for name, weight in named]
         self.weigh(parts.args, rewards)
         return {"reward_funcs": [function for function, _ in rewards]}
 
@@ -358,14 +359,3 @@ def lora_alone(config: Config, why: str) -> Iterable[Problem]:
     if kind != "LORA":
         what = f"is {kind}: {why}, and PEFT mixes no kinds of adapters there"
         yield Problem(f"{config.name}: lora.peft_type", what, "remove it")
-
-
-def silent(name: str) -> Callable[..., list[float]]:
-    """A reward function of this name that says nothing."""
-
-    def reward(completions: list[Any], **columns: Any) -> list[float]:
-        return [0.0] * len(completions)
-
-    reward.__name__ = name
-    reward.stands_in = True  # type: ignore[attr-defined]
-    return reward

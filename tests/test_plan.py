@@ -270,24 +270,17 @@ def test_fit_turns_the_levers_in_order(wide):
     open_ = of_1024("sft", model=wide).with_choices(
         {"gradient_checkpointing": Choice(False, "profile"), "lora_r": Choice(64, "strategy")}
     )
-    seen = []
-    for budget in (6.0, 2.5, 2.2, 2.0):
-        try:
-            fitted, _ = fit(open_, budget_gb=budget)
-        except RunError:
-            break
-        seen.append(
-            (
-                fitted.get("gradient_checkpointing"),
-                fitted.get("optim"),
-                fitted.settings.lora_r,
-                fitted.settings.max_seq_length,
-            )
+    fitted = [fit(open_, budget_gb=budget)[0] for budget in (4.0, 2.3, 2.2, 2.1)]
+    levers = [
+        (
+            config.get("gradient_checkpointing"),
+            config.get("optim") == "paged_adamw_8bit",
+            config.settings.max_seq_length < 1024,
         )
-    order = [(state[0], state[1] == "paged_adamw_8bit", state[3] < 1024) for state in seen]
-    assert order == sorted(order)
-    assert order[0] == (False, False, False) and order[-1][0], order
-    assert {state[2] for state in seen} == {64}  # what is learned stays
+        for config in fitted
+    ]
+    assert levers == [tuple(i < turned for i in range(3)) for turned in range(4)]
+    assert {config.settings.lora_r for config in fitted} == {64}  # what is learned stays
 
 
 def test_the_longest_row_sets_the_length_that_is_wanted(wide):
@@ -297,12 +290,21 @@ def test_the_longest_row_sets_the_length_that_is_wanted(wide):
 
 
 def test_a_rollout_shrinks_with_its_length_unless_set(wide):
-    opened = config_of("grpo", model=wide, num_generations=2, per_device_train_batch_size=8,
-                       gradient_accumulation_steps=1)  # fmt: skip
-    fitted, _ = fit(opened, budget_gb=3.5)
-    length = fitted.settings.max_seq_length
-    assert length < 2048
-    assert registry.get_strategy("grpo")().completion_tokens(fitted) <= max(512, length // 2)
+    said = {"num_generations": 2, "per_device_train_batch_size": 8}
+    said |= {"gradient_accumulation_steps": 1}
+
+    def rollout(budget, **more):
+        """Length and answers on this card, where prompts are up to 576 tokens, answers 512."""
+        config = config_of("grpo", model=wide, **said, **more)
+        generation = config.get("generation").model_copy(update={"max_new_tokens": 512})
+        found = {"max_seq_length": Choice(1088, "data")}
+        found |= {} if more else {"generation": Choice(generation.model_dump(), "default")}
+        fitted, _ = fit(config.with_choices(found), budget_gb=budget)
+        return fitted.settings.max_seq_length, fitted.get("generation").max_new_tokens
+
+    assert rollout(4.0) == (832, 832 - 576)  # the prompts stay whole
+    assert rollout(3.5) == (512, 512 // 4)  # a quarter is left to the answers
+    assert rollout(3.5, generation={"max_new_tokens": 500}) == (500 + 64, 500)
 
 
 def test_planning_leaves_no_trace(wide, monkeypatch):

@@ -3,6 +3,8 @@
 import copy
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,22 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from modelforge.errors import ModelError
+from modelforge import load_config
+from modelforge.config import Choice
+from modelforge.errors import ModelError, RunError
 from modelforge.models.adapters import adapter_parameters, inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
-from modelforge.ppo.reference import POLICY, REFERENCE, copy_policy
-from modelforge.rewards.model import encode
+from modelforge.ppo.reference import CRITIC, POLICY, REFERENCE, copy_policy
+from modelforge.ppo.value import Critic
+from modelforge.rewards.model import RewardModel, encode
+from modelforge.rewards.of_a_run import build
 from modelforge.rewards.shared_base import SharedBaseReward, shares_base
+from modelforge.runs import files
+from modelforge.training.prepare import prepare
+from modelforge.training.run import build_trainer, load
 
-TINY = Path(__file__).parent.parent / "examples" / "tiny" / "model"
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "examples" / "tiny" / "model"
 LORA = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
 
 
@@ -222,6 +232,105 @@ def test_whether_a_reward_adapter_shares_the_base(reward_folder, tmp_path):
         config.write_text(json.dumps(fields | {"base_model_name_or_path": str(path)}))
         assert shares_base(policy(), tmp_path) is shared
     assert not shares_base(policy(), TINY)  # a full model is no adapter
+
+
+def test_a_reward_adapter_shares_a_base_of_its_revision_and_quantisation(reward_folder, tmp_path):
+    shutil.copytree(reward_folder, tmp_path / "model")
+    plain, in_4bit = policy(), policy(four_bit=True)
+    revised = json.loads((tmp_path / "model" / "adapter_config.json").read_text())
+    (tmp_path / "model" / "adapter_config.json").write_text(
+        json.dumps(revised | {"revision": "v2"})
+    )
+    assert shares_base(plain, tmp_path, revision="v2") and not shares_base(plain, tmp_path)
+    assert shares_base(in_4bit, tmp_path, revision="v2")  # nothing tells how it was trained
+
+    (tmp_path / files.CHOICES).write_text("{}")  # a run, and what it was trained as
+    for said, model, asked, shared in (
+        ({}, plain, {}, True),
+        ({"model_revision": "v1"}, plain, {}, False),
+        ({"model_revision": "v1"}, plain, {"revision": "v1"}, True),
+        ({"use_4bit": True}, plain, {}, False),
+        ({"use_4bit": True}, plain, {"use_4bit": False}, True),
+        ({"use_4bit": True}, in_4bit, {}, True),
+        ({}, in_4bit, {}, False),
+        ({}, plain, {"use_4bit": True}, False),
+    ):
+        (tmp_path / files.CONFIG).write_text(json.dumps(said))
+        assert shares_base(model, tmp_path, **asked) is shared, (said, asked)
+
+
+def reward_of(folder, model, tokenizer, **more):
+    """The reward of a run that names this reward model."""
+    said = {"strategy": "grpo", "model_name": str(TINY), "dataset": "d.jsonl"}
+    config = load_config(said | {"reward_model": [{"name": str(folder), **more}]})
+    ((reward, _),) = build(
+        config, tokenizer=tokenizer, policy=model, adapted=True, device="cpu", batch_size=4
+    )
+    return reward
+
+
+def test_a_reward_model_is_scored_in_4_bit_where_that_is_asked(reward_folder, tokenizer):
+    model = policy()
+    assert isinstance(reward_of(reward_folder, model, tokenizer), SharedBaseReward)
+    asked = reward_of(reward_folder, model, tokenizer, arguments={"use_4bit": True})
+    assert isinstance(asked, RewardModel) and asked.model.is_loaded_in_4bit
+
+
+def test_a_reward_tokenizer_may_have_neither_eos_nor_pad(reward_folder, tokenizer, tmp_path):
+    shutil.copytree(reward_folder, tmp_path / "rm")
+    bare = copy.deepcopy(tokenizer)
+    bare.eos_token = bare.pad_token = None
+    bare.save_pretrained(tmp_path / "rm")
+    texts = {"prompts": ["What is 2 plus 2?", "Hello"], "completions": [" It is 4.", ""]}
+    ids = bare(texts["prompts"][0] + texts["completions"][0])["input_ids"]
+    assert encode(bare, ["What is 2 plus 2?"], [" It is 4."])["input_ids"].tolist() == [ids]
+    model = policy()
+    shared = reward_of(tmp_path / "rm", model, tokenizer).attach(model)
+    alone = RewardModel.load(str(tmp_path / "rm"))
+    assert shared(**texts) == pytest.approx(alone(**texts), abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["ddp", "fsdp", "zero3"])
+def test_a_reward_adapter_stands_beside_a_policy_whose_weights_are_sharded(
+    reward_folder, tmp_path, backend
+):
+    said = [f"output_dir={tmp_path}", f"reward_model={reward_folder}", "rewards=null"]
+    said += ["report_to=none", "gradient_checkpointing=false"]
+    prepared = prepare(load_config(ROOT / "configs" / "tiny" / "grpo.json", overrides=said))
+    # As on cards: on a CPU both backends are refused, again when the trainer stands.
+    sharded = {"distributed": Choice({"backend": backend}, "default")}
+    prepared = replace(prepared, config=prepared.config.with_choices(sharded))
+    prepared.run.path.mkdir(parents=True)
+    with nullcontext() if backend == "ddp" else pytest.raises(RunError, match="trains as NO"):
+        build_trainer(prepared, load(prepared))
+    (reward,) = prepared.strategy.scorers
+    assert isinstance(reward, SharedBaseReward if backend == "ddp" else RewardModel)
+
+
+def test_a_critic_begins_as_the_reward_model_where_it_has_its_shape(
+    reward_folder, tokenizer, chats
+):
+    model = policy()
+    critic = Critic(model, "adapter")
+    reward = SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(model)
+    texts = encode(tokenizer, chats[0][:4], chats[1][:4])
+    one = {key: rows[:1, : int(texts["attention_mask"][0].sum())] for key, rows in texts.items()}
+    assert critic.start_from(reward.adapter, 0.5)
+    # A value is read before its token: that of one more token is the score of the text.
+    ids, mask = (torch.nn.functional.pad(one[k], (0, 1), value=1) for k in one)
+    with torch.no_grad():
+        value = critic.own_pass(ids, mask, 1, 1)
+    assert value.item() == pytest.approx(0.5 * reward.score(**one).item(), abs=1e-5)
+    assert value.abs() > 1e-3
+
+    shape = LoraConfig(task_type="CAUSAL_LM", **(LORA | {"r": 2}))
+    other = get_peft_model(AutoModelForCausalLM.from_pretrained(TINY), shape)
+    critic = Critic(other, "adapter")
+    before = {n: p.clone() for n, p in adapter_parameters(other, CRITIC).items()}
+    reward = SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(other)
+    assert not critic.start_from(reward.adapter, 0.5)
+    assert all(torch.equal(p, before[n]) for n, p in adapter_parameters(other, CRITIC).items())
+    assert not critic.head.linear.weight.any()
 
 
 def test_a_reward_adapter_without_its_head_is_refused(reward_folder, tokenizer, tmp_path):

@@ -19,7 +19,7 @@ from modelforge.training.resolve import resolve
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",
-        "grpo": "prompts", "rloo": "prompts", "ppo": "prompts"}  # fmt: skip
+        "kto": "labelled", "grpo": "prompts", "rloo": "prompts", "ppo": "prompts"}  # fmt: skip
 # How a run computes; everything else is what it learns.
 MEMORY = {
     *("hardware_profile", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -114,11 +114,35 @@ def test_all_weights_take_a_tenth_of_the_rate():
             "per_device_train_batch_size": 8,
             "gradient_accumulation_steps": 2,
         },
+        {"prompts_per_step": 3, "distributed": {"num_processes": 16}},  # 24 answers
     ],
 )
 def test_numbers_that_contradict_the_prompts_of_a_step_are_refused(said):
     with pytest.raises(UserError, match=r"prompts_per_step: says \d × 8 answers a step"):
         load_config(values_of("grpo", **said))
+
+
+MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said", "rows"),
+    [
+        ("grpo", {"distributed": {"num_processes": 3}}, (1, 48)),  # 144 answers: 18 whole groups
+        ("grpo", {ACCUMULATION: 3}, (48, 3)),
+        ("grpo", {ACCUMULATION: 3, "prompts_per_step": 6}, (16, 3)),
+        ("grpo", {"preset": "mid", "prompts_per_step": 8}, (8, 8)),
+        ("dpo", {ACCUMULATION: 16, "loss_type": ["aot"]}, (2, 16)),  # its loss sorts rows
+        ("dpo", {"distributed": {"num_processes": 16}, "loss_type": ["aot"]}, (2, 1)),
+        ("dpo", {"preset": "mid", "loss_type": ["aot"]}, (2, 4)),
+        ("kto", {"preset": "mid"}, (2, 4)),
+        ("kto", {ACCUMULATION: 16}, (2, 16)),
+        ("sft", {ACCUMULATION: 32}, (1, 32)),
+    ],
+)
+def test_the_rows_of_a_step_are_whole_groups_that_the_loss_is_right_for(strategy, said, rows):
+    config = resolve(load_config(values_of(strategy, **said))).config
+    assert (config.micro_batch, config.get(ACCUMULATION)) == rows
 
 
 def test_few_prompts_are_warned_of_and_said_ones_are_filled_up(capsys):

@@ -14,6 +14,16 @@ from modelforge.errors import ConfigError, Problem
 RewardFunction = Callable[..., Any]
 
 
+class StandIn:
+    """A reward that says nothing, in the place of one that is not loaded or not trained yet."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+
 def name_of(function: Any) -> str:
     """The name that a reward is logged by.
 
@@ -29,8 +39,8 @@ def is_async(function: Any) -> bool:
     """Whether a call gives something to await, be it a function's or an object's."""
     while isinstance(function, functools.partial):
         function = function.func
-    call = getattr(type(function), "__call__", None)  # noqa: B004  (its kind, not whether)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    kinds = (function, type(function).__call__)
+    return any(map(inspect.iscoroutinefunction, kinds))
 
 
 def code_of(function: Any) -> list[Any]:

@@ -46,7 +46,8 @@ def encode(
             else:
                 ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         rows.append({"input_ids": ids if max_length is None else ids[-max_length:]})
-    padded = tokenizer.pad(rows, padding_side="right", return_tensors="pt")
+    padding = tokenizer.pad_token is not None  # a text that stands alone needs none
+    padded = tokenizer.pad(rows, padding, padding_side="right", return_tensors="pt")
     return {key: padded[key] for key in ("input_ids", "attention_mask")}
 
 

@@ -16,7 +16,7 @@ from modelforge.config import JUDGE, REWARD_MODEL, Config, RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.source import local_folder
 from modelforge.rewards import build_rewards, parse_rewards
-from modelforge.rewards.callables import checked, name_of, unique
+from modelforge.rewards.callables import StandIn, checked, name_of, unique
 from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
 
@@ -131,8 +131,8 @@ def names(config: Config, functions: Sequence[Weighted] = ()) -> list[tuple[str,
         for entry in plain
     ]
     # A stage that is checked ahead has a stand-in for the reward model that it waits for.
-    awaited = [weight for function, weight in functions if hasattr(function, "stands_in")]
-    functions = [pair for pair in functions if not hasattr(pair[0], "stands_in")]
+    awaited = [weight for function, weight in functions if isinstance(function, StandIn)]
+    functions = [pair for pair in functions if not isinstance(pair[0], StandIn)]
     own = unique(own) + [name_of(function) for function, _ in functions]
     weights = [entry.weight for entry in plain] + [weight for _, weight in functions]
     models = [e for e in found["rewards"] if kind_of(e.name) == "model"] + found["reward_model"]

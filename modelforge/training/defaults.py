@@ -114,7 +114,7 @@ def _recipe(config: Config, facts: Facts) -> Choices:
 
 def _preset(config: Config, facts: Facts) -> Choices:
     """Settings that the user asks for by one word."""
-    return _open(config, recipe.preset(config))
+    return _open(config, recipe.preset(config, facts.strategy))
 
 
 def _run(config: Config, facts: Facts) -> Choices:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
 from modelforge.machine.launch import processes_of
@@ -80,22 +80,24 @@ def batch(config: Config, strategy: Strategy) -> dict[str, Choice]:
     if config.given(MICRO) and not (config.given(ACCUMULATION) or config.given("prompts_per_step")):
         return {ACCUMULATION: Choice(1, "default", f"{MICRO} says the rows of a step")}
     rows, why = strategy.rows_per_step(config)
-    share = -(-rows // processes_of(config))
+    processes, group = processes_of(config), strategy.group(config)
+    share, least = -(-rows // processes), strategy.least_micro_batch(config)
     if config.given(MICRO) and config.given(ACCUMULATION):
         return {}
     if config.given(ACCUMULATION):
-        micro = max(1, share // config.get(ACCUMULATION))
-    elif config.given(MICRO):
-        micro = config.micro_batch
+        accumulation = config.get(ACCUMULATION)
+        micro = max(least, share // accumulation)
+        while micro * accumulation * processes % group:
+            micro += 1
     else:
-        fitting = [n for n in range(1, share + 1) if share % n == 0]
-        least = strategy.least_micro_batch(config)
-        micro = max([n for n in fitting if n <= max(config.micro_batch, least)])
-    accumulation = config.said.get(ACCUMULATION) or max(1, -(-share // micro))
-    if not config.given(ACCUMULATION):
-        while micro * accumulation * processes_of(config) % strategy.group(config):
+        micro = config.micro_batch
+        if not config.given(MICRO):
+            fitting = [n for n in range(least, share + 1) if share % n == 0]
+            micro = max([n for n in fitting if n <= max(micro, least)], default=least)
+        accumulation = max(1, -(-share // micro))
+        while micro * accumulation * processes % group:
             accumulation += 1
-    total = micro * accumulation * processes_of(config)
+    total = micro * accumulation * processes
     reason = f"{total} rows a step: {why}" if total == rows else f"{total} rows a step"
     return {
         MICRO: Choice(micro, "profile", f"of {reason}; memory alone decides it"),
@@ -115,12 +117,17 @@ def presets() -> Mapping[str, Mapping[str, object]]:
     }
 
 
-def preset(config: Config) -> dict[str, Choice]:
+def preset(config: Config, strategy: Strategy) -> dict[str, Choice]:
     """The values of the preset that the config names."""
     name = config.settings.preset
     if name is None:
         return {}
-    return {k: Choice(v, "preset", f"preset {name}") for k, v in presets()[name].items()}
+    values: dict[str, Any] = dict(presets()[name])
+    if config.given("prompts_per_step"):  # which says the rows of a step already
+        del values[MICRO], values[ACCUMULATION]
+    elif values[MICRO] < (least := strategy.least_micro_batch(config)):
+        values |= {MICRO: least, ACCUMULATION: values[MICRO] * values[ACCUMULATION] // least}
+    return {k: Choice(v, "preset", f"preset {name}") for k, v in values.items()}
 
 
 def of_the_rows(

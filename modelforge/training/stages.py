@@ -25,11 +25,11 @@ from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserE
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
-from modelforge.rewards.callables import code_of
+from modelforge.rewards.callables import StandIn, code_of
 from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.strategies.rewarded import Rewarded, silent
+from modelforge.strategies.rewarded import Rewarded
 from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare
@@ -186,7 +186,7 @@ class RLHFTrainer:
             values = {key: value for key, value in values.items() if key not in decided}
         functions = self.functions if rewarded else []
         if rewarded and awaited:
-            functions = [*functions, (silent(REWARD_MODEL), 1.0)]
+            functions = [*functions, (StandIn(REWARD_MODEL), 1.0)]
         # All stages share this process, and after Unsloth there is no PPO in it.
         values["provider"] = "huggingface"
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
