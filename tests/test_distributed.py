@@ -211,10 +211,20 @@ def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(mon
 
 
 def test_batches_that_one_process_lacks_are_refused_by_check(tmp_path):
-    uneven = [f"output_dir={tmp_path}", 'accelerator_config={"even_batches": false}']
-    prepare(load_config(TINY / "sft.json", overrides=uneven))
-    with pytest.raises(ConfigError, match="accelerator_config: even_batches is false"):
-        prepare(load_config(TINY / "sft.json", overrides=[*uneven, "distributed.num_processes=2"]))
+    def checked(asked, processes, *said):
+        options = [f"output_dir={tmp_path}", f"accelerator_config={json.dumps(asked)}", *said]
+        options.append(f"distributed.num_processes={processes}")
+        prepare(load_config(TINY / "sft.json", overrides=options))
+
+    checked({"even_batches": False}, 1)
+    checked({"split_batches": True}, 2)
+    for asked, says in (
+        ({"even_batches": False}, "even_batches is false"),
+        ({"dispatch_batches": True}, "dispatch_batches is true"),
+        ({"split_batches": True}, "16 rows, and of 3 held-out ones, do not go into 2"),
+    ):
+        with pytest.raises(ConfigError, match=f"accelerator_config: .*{says}"):
+            checked(asked, 2, "per_device_eval_batch_size=3")
 
 
 def test_a_backend_becomes_the_fields_of_transformers(tmp_path):

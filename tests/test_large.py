@@ -1,6 +1,9 @@
 """Data that memory does not hold: the same rows, tokens and ledger as if it did."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 from modelforge.common.sources import DatasetSource
 from modelforge.data import encode, load_data, load_tokenizer_template, sources
 from modelforge.data.fingerprint import fingerprint
-from modelforge.errors import DataError
+from modelforge.data.spool import Spool, written
+from modelforge.errors import DataError, RunError
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
@@ -123,7 +127,12 @@ def test_tokens_are_found_again_and_never_those_of_other_rows(
     put(tmp_path / "a.jsonl", ROWS["demonstration"][1:51])
     other, made_other, _ = load()
     assert made_other and other != first
-    assert not [path for path in cache.iterdir() if not path.name.startswith("tmp-")][3:]
+    kept = [path for path in cache.iterdir() if not path.name.startswith("tmp-")]
+    assert not kept[3:]
+    for path in kept:  # as the machine may leave it that loses power
+        os.truncate(path / "0.arrow", 100)
+    assert load() == (other, True, False)
+    assert load() == (other, False, True)
 
 
 def test_a_template_without_a_place_refuses_the_row_by_its_number(
@@ -138,3 +147,37 @@ def test_a_template_without_a_place_refuses_the_row_by_its_number(
             dataset="a.jsonl", kind="demonstration", tokenizer=tokenizer, base_dir=tmp_path,
             max_length=99, processes=2,
         )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process is started")
+def test_a_process_that_is_killed_ends_the_run_with_a_message(
+    tmp_path, cache, monkeypatch, tokenizer
+):
+    monkeypatch.setattr(sources, "LARGE", -1)
+    monkeypatch.setattr(encode.Work, "batch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    put(tmp_path / "a.jsonl", ROWS["demonstration"])
+    with pytest.raises(RunError, match="one of its processes was killed"):
+        load_data(
+            dataset="a.jsonl", kind="demonstration", tokenizer=tokenizer, base_dir=tmp_path,
+            max_length=99, processes=2,
+        )  # fmt: skip
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(tmp_path, cache, monkeypatch, tokenizer):
+    monkeypatch.setattr(sources, "LARGE", -1)
+    cache.parent.write_text("a file")
+    put(tmp_path / "a.jsonl", ROWS["labelled"])
+    with pytest.raises(RunError, match=r"cache/modelforge: .*set HF_DATASETS_CACHE"):
+        load_data(
+            dataset="a.jsonl", kind="labelled", tokenizer=tokenizer, base_dir=tmp_path,
+            max_length=99, processes=1,
+        )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_said_and_freed(tmp_path, cache):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    with pytest.raises(RunError, match="No space left on device"), written(folder):
+        Spool(Path("/dev/full"), ROWS["labelled"])
+    assert not folder.exists()

@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import Task
@@ -19,7 +22,7 @@ from modelforge.data.settle import Pair, Settled, settled, tell_bos
 from modelforge.data.spool import Spool
 from modelforge.data.store import Store, as_bytes, from_bytes, packed, store
 from modelforge.data.tokens import How
-from modelforge.errors import DataError
+from modelforge.errors import DataError, Problem, RunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -153,7 +156,11 @@ _work: Work | None = None  # of a process that was forked for it
 
 
 def worked(work: Work, processes: int) -> Iterator[Done]:
-    """All batches in order, made by so many processes."""
+    """All batches in order, made by so many processes.
+
+    Raises:
+        RunError: If one of the processes was killed.
+    """
     global _work
     count = work.spool.batches
     # Elsewhere a process begins with importing everything anew, and cannot be given the tokenizer.
@@ -162,8 +169,13 @@ def worked(work: Work, processes: int) -> Iterator[Done]:
         return
     _work = work
     try:
-        with multiprocessing.get_context("fork").Pool(min(processes, count), _begin) as pool:
-            yield from pool.imap(_batch, range(count))
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(processes, count), fork, _begin) as pool:
+            yield from pool.map(_batch, range(count))
+    except BrokenProcessPool:
+        what = "one of its processes was killed; the system does so where memory runs out"
+        fix = "free some memory, or set dataset_num_proc to 1"
+        raise RunError(Problem("tokenising", what, fix)) from None
     finally:
         _work = None
 
@@ -171,6 +183,14 @@ def worked(work: Work, processes: int) -> Iterator[Done]:
 def _begin() -> None:
     # The processes share the CPUs already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave nothing behind where the run is killed: a process of the pool would wait for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+    os._exit(1)
 
 
 def _batch(number: int) -> Done:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib.metadata import version
@@ -15,12 +16,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from modelforge.common.console import say
+from modelforge.common.console import say, warn
 from modelforge.data.converted import Pair, convert_all
 from modelforge.data.encode import Encode, encode_spooled, usual_processes
 from modelforge.data.ledger import Ledger
 from modelforge.data.sources import Parts
-from modelforge.data.spool import Spool, cache_folder, scratch_folder
+from modelforge.data.spool import Spool, cache_folder, scratch_folder, written
 from modelforge.data.store import Store
 
 LEDGER = "ledger.json"  # written last: a folder with it is whole
@@ -45,29 +46,44 @@ def large_rows(
     key = digest_of(parts, encode, asked)
     kept = cache_folder() / key
     # Of a row that is followed, its way is wanted and not what became of it once.
-    if key and ledger.watched is None and (kept / LEDGER).is_file():
+    if key and ledger.watched is None and (found := found_again(kept, parts.count, ledger)):
         say(f"the tokens of these files are in the cache, and are used: {kept}")
-        restore(ledger, kept / LEDGER)
-        return [Store(kept / f"{number}.arrow") for number in range(parts.count)]
+        return found
     scratch = scratch_folder()
+    folder = scratch / "tokens"
     numbers = count()
 
     def keep(pairs: Iterator[Pair]) -> Spool[Pair]:
         return Spool(scratch / f"{next(numbers)}.pickle", pairs)
 
-    made = convert_all(parts, encode.mode, ledger, encode.tokenizer, keep)
-    folder = scratch / "tokens"
-    folder.mkdir()
-    stores = encode_spooled(made, folder, encode, ledger, processes=processes or usual_processes())
-    if not key:
-        return stores
-    (folder / LEDGER).write_text(json.dumps(ledger.to_dict()), encoding="utf-8")
+    with written(scratch):
+        made = convert_all(parts, encode.mode, ledger, encode.tokenizer, keep)
+        folder.mkdir()
+        processes = processes or usual_processes()
+        stores = encode_spooled(made, folder, encode, ledger, processes=processes)
+        if not key:
+            return stores
+        (folder / LEDGER).write_text(json.dumps(ledger.to_dict()), encoding="utf-8")
     try:
         folder.replace(kept)
     except OSError:  # another run was faster
         return stores
     say(f"the tokens are kept for the next run: {kept}")
     return [Store(kept / f"{number}.arrow") for number in range(parts.count)]
+
+
+def found_again(kept: Path, count: int, ledger: Ledger) -> list[Store]:
+    """The tokens of so many parts in a folder of the cache; none where they are not whole."""
+    if not kept.is_dir():
+        return []
+    try:
+        stores = [Store(kept / f"{number}.arrow") for number in range(count)]
+        restore(ledger, kept / LEDGER)
+    except (OSError, ValueError):  # the machine lost power, or somebody removed a part
+        warn(f"the tokens in the cache are damaged, and are made anew: {kept}")
+        shutil.rmtree(kept, ignore_errors=True)
+        return []
+    return stores
 
 
 def restore(ledger: Ledger, path: Path) -> None:

@@ -12,7 +12,7 @@ from modelforge.data.check import Tokenised
 from modelforge.data.convert import DataKind
 from modelforge.data.ledger import Ledger
 from modelforge.data.picked import Chosen
-from modelforge.data.spool import in_batches, scratch_folder
+from modelforge.data.spool import in_batches, scratch_folder, written
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -106,8 +106,13 @@ def mapped_dataset(tables: Iterable[Any], schema: Any) -> Dataset:
     import pyarrow
     from datasets import Dataset
 
-    path = str(scratch_folder() / "rows.arrow")
-    with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+    folder = scratch_folder()
+    path = str(folder / "rows.arrow")
+    with (
+        written(folder),
+        pyarrow.OSFile(path, "wb") as file,
+        pyarrow.ipc.new_stream(file, schema) as writer,
+    ):
         for table in tables:
             writer.write_table(table)
     return Dataset.from_file(path)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import pickle
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from modelforge.errors import Problem, RunError
 
 Item = TypeVar("Item")
 
@@ -26,17 +30,48 @@ def cache_folder() -> Path:
 
 
 def scratch_folder() -> Path:
-    """A new folder that is gone when this process ends; those of dead processes are removed."""
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    host = socket.gethostname()
+    """A new folder that is gone when this process ends; those of dead processes are removed.
+
+    Raises:
+        RunError: If nothing can be written there.
+    """
+    cache, host = cache_folder(), socket.gethostname()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"tmp-{host}-{os.getpid()}-", dir=cache))
+    except OSError as error:
+        raise cannot_write(error) from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for left in cache.glob(f"tmp-{host}-*"):
         process = left.name.removeprefix(f"tmp-{host}-").split("-")[0]
         if process.isdigit() and not is_alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"tmp-{host}-{os.getpid()}-", dir=cache))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """While large data is written into a folder, which is removed if the disk gets full.
+
+    Raises:
+        RunError: If it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        # What files are read meanwhile cannot fail so.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise cannot_write(error) from None
+
+
+def cannot_write(error: OSError) -> RunError:
+    """Large data has no place."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    what = f"large data is worked on here, and it cannot be written to: {reason}"
+    fix = "free some space, or set HF_DATASETS_CACHE to a folder on a disk that has it"
+    return RunError(Problem(str(cache_folder()), what, fix))
 
 
 def is_alive(process: int) -> bool:

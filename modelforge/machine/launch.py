@@ -66,19 +66,33 @@ def refuse_backend(config: Config, hardware: Hardware) -> None:
 
 
 def refuse_uneven(args: Any, config: Config) -> None:
-    """See that each process gets as many batches as the others, which it waits for.
+    """See that each process gets as many batches as the others, which it waits for, and can.
 
     Args:
         args: The trainer's.
         config: The run's.
 
     Raises:
-        ConfigError: If the last batches are not filled up.
+        ConfigError: If the batches cannot be shared out among the processes as is asked.
     """
-    if processes_of(config) > 1 and not args.accelerator_config.even_batches:
+    count, asked = processes_of(config), args.accelerator_config
+    if count == 1:
+        return
+    what = fix = ""
+    if not asked.even_batches:
         what = "even_batches is false: one process would get a batch more than another, and wait "
         what += "for it until it is killed"
         fix = "remove it: held-out rows that fill up the last batches are not counted twice"
+    elif asked.dispatch_batches:
+        what = "dispatch_batches is true: batches of rows of unlike length cannot be sent on"
+        fix = "remove it: each process reads its own rows"
+    elif asked.split_batches:
+        sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
+        if any(size % count for size in sizes):
+            what = f"split_batches is true: batches of {sizes[0]} rows, and of {sizes[1]} held-out "
+            what += f"ones, do not go into {count} equal parts"
+            fix = "remove it, or set both per_device batch sizes to a multiple"
+    if what:
         raise ConfigError(Problem(f"{config.name}: accelerator_config", what, fix))
 
 
