@@ -11,7 +11,7 @@ from tiny import ROOT, quick
 from transformers import AutoModelForCausalLM
 
 import modelforge
-from modelforge.training.dial import _best, _condition, _refuse_unknown, dial
+from modelforge.training.dial import _best, _condition, _parent, _refuse_unknown, dial
 
 ALL_WEIGHTS = ("lora_r=0", "lora_alpha=null", "max_steps=2", "eval_strategy=no", "save_strategy=no")
 
@@ -111,6 +111,16 @@ def test_what_cannot_be_dialled_is_refused_before_a_model_is_loaded(full, tmp_pa
         assert code == 2 and told in " ".join(said.split()), (arguments, said)
         assert "loading" not in said
     assert not list(run.glob("*model-at*"))
+
+
+def test_the_run_it_began_with_is_left_out_where_its_data_are_gone(full, tmp_path, capsys):
+    run = shutil.copytree(full.run_dir, tmp_path / "run")
+    choices = json.loads((run / "choices.json").read_text())
+    choices["said"]["dataset"] = "gone.jsonl"
+    (run / "choices.json").write_text(json.dumps(choices))
+    assert _parent(run / "model", trust_remote_code=False) is None
+    said = " ".join(capsys.readouterr().err.split())
+    assert "are left out" in said and "gone.jsonl" in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,18 @@ def test_settings_that_break_ppo_are_all_named():
         PPOConfig(output_dir="out", per_device_train_batch_size=8, kl_horizon=50)
     with pytest.raises(ConfigError, match="did you mean 'trunk_detached'"):
         PPOConfig(output_dir="out", per_device_train_batch_size=8, value_mode="trunk_detach")
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_liger_is_refused_where_trl_would_leave_out_ppos_loss(theirs, monkeypatch):
+    """TRL 1.14 has a loss of its own for it, which never calls `_compute_loss`; 1.16 has none."""
+    monkeypatch.delattr(GRPOTrainer, "compute_liger_loss", raising=False)
+    if theirs:
+        monkeypatch.setattr(GRPOTrainer, "compute_liger_loss", lambda self: None, raising=False)
+    said = {"output_dir": "out", "per_device_train_batch_size": 8, "use_liger_kernel": True}
+    said |= {"use_cpu": True, "bf16": False}
+    with pytest.raises(ConfigError, match="GRPO's loss in place") if theirs else nullcontext():
+        PPOConfig(**said)
 
 
 def test_a_model_without_lora_or_an_unknown_reward_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from modelforge.cli.options import AsJson, print_json, working
+from modelforge.cli.options import AsJson, Overrides, print_json, working
 from modelforge.common.console import console, headline
 from modelforge.configfile.presets import tiny_preset
 
@@ -19,20 +20,22 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs.")] = Path(
         "runs/demo"
     ),
+    set_: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the tiny model that comes along: sft, then dpo, measured before and after."""
     with working(as_json=as_json):
-        report = run_demo(output)
+        report = run_demo(output, overrides=set_ or ())
     if as_json:
         print_json(report)
 
 
-def run_demo(output: Path) -> dict[str, Any]:
+def run_demo(output: Path, *, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Train and measure; every figure is on rows that were not trained on.
 
     Args:
         output: Folder of the two runs. Nothing there is reused.
+        overrides: ``key=value`` strings that win over the config of either stage.
 
     Returns:
         Stage → figure → value, and ``seconds``.
@@ -62,7 +65,7 @@ def run_demo(output: Path) -> dict[str, Any]:
                 "output_dir": str(output),
                 "resume": "never",
             }
-            result = train(config)
+            result = train(config, overrides=overrides)
             model = result.model_dir
             report[f"after {strategy}"] = measure(model)
     report["seconds"] = round(time.perf_counter() - begin, 1)

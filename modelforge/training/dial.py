@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.console import headline, say, show_table
+from modelforge.common.console import headline, say, show_table, warn
 from modelforge.config import OUT_OF_BASE
 from modelforge.configfile.load import load_config
-from modelforge.errors import Problem, RunError
+from modelforge.errors import Problem, RunError, UserError
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.training.prepare import Prepared, prepare
@@ -142,13 +142,17 @@ def _refuse_taken(target: Path) -> None:
 
 
 def _parent(begin: Path, trust_remote_code: bool) -> Prepared | None:
-    """The finished run whose model this run began with, if it is one."""
+    """The finished run whose model this run began with, if it is one and can be measured."""
     folder = begin.parent
     if begin.name != files.MODEL or not (folder / files.RESULTS).is_file():
         return None
     say(f"it began with the run {folder}, whose figures are measured too")
-    config = load_config(folder, trust_remote_code=trust_remote_code)
-    return prepare(config, opened=(RunDir(folder), None))
+    try:
+        config = load_config(folder, trust_remote_code=trust_remote_code)
+        return prepare(config, opened=(RunDir(folder), None))
+    except UserError as error:  # its data may have moved since; this run's figures need none of it
+        warn(f"the figures of {folder} are left out: {error}")
+        return None
 
 
 class _Line:
