@@ -115,18 +115,10 @@ def test_dropout_and_a_user_who_says_no_leave_batches_padded():
         assert not fill(config_of(**said), facts).get("padding_free"), said
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    """A trainer on packed rows."""
-    prepared = prepare(
-        config_of(tmp_path_factory.mktemp("packed"), packing=True, max_seq_length=256)
-    )
+def test_a_packed_step_sees_as_many_rows_as_another_loses_none_and_has_their_loss(tmp_path):
+    prepared = prepare(config_of(tmp_path, packing=True, max_seq_length=256))
     prepared.run.path.mkdir(parents=True, exist_ok=True)
-    return prepared, build_trainer(prepared, load(prepared))
-
-
-def test_a_packed_step_sees_as_many_rows_as_another_and_loses_none(packed):
-    prepared, trainer = packed
+    trainer = build_trainer(prepared, load(prepared))
     args, blocks = prepared.args, trainer.train_dataset
     assert sum(len(block["seq_lengths"]) for block in blocks) == len(prepared.data.train)
     batches = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -134,6 +126,20 @@ def test_a_packed_step_sees_as_many_rows_as_another_and_loses_none(packed):
     assert 11 <= rows <= 22
     assert "rows a step" in prepared.config.choices["gradient_accumulation_steps"].reason
     assert prepared.config.settings.attn_implementation == BY_ROW
+    block = blocks[0]
+    lengths = block["seq_lengths"]
+    assert len(lengths) > 1
+    ids, labels = (torch.tensor(block[key]).split(lengths) for key in ("input_ids", "labels"))
+    counts = [int((row[1:] != -100).sum()) for row in labels]
+    model = trainer.model.eval()
+    with torch.no_grad():
+        alone = [
+            float(model(input_ids=row[None], labels=label[None], use_cache=False).loss)
+            for row, label in zip(ids, labels, strict=True)
+        ]
+        together = float(trainer.compute_loss(model, trainer.data_collator([block])))
+    mean = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
+    assert together == pytest.approx(mean, abs=1e-5)
 
 
 def test_an_open_block_holds_several_rows_and_a_said_one_stays(tmp_path):
@@ -141,24 +147,6 @@ def test_an_open_block_holds_several_rows_and_a_said_one_stays(tmp_path):
     config = prepare(config_of(tmp_path, **said)).config
     assert config.settings.max_seq_length == 512  # the model's context, below 16 rows of 45 tokens
     assert config.micro_batch * config.get("gradient_accumulation_steps") == 1
-
-
-def test_the_loss_of_a_block_is_that_of_its_rows(packed):
-    _, trainer = packed
-    block = trainer.train_dataset[0]
-    lengths = block["seq_lengths"]
-    assert len(lengths) > 1
-    ids, labels = (torch.tensor(block[key]).split(lengths) for key in ("input_ids", "labels"))
-    count = sum(int((row[1:] != -100).sum()) for row in labels)
-    total, model = 0.0, trainer.model.eval()
-    with torch.no_grad():
-        for row, label in zip(ids, labels, strict=True):
-            if (label[1:] != -100).any():
-                found = model(input_ids=row[None], labels=label[None], use_cache=False)
-                total += float(found.loss) * int((label[1:] != -100).sum())
-        batch = trainer.data_collator([block])
-        together = float(trainer.compute_loss(model, batch))
-    assert together == pytest.approx(total / count, abs=1e-5)
 
 
 def logged(result):
