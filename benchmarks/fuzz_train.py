@@ -231,6 +231,7 @@ def run_case(values: dict[str, Any], *, to_the_end: bool) -> str:
     import modelforge
     from modelforge.evaluation import results
     from modelforge.training import run as running
+    from modelforge.training.prepare import prepare
 
     kept = running.build_trainer, running.prepare, results._samples
     checked = False
@@ -252,6 +253,7 @@ def run_case(values: dict[str, Any], *, to_the_end: bool) -> str:
     try:
         config = modelforge.load_config(values)
         if config.settings.strategy == "rlhf":
+            prepare(config)
             modelforge.RLHFTrainer(config).check()
             checked = True
         modelforge.train(config)
