@@ -130,19 +130,27 @@ def resolve(
     shape = _shape_of_adapter(config, strategy, source, architecture)
     size = Size(model_type(architecture), *sizes(architecture))
     apart = rows_apart(architecture)
-    facts = Facts(strategy, hardware, choice, context, size, shape, (apart.by, apart.why))
-    config = fill(config, facts)
+    known = (apart.by, apart.why)
+    config = fill(config, Facts(strategy, hardware, choice, context, size, shape, known))
     refuse_without_effect(config, strategy)
-    problems = (
-        list(together_problems(config, apart.by, apart.why)) if provider.name != "unsloth" else []
-    )
-    if strategy.padding_free and problems:
-        raise ConfigError(*problems)
+    if strategy.padding_free and provider.name == "huggingface":
+        _refuse_together(config, *known)
     _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), architecture,
         size, run, checkpoint, planning,
     )  # fmt: skip
+
+
+def _refuse_together(config: Config, by: str | None, why: str) -> None:
+    """See that rows share a sequence only in a model that keeps them apart.
+
+    Raises:
+        ConfigError: If the user asks for it in another.
+    """
+    problems = list(together_problems(config, by, why))
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _shape_of_adapter(
