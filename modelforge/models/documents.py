@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modelforge.machine.attention import BY_ROW
 
@@ -31,8 +30,7 @@ _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _MASKED_LAYERS = _KNOWN_LAYERS | {"chunked_attention"}
 
 
-@dataclass(frozen=True)
-class RowsApart:
+class RowsApart(NamedTuple):
     """What keeps the rows of one sequence apart in a model on plain PyTorch.
 
     Attributes:

@@ -25,7 +25,7 @@ from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
 from modelforge.machine.packages import refuse_what_is_missing
 from modelforge.models.attach import head_problems
-from modelforge.models.documents import rows_apart
+from modelforge.models.documents import RowsApart, rows_apart
 from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
@@ -130,11 +130,9 @@ def resolve(
     shape = _shape_of_adapter(config, strategy, source, architecture)
     size = Size(model_type(architecture), *sizes(architecture))
     apart = rows_apart(architecture)
-    known = (apart.by, apart.why)
-    config = fill(config, Facts(strategy, hardware, choice, context, size, shape, known))
+    config = fill(config, Facts(strategy, hardware, choice, context, size, shape, apart))
     refuse_without_effect(config, strategy)
-    if strategy.padding_free and provider.name == "huggingface":
-        _refuse_together(config, *known)
+    _refuse_together(config, strategy, provider, apart)
     _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), architecture,
@@ -142,14 +140,16 @@ def resolve(
     )  # fmt: skip
 
 
-def _refuse_together(config: Config, by: str | None, why: str) -> None:
+def _refuse_together(
+    config: Config, strategy: Strategy, provider: Provider, apart: RowsApart
+) -> None:
     """See that rows share a sequence only in a model that keeps them apart.
 
     Raises:
         ConfigError: If the user asks for it in another.
     """
-    problems = list(together_problems(config, by, why))
-    if problems:
+    problems = list(together_problems(config, *apart))
+    if problems and strategy.padding_free and provider.name == "huggingface":
         raise ConfigError(*problems)
 
 
