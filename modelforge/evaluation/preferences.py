@@ -83,8 +83,8 @@ def length_controlled(
     rest = (w - special.expit(design @ at)) ** 2
     error = np.sqrt(np.diag(bread @ (design.T @ (design * rest[:, None])) @ bread))
     low, high = at - _Z * error, at + _Z * error
-    share = special.expit([at[0], low[0], high[0]])
-    return LengthControlled(*map(float, share), float(at[1]), float(low[1]), float(high[1]))
+    share, least, most = (float(special.expit(side[0])) for side in (at, low, high))
+    return LengthControlled(share, least, most, float(at[1]), float(low[1]), float(high[1]))
 
 
 def _newton(
@@ -153,12 +153,8 @@ def bradley_terry(
         np.arange(len(won)) if prompts is None else np.asarray(prompts), return_inverse=True
     )
     rng, size = np.random.default_rng(seed), len(named)
-    drawn = np.array(
-        [
-            fit(np.bincount(rng.integers(size, size=size), minlength=size)[places], best)
-            for _ in range(resamples)
-        ]
-    )
+    times = [np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(resamples)]
+    drawn = np.array([fit(each.astype(float)[places], best) for each in times])
     low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
     return Strengths(best.tolist(), low.tolist(), high.tolist())
 
