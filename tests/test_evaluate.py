@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import torch
 from tiny import ROOT, few, quick
 from typer.testing import CliRunner
 
+import modelforge
 from modelforge.cli.main import app
 from modelforge.errors import ConfigError, DataError, ModelError
 from modelforge.evaluation.compare import compare, gate, lines
@@ -184,41 +181,33 @@ def test_rewards_pass_at_k_and_slices(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_to_the_same_rows(kept, tmp_path):
+@pytest.mark.parametrize("moment", [1, 4])
+def test_a_cut_evaluation_goes_on_to_the_same_rows(kept, tmp_path, monkeypatch, moment):
+    """benchmarks/killed_evaluation.py does it with kill -9."""
     _, _, options = kept
-    program = (
-        "import sys\n"
-        "from modelforge.evaluation.evaluate import evaluate\n"
-        "from modelforge.evaluation.options import Options\n"
-        "from pathlib import Path\n"
-        f"evaluate({MODEL!r}, Options({PAIRS!r}, output_dir=Path(sys.argv[1]), samples=2,\n"
-        "    max_new_tokens=12, metrics=('accuracy', 'ended'), batch_size=3), name='base')\n"
-    )
-    whole = replace(
-        options, output_dir=tmp_path / "whole", metrics=("accuracy", "ended"), batch_size=3
-    )
-    expected = evaluate(MODEL, whole, name="base").rows
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    cut = tmp_path / "cut"
-    process = subprocess.Popen([sys.executable, "-c", program, str(cut)], env=environment,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
-    try:
-        while process.poll() is None and not list(cut.glob("*/.samples_*")):
-            time.sleep(0.01)
-        process.kill()
-    finally:
-        process.wait()
-    (folder,) = cut.iterdir()
-    rows = Rows(folder, "preference_eval")
-    begun = rows.read()
-    if not (folder / "results.json").exists():
-        assert 0 < len(begun) < len(expected)
-        # Killed within a line, too.
-        text = rows.partial.read_text()
-        rows.partial.write_text(text[: len(text) - 40])
-    again = evaluate(MODEL, replace(whole, output_dir=cut), name="base")
-    assert list(again.rows) == list(expected)
-    assert read(again.folder).rows == expected and not rows.partial.exists()
+    asked = ("accuracy", "ended")
+    options = replace(options, output_dir=tmp_path, metrics=asked, batch_size=5)
+    append, calls = Rows.append, []
+
+    def cut_short(self, rows):
+        append(self, rows)
+        calls.append(1)
+        if len(calls) == moment:
+            text = self.partial.read_text()
+            self.partial.write_text(text[: len(text) - 40])  # within a line
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "append", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(MODEL, options, name="base")
+    (folder,) = tmp_path.iterdir()
+    assert len(Rows(folder, "preference_eval").read()) == 5 * moment - 1
+    again = evaluate(MODEL, options, name="base")
+    whole = evaluate(MODEL, replace(options, output_dir=tmp_path / "whole"), name="base")
+    assert list(again.rows) == list(whole.rows)
+    assert read(again.folder).rows == again.rows
+    assert not Rows(folder, "preference_eval").partial.exists()
 
 
 def kept_rows(name, values, *, metric="accuracy"):
@@ -315,3 +304,15 @@ def test_bad_input_is_one_message(arguments, told, tmp_path):
     done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path), "--json"])
     assert done.exit_code == 2 and told in done.stdout, done.output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_it_is_a_function_too(tmp_path):
+    found = modelforge.evaluate(
+        MODEL, PROMPTS, metrics=["avg_length"], rewards=["numeric_answer"], output_dir=tmp_path,
+        max_new_tokens=4, limit=4,
+    )  # fmt: skip
+    assert list(found.metrics) == ["length"] and found.metrics["length"] <= 4
+    assert len(found.rows) == 4
+    with pytest.raises(ConfigError, match="did you mean 'limit'"):
+        modelforge.evaluate(MODEL, PROMPTS, limt=3)

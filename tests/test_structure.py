@@ -46,6 +46,7 @@ def test_the_public_names():
         "UserError",
         "choose_profile",
         "detect_hardware",
+        "evaluate",
         "get_strategy",
         "list_profiles",
         "list_strategies",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from modelforge.config import RewardEntry
-from modelforge.errors import ConfigError, Problem
+from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.evaluation.metrics import ALIASES
 from modelforge.rewards.spec import kind_of, parse_rewards
 
@@ -117,3 +117,26 @@ def told(options: Options) -> dict[str, Any]:
         "columns": dict(options.columns),
         "temperature": options.drawn,
     }
+
+
+def options_of(data: str, metrics: Iterable[str] | None, more: Mapping[str, Any]) -> Options:
+    """The options of a call from Python.
+
+    Raises:
+        ConfigError: With every name that is no option.
+    """
+    known = {field.name for field in fields(Options)} - {"data", "metrics"}
+    problems = [
+        Problem(f"evaluate: {name}", "is no option", did_you_mean(name, known))
+        for name in more
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    given = dict(more)
+    if "rewards" in given:
+        given["rewards"] = tuple(given["rewards"])
+    if "output_dir" in given:
+        given["output_dir"] = Path(given["output_dir"])
+    names = (metrics,) if isinstance(metrics, str) else metrics
+    return Options(data, None if names is None else tuple(names), **given)
