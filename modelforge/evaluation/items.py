@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.load import read_rows
 from modelforge.errors import DataError
+from modelforge.evaluation.samples import prompt_and_reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +80,6 @@ def read_items(
     Raises:
         DataError: With all problems, if it is none of them.
     """
-    from modelforge.evaluation.samples import prompt_and_reference
 
     def read(kind: DataKind) -> Data:
         rows = read_rows(kind=kind, tokenizer=tokenizer, eval_split=0, **source)
@@ -99,28 +100,26 @@ def read_items(
     except DataError:  # plain text asks nothing
         asked = None
     beside = _by_place(asked)
-    found = []
-    for i, (row, tokens, place) in enumerate(
-        zip(scored.train, scored.train_tokens, scored.train_places, strict=True)
-    ):
-        if limit is not None and i >= limit:
-            break
-        other, prompt_ids = _next(beside, place)
-        prompt, reference = prompt_and_reference(row) if other is None else (None, "")
-        if other is not None:
-            prompt, reference = prompt_and_reference(other)
-        found.append(
-            Item(
-                i,
-                place,
-                prompt if prompt_ids else None,
-                prompt_ids,
-                reference,
-                _sides(tokenizer, tokens, kind, max_length),
-                {} if other is None else {k: v for k, v in other.items() if k != "prompt"},
-            )
-        )
-    return found
+    rows = zip(scored.train, scored.train_tokens, scored.train_places, strict=True)
+    return [
+        _item(i, place, _next(beside, place), row, _sides(tokenizer, tokens, kind, max_length))
+        for i, (row, tokens, place) in enumerate(itertools.islice(rows, limit))
+    ]
+
+
+def _item(
+    number: int,
+    place: str,
+    asked: tuple[dict[str, Any] | None, list[int]],
+    row: dict[str, Any],
+    sides: tuple[Answer, ...],
+) -> Item:
+    """A row with what it asks, if it asks something."""
+    other, prompt_ids = asked
+    prompt, reference = prompt_and_reference(row if other is None else other)
+    columns = {} if other is None else {k: v for k, v in other.items() if k != "prompt"}
+    shown = None if other is None else prompt
+    return Item(number, place, shown, prompt_ids, reference, sides, columns)
 
 
 def _by_place(asked: Data | None) -> dict[str, list[tuple[dict[str, Any], list[int]]]]:
