@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -21,9 +21,9 @@ class DistillSettings(SampledSettings):
     """What distillation adds to ModelForge's keys."""
 
     teacher_model: Annotated[
-        LocalText | None,
+        LocalText,
         Field(description="The teacher: a model folder, run folder or hub id.", min_length=1),
-    ] = None
+    ]
     teacher_use_4bit: Annotated[
         bool | None,
         Field(description="Whether the teacher is loaded in 4-bit; null follows use_4bit."),
@@ -70,22 +70,14 @@ class Distill(Sampled):
 
         return DistillationTrainer
 
-    def check(self, config: Config) -> Iterable[Problem]:
-        yield from super().check(config)
-        settings = config.settings
-        assert isinstance(settings, DistillSettings)
-        if settings.teacher_model is None:
-            fix = "set a larger model of the student's family, such as Qwen/Qwen2.5-1.5B-Instruct"
-            yield Problem(f"{config.name}: teacher_model", "is missing", fix)
-        for key in ("add_tokens", "add_special_tokens"):
-            if config.get(key):
-                what = "gives the student words that its teacher does not know"
-                yield Problem(f"{config.name}: {key}", what, "remove it")
-
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """See that the teacher is there and speaks of the same tokens."""
         from modelforge.models.teacher import refuse_other_vocabulary
 
+        for key in ("add_tokens", "add_special_tokens"):
+            if config.get(key):
+                what = "gives the student words that its teacher does not know"
+                raise ConfigError(Problem(f"{config.name}: {key}", what, "remove it"))
         refuse_other_vocabulary(config, self._teacher(config))
         return {}
 
@@ -124,14 +116,14 @@ class Distill(Sampled):
             tokens=args.per_device_train_batch_size * (prompt + new),
             supervised=new / (prompt + new - 1),
             rollout=(sequences, prompt, new),
-            teacher=(config.settings.teacher_model or "", in_4bit(config)),
+            teacher=(config.settings.teacher_model, in_4bit(config)),
         )
 
     def _teacher(self, config: Config) -> Any:
         from modelforge.models.teacher import find_teacher
 
         assert isinstance(config.settings, DistillSettings)
-        return find_teacher(config.settings.teacher_model or "", config.base_dir)
+        return find_teacher(config.settings.teacher_model, config.base_dir)
 
 
 def in_4bit(config: Config) -> bool:
