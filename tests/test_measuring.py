@@ -120,6 +120,17 @@ def test_rows_are_measured_in_the_batch_that_was_asked_for(strategy, tmp_path):
     assert lengths == sorted(lengths, reverse=True)
 
 
+@pytest.mark.slow
+def test_the_held_out_loss_is_the_datas_whatever_loss_is_trained(tmp_path):
+    """Smoothed labels raise it and the weights of DFT lower it: two runs would not compare."""
+    options = ("loss_type=nll", "label_smoothing_factor=0.3", "loss_type=dft")
+    plain, *others = (
+        figures(built("sft", tmp_path / str(i), said))["eval_loss"]
+        for i, said in enumerate(options)
+    )
+    assert others == pytest.approx([plain, plain], rel=1e-6)
+
+
 def test_a_figure_of_the_whole_batch_is_no_rows():
     """A mixture's auxiliary loss: then each row goes through the model alone."""
 
