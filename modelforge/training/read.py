@@ -18,6 +18,7 @@ from modelforge.data import (
 from modelforge.data.template import BY_TASK
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.vocabulary import settle_tokens
+from modelforge.training.prompts import held_out_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,6 +90,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
             scores=strategy.head == "reward",
         ),
         watched=watched,
+        held_out_prompts=held_out_as(config),
     )
     data = cut(rows, config, strategy)
     if strategy.head == "reward":

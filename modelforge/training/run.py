@@ -20,6 +20,7 @@ from modelforge.strategy import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import Prepared, prepare
+from modelforge.training.prompts import record
 
 if TYPE_CHECKING:
     from modelforge.strategy import Parts, Strategy
@@ -195,5 +196,7 @@ def _write_start(prepared: Prepared) -> None:
     prepared.run.write_json(
         files.DATA, prepared.data.ledger.to_dict() | {"fingerprint": prepared.fingerprint}
     )
+    asked = record(prepared.data.train_prompts, prepared.data.eval_prompts)
+    prepared.run.write_json(files.PROMPTS, asked)
     if prepared.plan is not None:
         prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})
