@@ -62,6 +62,8 @@ def test_a_draw_is_fair_and_goes_by_its_seed():
     counts = sum(drawn(asked, content, 40, seed).astype(int) for seed in range(200))
     assert counts.sum() == 8000 and counts.min() > 3 and counts.max() < 45
     asked[:200] = asked[0]  # half of the rows ask one thing: they are held out as often
+    assert drawn(asked[:0], content[:0], 0, 0).shape == (0,)
+    assert drawn(asked[:1].repeat(50), content[:1].repeat(50), 8, 0).sum() == 8
     share = np.mean([drawn(asked, content, 40, seed)[:200].sum() for seed in range(100)])
     assert 16 < share < 24
 

@@ -77,6 +77,9 @@ def drawn(asked: Kept, content: Kept, count: int, seed: int) -> Kept:
     _, group, sizes = np.unique(asked, return_inverse=True, return_counts=True)
     # What more rows ask than are held out is no prompt of its own: a fixed instruction, perhaps.
     keys = np.where(sizes[group] > count, content ^ np.uint64(1), asked)
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    alike = sizes[group] > count  # rows that differ in nothing, or in columns alone
+    keys = np.where(alike, keys + np.arange(len(keys), dtype="u8"), keys)
     keys, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     chosen, room = np.zeros(len(keys), bool), count
     for at in np.argsort(_mixed(keys, seed), kind="stable").tolist():

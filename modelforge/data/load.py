@@ -62,7 +62,6 @@ def read_rows(
     how: How | None = None,
     processes: int | None = None,
     watched: Watched | None = None,
-    held_out_prompts: Collection[int] | None = None,
     **source: Any,
 ) -> Rows:
     """Read, recognise, normalise and tokenise data, each row once; needs no model.
@@ -77,14 +76,11 @@ def read_rows(
         how: How rows are rendered, and what of them is trained on.
         processes: How many encode large data; None: one for each CPU, at most four.
         watched: A row to follow.
-        held_out_prompts: Fingerprints of what the rows ask that are held out, in place of a draw.
         source: What is read: the fields of `modelforge.data.sources.Asked`; None leaves one open.
 
     Raises:
         DataError: With all problems of the files.
     """
-    if held_out_prompts is not None:
-        source |= {"eval_split": 0, "split_by": "held_out_as"}
     asked = Asked(**{key: value for key, value in source.items() if value is not None})
     ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
@@ -114,7 +110,6 @@ def read_rows(
         name=str(asked.dataset) if isinstance(asked.dataset, str | Path) else "dataset",
         reading=ledger,
         template_kwargs=how.template_kwargs,
-        prompts=held_out_prompts,
     )
 
 
