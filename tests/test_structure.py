@@ -79,7 +79,7 @@ FLOORS = (
     ("registry",),
     ("models", "web"),
     ("evaluation", "configfile", "rewards"),
-    ("ppo",),
+    ("ppo", "inference"),
     ("strategies", "plan"),
     ("training",),
     ("export", "feedback", "safety"),
