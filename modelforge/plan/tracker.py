@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modelforge.plan import repeats
 from modelforge.plan.allocator import Event, rounded
 
 # Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
@@ -191,7 +192,7 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         run = self.device.operators.get(func._schema.name)
-        out = run(self, func, args, kwargs) if run else func(*args, **kwargs)
+        out = run(self, func, args, kwargs) if run else repeats.run(func, args, kwargs)
         if not self._looks:
             return out
         if isinstance(out, torch.Tensor):
