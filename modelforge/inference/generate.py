@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole
@@ -97,22 +97,29 @@ def generate(
             batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
             for batch in track(batches, "answering", len(batches), unit="batches"):
                 answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
-                numbers = [(i, k) for i in batch for k in range(group)]
-                rows = [_row(i, k, asked[i], a) for (i, k), a in zip(numbers, answers, strict=True)]
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                file.flush()
-                os.fsync(file.fileno())
-                done += rows
+                done += _written(file, batch, asked, answers)
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
 
 
-def _row(number: int, sample: int, asking: Asking, found: Answer) -> dict[str, Any]:
+def _written(
+    file: TextIO, batch: Sequence[int], asked: Sequence[Asking], answers: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """The rows of a batch, on the disk."""
+    group = len(answers) // len(batch)
+    rows = [_row(batch[k // group], k % group, asked, each) for k, each in enumerate(answers)]
+    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.flush()
+    os.fsync(file.fileno())
+    return rows
+
+
+def _row(number: int, sample: int, asked: Sequence[Asking], found: Answer) -> dict[str, Any]:
     return {
         "row": number,
         "sample": sample,
-        "prompt": asking.prompt,
-        "reference": asking.reference,
+        "prompt": asked[number].prompt,
+        "reference": asked[number].reference,
         "completion": found.text,
         "finish_reason": found.finish_reason,
         "tokens": len(found.ids),
