@@ -73,15 +73,7 @@ def see_that_it_loads(
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
     trained = _outputs(model, batch)
-    reloaded = load_saved(
-        folder,
-        tokenizer=saved,
-        head=head,
-        dtype=model.config.dtype,
-        device=model.device,
-        quantization=getattr(model.config, "quantization_config", None),
-        trust_remote_code=trust_remote_code,
-    )
+    reloaded = _reloaded(folder, model, saved, head=head, trust_remote_code=trust_remote_code)
     loaded = _outputs(reloaded, batch)
     difference = (trained - loaded).abs().max().item()
     dtype = str(model.config.dtype).removeprefix("torch.")
@@ -93,6 +85,25 @@ def see_that_it_loads(
         _refuse(folder, what)
     say("the saved model was loaded again by plain transformers and PEFT, and is the same")
     return {"loaded": size, "difference": difference}
+
+
+def _reloaded(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Head,
+    trust_remote_code: bool,
+) -> Any:
+    return load_saved(
+        folder,
+        tokenizer=tokenizer,
+        head=head,
+        dtype=model.config.dtype,
+        device=model.device,
+        quantization=getattr(model.config, "quantization_config", None),
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _refuse(folder: Path, what: str) -> NoReturn:
