@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,21 @@ def test_a_chat_answers_as_generate_does_and_is_kept(trained, run, tmp_path):
     again.talk(iter(["/system Be kind."]))
     assert json.loads(kept.read_text())["messages"] == again.messages
     assert again.messages == [{"role": "system", "content": "Be kind."}]
+
+
+def test_a_model_without_a_template_is_given_plain_text(tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(MODEL, bare)
+    about = json.loads((bare / "tokenizer_config.json").read_text())
+    about.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(about))
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"prompt": "What is 2 plus 2?"}) + "\n")
+    made = generate(str(bare), str(asked), tmp_path / "a.jsonl", sampling=Sampling(4))
+    assert rows_of(made.file)[0]["prompt"] == "What is 2 plus 2?"
+    with pytest.raises(UserError, match="no chat template, so it takes no messages"):
+        Chat(load_trained(find_trained(str(bare))), Sampling(4))
 
 
 def test_a_chat_says_what_it_cannot_do(trained, tmp_path, caplog):

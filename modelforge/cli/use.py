@@ -97,15 +97,15 @@ def chat(
         from modelforge.common.console import say
         from modelforge.inference.answers import Sampling
         from modelforge.inference.chat import Chat, read_tools
-        from modelforge.inference.trained import find_trained, load_trained, that_answers
+        from modelforge.inference.trained import find_trained, load_trained
 
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-        recorded = that_answers(find_trained(model, trust_remote_code=trust_remote_code))
+        found = find_trained(model, trust_remote_code=trust_remote_code)
         offered = None if tools is None else read_tools(tools)
         talk = Chat(
-            load_trained(recorded),
+            load_trained(found),
             sampling,
-            system=system or recorded.settings.get("system_prompt"),
+            system=system or found.recorded.get("system_prompt"),
             tools=offered,
             template_kwargs=None if thinking is None else {"enable_thinking": thinking},
             beside_base=beside_base,

@@ -91,7 +91,7 @@ def prompt_ids(
     if isinstance(prompt, str):
         ids: list[int] = trained.tokenizer(prompt)["input_ids"]
         return ids
-    given = {**trained.recorded.settings.get("chat_template_kwargs", {}), **(kwargs or {})}
+    given = {**(trained.named.recorded.get("chat_template_kwargs") or {}), **(kwargs or {})}
     return chat_ids(trained.tokenizer, prompt, given, generate=True)
 
 

@@ -53,8 +53,8 @@ class Chat:
         if not trained.tokenizer.chat_template:
             what = "its tokenizer has no chat template, so it takes no messages"
             fix = "use `modelforge generate`, which takes plain text"
-            raise RunError(Problem(trained.recorded.name, what, fix))
-        if beside_base and trained.recorded.source.adapter is None:
+            raise RunError(Problem(trained.named.said, what, fix))
+        if beside_base and trained.named.source.adapter is None:
             what = "has no effect: the model holds all weights, and no adapter on a base"
             raise RunError(Problem("--beside-base", what, "chat with the base on its own"))
         self.trained, self.sampling, self.tools = trained, sampling, tools

@@ -14,14 +14,15 @@ from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole
 from modelforge.common.progress import track
 from modelforge.errors import DataError, Problem, RunError
+from modelforge.evaluation.opened import Named
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
 from modelforge.inference.prompts import Asking, read_prompts
 from modelforge.inference.trained import (
-    Recorded,
     Trained,
     find_trained,
+    load_tokenizer,
     load_trained,
-    that_answers,
+    weights_of,
 )
 
 
@@ -71,12 +72,16 @@ def generate(
         UserError: If an option has no effect, a prompt is too long, or the output is another job's.
     """
     sampling = sampling or Sampling()
-    recorded = that_answers(find_trained(model, trust_remote_code=trust_remote_code))
-    _refuse_idle(recorded, sampling, group=group, base=base)
-    asked = read_prompts(prompts, system=system or recorded.settings.get("system_prompt"))
+    found = find_trained(model, trust_remote_code=trust_remote_code)
+    _refuse_idle(found, sampling, group=group, base=base)
+    asked = read_prompts(
+        prompts,
+        system=system or found.recorded.get("system_prompt"),
+        conversational=bool(load_tokenizer(found).chat_template),
+    )
     job = {
         "model": model,
-        "weights": weights_digest(Path(recorded.folder)),
+        "weights": weights_digest(Path(weights_of(found))),
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
         "group": group,
@@ -87,7 +92,7 @@ def generate(
     if resumed:
         say(f"{output} holds {resumed} answers already; going on behind them")
     if resumed < len(asked) * group:
-        trained = load_trained(recorded)
+        trained = load_trained(found)
         ids = _within(trained, asked, sampling)
         with (
             trained.as_base() if base else nullcontext(),
@@ -126,7 +131,7 @@ def _row(number: int, sample: int, asked: Sequence[Asking], found: Answer) -> di
     }
 
 
-def _refuse_idle(recorded: Recorded, sampling: Sampling, *, group: int, base: bool) -> None:
+def _refuse_idle(found: Named, sampling: Sampling, *, group: int, base: bool) -> None:
     """See that each option has an effect.
 
     Raises:
@@ -135,8 +140,8 @@ def _refuse_idle(recorded: Recorded, sampling: Sampling, *, group: int, base: bo
     if group > 1 and sampling.temperature == 0:
         what = "has no effect at temperature 0: all answers to a prompt would be the same"
         raise RunError(Problem("--num", what, "set a temperature, such as 0.7"))
-    if base and recorded.source.adapter is None:
-        what = f"has no effect: {recorded.name} holds all weights, and no adapter on a base"
+    if base and found.source.adapter is None:
+        what = f"has no effect: {found.said} holds all weights, and no adapter on a base"
         raise RunError(Problem("--base", what, "name the base model itself"))
 
 

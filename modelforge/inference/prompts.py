@@ -30,12 +30,15 @@ class Asking:
     reference: str
 
 
-def read_prompts(file: str, *, system: str | None = None) -> list[Asking]:
+def read_prompts(
+    file: str, *, system: str | None = None, conversational: bool = True
+) -> list[Asking]:
     """Every prompt of a file.
 
     Args:
         file: Of prompts, or of rows with answers, whose prompts are taken.
         system: The system message of prompts that have none.
+        conversational: Whether prompts are messages, for a chat template, or text.
 
     Raises:
         DataError: If it cannot be read, or holds no prompt.
@@ -46,12 +49,15 @@ def read_prompts(file: str, *, system: str | None = None) -> list[Asking]:
     if path.suffix == ".txt":
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         found = [
-            Asking(f"{path}:{n}", [{"role": "user", "content": line}], "")
+            Asking(
+                f"{path}:{n}", [{"role": "user", "content": line}] if conversational else line, ""
+            )
             for n, line in enumerate(lines, 1)
             if line.strip()
         ]
     else:
-        found = [_asking(where, row) for where, row in plain_rows(Asked(dataset=str(path)))]
+        rows = plain_rows(Asked(dataset=str(path)), conversational=conversational)
+        found = [_asking(where, row) for where, row in rows]
     if not found:
         raise DataError(Problem(str(path), "holds no prompt", "write one a row"))
     return [_with_system(each, system) for each in found] if system else found
