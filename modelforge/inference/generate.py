@@ -74,11 +74,7 @@ def generate(
     sampling = sampling or Sampling()
     found = find_trained(model, trust_remote_code=trust_remote_code)
     _refuse_idle(found, sampling, group=group, base=base)
-    asked = read_prompts(
-        prompts,
-        system=system or found.recorded.get("system_prompt"),
-        conversational=bool(load_tokenizer(found).chat_template),
-    )
+    asked = _asked(found, prompts, system)
     job = {
         "model": model,
         "weights": weights_digest(Path(weights_of(found))),
@@ -90,7 +86,7 @@ def generate(
     done = _begun(output, job, group)
     resumed = len(done)
     if resumed:
-        say(f"{output} holds {resumed} answers already; going on behind them")
+        say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
         trained = load_trained(found)
         ids = _within(trained, asked, sampling)
@@ -105,6 +101,15 @@ def generate(
                 done += _written(file, batch, asked, answers)
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
+
+
+def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
+    """The prompts as this model takes them: messages, or text where it has no chat template."""
+    return read_prompts(
+        prompts,
+        system=system or found.recorded.get("system_prompt"),
+        conversational=bool(load_tokenizer(found).chat_template),
+    )
 
 
 def _written(
