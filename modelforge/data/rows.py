@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,7 @@ from modelforge.data.check import (
 from modelforge.data.divide import divide, divide_as, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
-from modelforge.data.picked import Chosen, encoded
-from modelforge.data.places import Places
+from modelforge.data.picked import Chosen, encoded, places_of
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -58,7 +57,7 @@ class Data:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     train_places: Sequence[str] = ()
     eval_places: Sequence[str] = ()
-    train_prompts: Sequence[int] = ()
+    train_prompts: Iterable[int] = ()
     eval_prompts: Sequence[int] = ()
     drawn: bool = False
 
@@ -174,9 +173,9 @@ class Rows:
             encoded(rows),
             encoded(held_out),
             self.template_kwargs,
-            Places(item.row for item in rows),
-            Places(item.row for item in held_out),
-            epoch["asked"].tolist(),
+            places_of(rows),
+            places_of(held_out),
+            epoch["asked"],
             evaluation["asked"].tolist(),
             drawn=not self.held_out and len(evaluation) > 0,
         )

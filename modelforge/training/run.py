@@ -196,7 +196,8 @@ def _write_start(prepared: Prepared) -> None:
     prepared.run.write_json(
         files.DATA, prepared.data.ledger.to_dict() | {"fingerprint": prepared.fingerprint}
     )
-    asked = record(prepared.data.train_prompts, prepared.data.eval_prompts)
-    prepared.run.write_json(files.PROMPTS, asked)
+    # What a reward model was trained on matters to what is measured by it.
+    trained = prepared.data.train_prompts if prepared.strategy.head == "reward" else ()
+    prepared.run.write_json(files.PROMPTS, record(trained, prepared.data.eval_prompts))
     if prepared.plan is not None:
         prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})
