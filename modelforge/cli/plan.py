@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ from modelforge.cli.options import (
 from modelforge.common.console import headline, say
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
-from modelforge.errors import UserError
+from modelforge.errors import Problem, RunError, UserError
 from modelforge.machine.launch import processes_of
 from modelforge.plan import Plan
 from modelforge.plan import plan as plan_run
@@ -27,6 +28,7 @@ from modelforge.plan.calibration import recall
 from modelforge.plan.planner import card
 from modelforge.runs.folder import choices_json
 from modelforge.training.fit import fit
+from modelforge.training.fit_to_card import said
 from modelforge.training.prepare import show_choices
 from modelforge.training.read import Read, read
 from modelforge.training.resolve import Resolved, resolve
@@ -53,7 +55,15 @@ def plan(
     overrides += [] if vram is None else ["memory_budget_gb=null"]
     with working(as_json=as_json):
         loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
-        planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+        try:
+            planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            traceback.print_exc()  # ours to mend: what was asked for is the plan
+            what = f"no plan can be made: {said(error)}"
+            fix = "train without it (train only warns of it), and report the lines above"
+            raise RunError(Problem(loaded.name, what, fix)) from error
     if as_json:
         print_json(planned.to_dict() | {"choices": choices_json(filled)["choices"]})
 

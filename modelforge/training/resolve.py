@@ -34,6 +34,7 @@ from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 from modelforge.training.effects import refuse_without_effect
+from modelforge.training.experts import with_experts_said
 from modelforge.training.recipe import Size
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def resolve(
     shape = _shape_of_adapter(config, strategy, source, architecture)
     size = Size(model_type(architecture), *sizes(architecture))
     config = fill(config, Facts(strategy, hardware, choice, context, size, shape))
+    config = with_experts_said(config, architecture)
     refuse_without_effect(config, strategy)
     _say_machine(config, hardware)
     return Resolved(

@@ -12,7 +12,7 @@ from modelforge.common.processes import own_device
 from modelforge.errors import ModelError, Problem
 from modelforge.machine import attention as throughput
 from modelforge.machine import vllm
-from modelforge.models.attach import Head, attach_adapter
+from modelforge.models.attach import Head, as_asked, attach_adapter
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
@@ -151,6 +151,7 @@ class HuggingFace:
             raise ModelError(unreadable(source.base, "model", error)) from None
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
+        as_asked(model)
         grow(model, vocabulary)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         _make_savable(getattr(model, "generation_config", None))
