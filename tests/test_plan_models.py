@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from machines import card as a_card
 from transformers import AutoConfig
 
@@ -140,3 +141,37 @@ def test_a_mixture_says_what_stays_in_16_bits_and_what_lora_on_experts_costs(tmp
     dense = AutoConfig.for_model("qwen3", **SMALL)
     assert with_experts_said(config_of("sft", "m"), dense) == config_of("sft", "m")
     assert not capsys.readouterr().err
+
+
+def test_training_on_from_an_adapter_lifts_nothing_that_is_not_trained(tmp_path):
+    """Base and adapter cost what base and fresh LoRA cost; PEFT's preparation would add to it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from modelforge.models.providers.huggingface import _with_adapter
+    from modelforge.models.source import ModelSource
+
+    base, adapter = save(tmp_path / "base", "qwen3", **SMALL), tmp_path / "adapter"
+    shape = AutoConfig.from_pretrained(base)
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
+                      base_model_name_or_path=str(base))  # fmt: skip
+    get_peft_model(model, lora).save_pretrained(adapter)
+    lora_at = {"lora_target_modules": ["q_proj", "v_proj"]}
+    fresh = plan(config_of("sft", base, **lora_at), hardware=card(12))
+    further = plan(config_of("sft", adapter, **lora_at), hardware=card(12))
+    assert further.parts == fresh.parts
+
+    torch.manual_seed(0)
+    half = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
+    whole = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    whole.load_state_dict({k: v.float() for k, v in half.state_dict().items()})
+    source = ModelSource(str(base), adapter, None, str(base))
+    attached = _with_adapter(half, source, head="causal-lm")
+    trained = {n for n, p in attached.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    assert {p.dtype for n, p in attached.named_parameters() if "lora_" not in n} == {torch.bfloat16}
+    ids = torch.randint(0, 512, (2, 32))
+    lifted = _with_adapter(whole, source, head="causal-lm")
+    losses = [m(input_ids=ids, labels=ids).loss.item() for m in (attached, lifted)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)

@@ -57,7 +57,10 @@ def find_architecture(name: str, *, base_dir: Path, revision: str | None, where:
 
 
 def list_architectures() -> list[dict[str, Any]]:
-    """The shipped presets: ``name``, ``published`` parameters, ``config``."""
+    """The shipped presets: ``name``, ``published`` parameters, ``config``.
+
+    ``published`` is null where the hub counts the weights of pictures or sound as well.
+    """
     folder = files("modelforge.configs") / "architectures"
     return [
         preset
@@ -88,7 +91,8 @@ def repeats(architecture: PretrainedConfig) -> tuple[int, int]:
     """How many layers come before the kinds repeat, and after how many they do."""
     text = architecture.get_text_config()
     whole = text.num_hidden_layers
-    lists = [getattr(text, name, None) for name in ("layer_types", *vars(text))]
+    # Some configs give their kinds by a property, and refuse to be asked for what layers differ in.
+    lists = [getattr(text, "layer_types", None), *vars(text).values()]
     named = [x for x in lists if isinstance(x, list | tuple) and len(x) == whole]
     kinds = [str([values[i] for values in named]) for i in range(whole)]
     # The first layers of some mixtures of experts are dense, which no list says.
@@ -119,13 +123,32 @@ def _in_folder(folder: Path, *, base_dir: Path, where: str) -> Found:
     return Found(_read(str(folder), None, where), None, str(folder))
 
 
+# What a hub id may add to a preset's name and still mean that shape: how it was trained on, the
+# format, and bitsandbytes' 4 bits. Another quantisation, or a model of pictures too, is another.
+_ADDED = re.compile(
+    r"instruct|it|base|chat|hf|pt|sft|dpo|thinking|reasoning|plus|bnb|4bit|unsloth|4k|128k"
+    r"|bf16|fp16|\d{4}|v\d+(\.\d+)*"
+)
+
+
 def _preset(name: str) -> dict[str, Any] | None:
-    """The preset a hub id means: ``owner/Meta-Llama-3.1-8B-Instruct`` is ``llama-3.1-8b``."""
-    model = name.rpartition("/")[2].lower().removeprefix("meta-")
-    matching = [
-        p for p in list_architectures() if re.match(re.escape(p["name"]) + r"(?![\w.])", model)
-    ]
-    return max(matching, key=lambda p: len(p["name"]), default=None)
+    """The preset a hub id means: ``owner/Meta-Llama-3.1-8B-Instruct`` is ``llama-3.1-8b``.
+
+    The whole name counts: ``Phi-4-multimodal-instruct`` and ``Qwen3-8B-AWQ`` are no preset's.
+    """
+    asked = _words(name.rpartition("/")[2].lower().removeprefix("meta-"))
+    best: dict[str, Any] | None = None
+    for preset in list_architectures():
+        words = _words(preset["name"])
+        if asked[: len(words)] != words or not all(map(_ADDED.fullmatch, asked[len(words) :])):
+            continue
+        if best is None or len(words) > len(_words(best["name"])):
+            best = preset
+    return best
+
+
+def _words(name: str) -> list[str]:
+    return name.split("-")
 
 
 def _build(preset: dict[str, Any]) -> PretrainedConfig:

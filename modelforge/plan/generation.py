@@ -133,9 +133,9 @@ def _last_token(
         ids, more = ids[:, -1:].clone(), {_cache_name(model)[0]: cache}
         with tracker.looking_away():  # filling it takes copies that growing it did not
             for layer, name, shape in list(_growing(cache)):
-                kept = _kept(layer, length) - 1
-                filled = getattr(layer, name).new_empty((*shape[:-2], kept, shape[-1]))
-                setattr(layer, name, filled)
+                full = (*shape[:-2], _kept(layer, length) - 1, shape[-1])
+                # Held by the layer alone: it is let go as soon as one token longer is there.
+                setattr(layer, name, getattr(layer, name).new_empty(full))
                 if hasattr(layer, "cumulative_length"):
                     layer.cumulative_length = length - 1
         for layer, name, _ in _growing(cache):

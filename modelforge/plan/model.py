@@ -230,9 +230,7 @@ def _part(name: str, parameter: torch.nn.Parameter) -> str:
 
 def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
     """The base with an adapter of this folder's shape, trainable, as the provider attaches it."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     grow(model, Vocabulary(rows_of_adapter(folder), known=0))
     return get_peft_model(model, adapter_config(folder, head=head))

@@ -80,7 +80,7 @@ def _lora_on_experts(config: Config, architecture: PretrainedConfig) -> tuple[in
     model: Any = meta_model(
         copy.deepcopy(architecture), config.settings, head="causal-lm", dtype=torch.bfloat16
     )
-    adapter = lora_config(config.settings, head="causal-lm", model=model)
+    adapter: Any = lora_config(config.settings, head="causal-lm", model=model)
     with torch.device("meta"):
         model = get_peft_model(model, adapter)
     beside = [p for n, p in model.named_parameters() if "lora_" in n and "experts" in n]

@@ -50,7 +50,7 @@ def within_budget(
         recorded = (run.read_json(files.CHOICES) or {}).get("choices", {})
         kept = {k: Choice(**c) for k, c in recorded.items() if c["source"] in _KEPT}
         return config.with_choices(kept), _recorded(run)
-    budget = config.settings.memory_budget_gb or hardware.vram_gb or None
+    budget = config.settings.memory_budget_gb or hardware.usable_gb or None
     if budget is None:
         return config, None  # a CPU without a budget swaps where a card would stop
     headline(f"Plan: {config.settings.strategy} of {config.settings.model_name}")
