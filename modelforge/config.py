@@ -100,7 +100,7 @@ class Settings(Section):
         bool, Field(description="Whether to quantise the quantisation constants too.")
     ] = True
     attn_implementation: Annotated[
-        Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"],
+        Literal["auto", "eager", "sdpa", "sdpa_by_row", "flash_attention_2", "flash_attention_3"],
         Field(description="The attention kernel; auto takes the fastest that is installed."),
     ] = "auto"
     lora_r: Annotated[int, Field(description="The LoRA rank; 0 trains all weights.", ge=0)] = 16

@@ -285,7 +285,7 @@ class Rewarded(Strategy):
         shape = parts.peft_config or getattr(parts.model, "peft_config", {}).get("default")
         adapted = shape is not None and not beside_lora(vars(shape))
         if shape is not None and not adapted and parts.config.get("reward_model"):
-            say("reward models stand beside the policy, whose adapter holds more than LoRA")
+            say("reward models stand beside the policy, whose adapter is not LoRA alone")
         rewards = build(
             parts.config,
             self.functions,

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # What becomes of rows over the limit: DPO's collator and SFT cut them, RewardTrainer drops them,
 # packing may split them into several blocks.
 LongRows = Literal["cut", "drop", "split"]
+TOKENISED_ELSEWHERE = (
+    "no row of `input_ids` ends with a token that stops generation (ids {}): see that they are of "
+    "this model's tokenizer, and that answers end with such a token if the model is to stop"
+)
 LOOKED_AT = 1000  # rows that tell what ends a reply
 REASON_LENGTH = 120  # characters of a template's own message in a reason
 
@@ -300,6 +304,9 @@ def account(
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
         whole = kept[kept["ends"] >= 0][["part", "at"]][:LOOKED_AT]
+        if all("input_ids" in parts[part][at].example for part, at in whole.tolist()):
+            ledger.warnings.append(TOKENISED_ELSEWHERE.format(sorted(limits.end_ids)))
+            return
         closing = {closes(parts[part][at], decode) for part, at in whole.tolist()}
         mark = closing.pop() if len(closing) == 1 else ""
         token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""

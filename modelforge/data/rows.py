@@ -22,8 +22,7 @@ from modelforge.data.check import (
 from modelforge.data.divide import divide, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
-from modelforge.data.picked import Chosen, encoded
-from modelforge.data.places import Places
+from modelforge.data.picked import Chosen, encoded, places_of
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -166,8 +165,8 @@ class Rows:
             encoded(rows),
             encoded(held_out),
             self.template_kwargs,
-            Places(item.row for item in rows),
-            Places(item.row for item in held_out),
+            places_of(rows),
+            places_of(held_out),
         )
 
     def _divide(self, kept: list[Kept], ledger: Ledger) -> tuple[list[Kept], Kept]:

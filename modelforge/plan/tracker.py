@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modelforge.plan import repeats
 from modelforge.plan.allocator import Event, rounded
 
 # Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
@@ -203,7 +204,7 @@ class Tracker(TorchDispatchMode):
         if time.process_time() > self._until:
             raise TooSlow(f"a step took more than {_PATIENCE} s to simulate")
         run = self.device.operators.get(func._schema.name)
-        out = run(self, func, args, kwargs) if run else func(*args, **kwargs)
+        out = run(self, func, args, kwargs) if run else repeats.run(func, args, kwargs)
         if not self._looks:
             return out
         if isinstance(out, torch.Tensor):

@@ -13,6 +13,7 @@ from modelforge.errors import ModelError, Problem
 from modelforge.machine import attention as throughput
 from modelforge.machine import vllm
 from modelforge.models.attach import Head, as_asked, attach_adapter
+from modelforge.models.documents import register
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
@@ -165,6 +166,8 @@ class HuggingFace:
         name = config.settings.attn_implementation
         if name == "auto":
             return None
+        if name == throughput.BY_ROW:
+            register()
         choice = config.choices.get("attn_implementation")
         if choice is not None and choice.source == "machine" and name.startswith("flash"):
             known = auto._model_mapping.get(type(self.load_model_config(source)), None)
