@@ -129,8 +129,7 @@ def resolve(
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     shape = _shape_of_adapter(config, strategy, source, architecture)
-    size = Size(model_type(architecture), *sizes(architecture))
-    apart = rows_apart(architecture)
+    size, apart = Size(model_type(architecture), *sizes(architecture)), rows_apart(architecture)
     facts = Facts(strategy, hardware, choice, context, size, shape, apart)
     config = with_experts_said(fill(config, facts), architecture)
     refuse_without_effect(config, strategy)
