@@ -72,6 +72,7 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
             longest_row=longest,
             run=resolved.run,
             resumed=resolved.checkpoint is not None,
+            planning=resolved.planning,
         )
     config = config.with_choices(strategy.derived_defaults(config))
     if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
