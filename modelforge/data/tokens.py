@@ -46,10 +46,10 @@ class Encoded:
     spans: array[int] | None = None
     findings: tuple[str, ...] = ()
 
-    def labels(self, limit: int | None = None) -> list[int]:
+    def labels(self, limit: int | None = None) -> array[int]:
         """Labels of a demonstration's first ``limit`` tokens: ids, or -100 where masked."""
         (ids,) = self.ids
-        labels = [MASKED] * len(ids)
+        labels = array("i", [MASKED]) * len(ids)
         for begin, end in pairwise(self.spans):
             labels[begin:end] = ids[begin:end]
         return labels[:limit]
@@ -191,7 +191,11 @@ class Encoder:
         texts = [row.text for row in rows if not isinstance(row, RenderError)]
         tokens: Any = (
             self.tokenizer(
-                texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+                texts,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_offsets_mapping=True,
+                verbose=False,
             )
             if texts
             else {"input_ids": (), "offset_mapping": ()}

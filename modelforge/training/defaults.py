@@ -48,6 +48,8 @@ class Facts:
         context: The model's context in tokens; None where the model does not tell.
         size: The model's family and size.
         adapter: What the adapter that is trained further is; None without one.
+        apart: What keeps rows of one sequence apart in the model, and why; None where
+            the model is not known.
     """
 
     strategy: Strategy
@@ -56,6 +58,7 @@ class Facts:
     context: int | None = None
     size: recipe.Size = field(default_factory=recipe.Size)
     adapter: Mapping[str, Choice] | None = None
+    apart: tuple[str | None, str] | None = None
 
 
 def fill(config: Config, facts: Facts) -> Config:
@@ -166,6 +169,7 @@ def _attention(config: Config, facts: Facts) -> Choices:
         facts.hardware,
         kernels=installed_kernels(),
         padding_free=facts.strategy.padding_free,
+        apart=facts.apart,
     )
     return _open(config, found)
 

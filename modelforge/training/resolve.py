@@ -19,12 +19,13 @@ from modelforge.callbacks.trackers import check_trackers
 from modelforge.common.console import say, warn
 from modelforge.common.libraries import take_over
 from modelforge.config import Choice, Config
-from modelforge.errors import ModelError
-from modelforge.machine.attention import warnings
+from modelforge.errors import ConfigError, ModelError
+from modelforge.machine.attention import together_problems, warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
 from modelforge.machine.packages import refuse_what_is_missing
 from modelforge.models.attach import head_problems
+from modelforge.models.documents import RowsApart, rows_apart
 from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
@@ -34,6 +35,7 @@ from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 from modelforge.training.effects import refuse_without_effect
+from modelforge.training.experts import with_experts_said
 from modelforge.training.recipe import Size
 
 if TYPE_CHECKING:
@@ -127,14 +129,29 @@ def resolve(
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     shape = _shape_of_adapter(config, strategy, source, architecture)
-    size = Size(model_type(architecture), *sizes(architecture))
-    config = fill(config, Facts(strategy, hardware, choice, context, size, shape))
+    size, apart = Size(model_type(architecture), *sizes(architecture)), rows_apart(architecture)
+    facts = Facts(strategy, hardware, choice, context, size, shape, apart)
+    config = with_experts_said(fill(config, facts), architecture)
     refuse_without_effect(config, strategy)
+    _refuse_together(config, strategy, provider, apart)
     _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), architecture,
         size, run, checkpoint, planning,
     )  # fmt: skip
+
+
+def _refuse_together(
+    config: Config, strategy: Strategy, provider: Provider, apart: RowsApart
+) -> None:
+    """See that rows share a sequence only in a model that keeps them apart.
+
+    Raises:
+        ConfigError: If the user asks for it in another.
+    """
+    problems = list(together_problems(config, *apart))
+    if problems and strategy.padding_free and provider.name == "huggingface":
+        raise ConfigError(*problems)
 
 
 def _shape_of_adapter(
