@@ -78,6 +78,14 @@ class Settings(Section):
         Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] | None,
         Field(description="The share (below 1) or the number of rows to hold out for evaluation."),
     ] = None
+    held_out_as: Annotated[
+        LocalText | None,
+        Field(
+            description="A run's folder: what it held out is held out here too, in place of "
+            "eval_split.",
+            min_length=1,
+        ),
+    ] = None
     columns: Annotated[
         dict[str, str],
         Field(description="Maps our column names to the file's, where they are not recognised."),

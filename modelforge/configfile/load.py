@@ -289,6 +289,8 @@ _EITHER = (
     ("warmup_ratio", "warmup_steps"),
     ("max_steps", "num_train_epochs"),
     ("eval_dataset", "eval_split"),
+    ("eval_split", "held_out_as"),
+    ("eval_dataset", "held_out_as"),
     ("use_4bit", "use_8bit"),
     ("chat_template", "prompt_layout"),
 )

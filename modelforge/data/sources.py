@@ -41,6 +41,7 @@ class Asked:
             where all of it is.
         seed: Of the draw, the split and the mixture.
         base_dir: Relative paths are looked up here first, then in the working folder.
+        split_by: The key that says what is held out.
     """
 
     dataset: DatasetSpec | Splits
@@ -52,6 +53,7 @@ class Asked:
     streaming: str = ""
     seed: int = 0
     base_dir: Path = Path()
+    split_by: str = "eval_split"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def read_parts(asked: Asked, ledger: Ledger) -> Parts:
     kept = [part for part in kept if part.tables]
     names = ", ".join(table.path for part in kept for table in part.tables)
     if kept and (asked.eval_split is not None or own):
-        ledger.note(f"not read: {names}, since {'eval' if own else 'eval_split'} is set")
+        ledger.note(f"not read: {names}, since {'eval' if own else asked.split_by} is set")
         kept = []
     return Parts(parts, kept, f"named so: {names}" if kept else "")
 
@@ -177,7 +179,7 @@ def without_splits(asked: Asked, splits: Splits, ledger: Ledger) -> tuple[Asked,
     if splits.validation is not None and splits.test is not None:
         ledger.note("not read: test of dataset, since validation is there")
     if held_out is not None and asked.eval_split is not None:
-        ledger.note(f"not read: {name} of dataset, since eval_split is set")
+        ledger.note(f"not read: {name} of dataset, since {asked.split_by} is set")
         held_out = None
     if held_out is None:
         return replace(asked, dataset=splits.train), "eval_dataset"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say, warn
@@ -21,6 +21,7 @@ from modelforge.data.stream import rows_of_steps
 from modelforge.data.template import BY_TASK
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.vocabulary import settle_tokens
+from modelforge.training.prompts import held_out_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,10 +72,12 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     refuse_idle_task(config, template)
     if keep_prompts_open(tokenizer):
         warn("the tokenizer appends EOS to every text; this is off, since answers follow prompts")
+    prompts = held_out_as(config)
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,
-        eval_split=settings.eval_split,
+        eval_split=settings.eval_split if prompts is None else 0,
+        split_by=None if prompts is None else "held_out_as",
         dataset_split=settings.dataset_split,
         columns=settings.columns,
         **row_limit(config),
@@ -93,6 +96,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
         ),
         watched=watched,
     )
+    rows = replace(rows, prompts=prompts)
     data = cut(rows, config, strategy)
     if strategy.head == "reward":
         _pad_for_scores(tokenizer, data, resolved, rows=vocabulary.rows)
