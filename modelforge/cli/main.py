@@ -22,6 +22,7 @@ from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
 from modelforge.cli.train import check, train
+from modelforge.cli.use import chat, generate
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -63,7 +64,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    *(train, check, plan, data, evaluate, compare, dial),
+    *(train, check, plan, data, evaluate, compare, dial, generate, chat),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:
