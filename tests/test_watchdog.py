@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from tiny import held_out, quick
+from transformers import TrainerState
 
-from modelforge.callbacks.watchdog import exploding
+from modelforge.callbacks.watchdog import LossWatch, exploding
 
 
 def logs(*losses, norms=None):
@@ -55,12 +55,14 @@ def test_noise_raises_none(seed):
     assert not any(exploding(rows[:count]) for count in range(len(rows)))
 
 
-def test_what_is_found_is_said_once_and_written_down(tmp_path, monkeypatch, caplog):
-    import modelforge.callbacks.watchdog as watchdog
-
-    monkeypatch.setattr(watchdog, "_loss", lambda train: watchdog.Problem("loss", "is bad", "stop"))
-    said = {"max_steps": 2, "logging_steps": 1, "save_strategy": "no"}
-    run = quick("sft", tmp_path, eval_dataset=held_out("sft", 2), **said).run_dir
-    rows = [json.loads(line) for line in (run / "warnings.jsonl").open()]
-    assert rows == [{"step": 1, "where": "loss", "what": "is bad", "fix": "stop"}]
-    assert caplog.text.count("is bad") == 1
+def test_what_is_found_is_said_once_and_written_down(tmp_path, caplog):
+    watch, state = LossWatch(tmp_path), TrainerState(global_step=0)
+    watch.on_log(None, state, None, logs={"eval_loss": 4.0})  # before the first step
+    for step, loss in enumerate((4.64, 6.49, 8.09, 7.45, 8.53, 8.6), 1):
+        state.global_step = step
+        watch.on_log(None, state, None, logs={"loss": loss, "grad_norm": 1.0})
+    (row,) = [json.loads(line) for line in (tmp_path / "warnings.jsonl").open()]
+    assert (row["step"], row["where"]) == (5, "loss") and "learning_rate" in row["fix"]
+    assert caplog.text.count("it explodes") == 1
+    assert LossWatch(tmp_path).before(None) == set()
+    assert watch.before(None) == {"loss"}  # of a run that is resumed
