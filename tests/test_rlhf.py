@@ -479,7 +479,7 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         "model_name": str(SHARED / "models" / "stories260K"),
         "output_dir": str(tmp_path),
     }
-    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 128)):
+    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 200)):
         rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")[:count]
         values[key] = str(tmp_path / f"{name}.jsonl")
         Path(values[key]).write_text("\n".join(rows) + "\n")
