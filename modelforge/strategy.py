@@ -258,12 +258,14 @@ class Strategy:
         return "drop" if self.head == "reward" else "cut"
 
     def figures(self, config: Config) -> Collection[str]:
-        """What its evaluation measures, without ``eval_``; empty where only that can tell.
+        """What its evaluation measures, with or without ``eval_``; empty where only that can tell.
+
+        A strategy whose trainer measures more than the loss and its `measure` names it here.
 
         Args:
             config: With the rewards filled in.
         """
-        return ()
+        return ("loss", self.measure.key)
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
         """The strategy whose trainer and arguments are planned, and its config.

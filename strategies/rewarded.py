@@ -190,11 +190,11 @@ class Rewarded(Strategy):
 
     def figures(self, config: Config) -> Collection[str]:
         """TRL's, those of each reward, and none where a function may log some of its own."""
-        from modelforge.rewards.of_a_run import names, parse
+        from modelforge.rewards.of_a_run import may_log_more, names
 
-        if self.functions or any(":" in entry.name for entry in parse(config)["rewards"]):
+        if may_log_more(config, self.functions):
             return ()
-        named = [name for name, _ in names(config)]
+        named = [name for name, _ in names(config, self.functions)]
         rewards = [f"rewards/{name}/{part}" for name in named for part in ("mean", "std")]
         return (*_FIGURES, *rewards)
 

@@ -13,6 +13,7 @@ from modelforge.machine.launch import refuse_uneven
 from modelforge.runs.folder import refuse_other_data
 from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
+from modelforge.training.prompts import warn_of_known
 from modelforge.training.read import read
 from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
@@ -92,6 +93,7 @@ def prepare(
     refuse_uneven(args, config)
     rehearse(config, resolved, rows, fitted.data)
     show_choices(config.choices)
+    warn_of_known(config, strategy, fitted.data)
     strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,

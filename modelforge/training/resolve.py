@@ -35,6 +35,7 @@ from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 from modelforge.training.effects import refuse_without_effect
+from modelforge.training.experts import with_experts_said
 from modelforge.training.recipe import Size
 
 if TYPE_CHECKING:
@@ -128,9 +129,9 @@ def resolve(
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     shape = _shape_of_adapter(config, strategy, source, architecture)
-    size = Size(model_type(architecture), *sizes(architecture))
-    apart = rows_apart(architecture)
-    config = fill(config, Facts(strategy, hardware, choice, context, size, shape, apart))
+    size, apart = Size(model_type(architecture), *sizes(architecture)), rows_apart(architecture)
+    facts = Facts(strategy, hardware, choice, context, size, shape, apart)
+    config = with_experts_said(fill(config, facts), architecture)
     refuse_without_effect(config, strategy)
     _refuse_together(config, strategy, provider, apart)
     _say_machine(config, hardware)
