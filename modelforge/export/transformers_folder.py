@@ -67,7 +67,7 @@ def differences(
     tokenizer: Any = exported.tokenizer
     wrong = []
     if tokenizer.chat_template != reference.template:
-        wrong.append("its chat template is another than in training")
+        return {}, ["its chat template is another than in training"]
     if reference.scores is not None:
         scores = scores_of(exported, reference.texts)
         difference = (scores - reference.scores).abs().max().item()
