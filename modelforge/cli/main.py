@@ -21,6 +21,7 @@ from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
 from modelforge.cli.train import check, train
+from modelforge.cli.tune import tune
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -61,7 +62,11 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     return answering
 
 
-for _command in (train, check, plan, data, init, strategies, profiles, schema, doctor, demo, dial):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(train, tune, check, plan, data, dial),
+    *(init, strategies, profiles, schema, doctor, demo),
+)
+for _command in _COMMANDS:
     app.command()(_answering(_command))
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from modelforge.plan import Plan
     from modelforge.runs.folder import RunDir
     from modelforge.strategy import Strategy
+    from modelforge.training.read import Read
+    from modelforge.training.resolve import Resolved
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,23 @@ def prepare(
     Raises:
         UserError: If a part of it cannot be used. Nothing is written.
     """
-    from modelforge.data import fingerprint
-
     resolved = resolve(config, strategy, opened=opened)
     rows = read(resolved)
+    prepared = prepare_on(resolved, rows)
+    rehearse(prepared.config, resolved, rows, prepared.data)
+    show_choices(prepared.config.choices)
+    prepared.strategy.try_out(prepared.config, prepared.data.train, prepared.tokenizer)
+    return prepared
+
+
+def prepare_on(resolved: Resolved, rows: Read) -> Prepared:
+    """What follows from the rows, which may have been read for another config on the same data.
+
+    Raises:
+        UserError: As `prepare`.
+    """
+    from modelforge.data import fingerprint
+
     fitted = fit(resolved, rows)
     assert fitted.data is not None, "there are rows"
     config, run, strategy = fitted.config, resolved.run, resolved.strategy
@@ -90,9 +105,6 @@ def prepare(
         refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
     refuse_uneven(args, config)
-    rehearse(config, resolved, rows, fitted.data)
-    show_choices(config.choices)
-    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,
