@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge import registry
-from modelforge.common.console import headline, say, show_table
+from modelforge.common.console import headline, say
 from modelforge.common.libraries import libraries_heard
 from modelforge.config import Choice
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem, RunError
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import processes_of
-from modelforge.measuring.intervals import change, wilson
-from modelforge.measuring.rows import mean
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir, run_name
 from modelforge.training.average import AVERAGE, write_average
@@ -34,61 +32,20 @@ from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
 from modelforge.training.run import run_once
 from modelforge.training.trials import (
-    Reached,
     Trial,
     on_one_card,
     trained_until,
     trials_of,
     why_not_joined,
 )
+from modelforge.training.tuned import Tuned, key_of, ranked, row_of, show, why_best
 
 if TYPE_CHECKING:
     from modelforge.config import Config
-    from modelforge.strategy import Measure, Result
 
 #: The share of the steps after which one trial is left, and twice as many before it.
 LAST_RUNG = 1 / 4
 Keep = Literal["best", "average"]
-
-
-@dataclass
-class Tuned:
-    """What `tune` found, and what stands in ``trials.json``.
-
-    Attributes:
-        folder: Where the trials' folders are.
-        measure: The held-out figure that they are judged by.
-        one_pass: Whether they share passes over the base; or why not.
-        plan: The memory that they need together, where there is a budget to keep.
-        said: Trial → what it says over the config.
-        found: Trial → share of the steps → how it stood there.
-        chosen: The name of the trial that is kept; ``average`` for their average.
-        why: Why this one.
-        result: What its run left.
-    """
-
-    folder: Path
-    measure: Measure
-    one_pass: bool | str = True
-    plan: Mapping[str, Any] | None = None
-    said: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    found: dict[str, dict[str, Any]] = field(default_factory=dict)
-    chosen: str = ""
-    why: str = ""
-    result: Result | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "measure": self.measure.key,
-            "higher_is_better": self.measure.higher_is_better,
-            "one_pass": self.one_pass,
-            "plan": self.plan,
-            "said": {name: dict(said) for name, said in self.said.items()},
-            "found": self.found,
-            "chosen": self.chosen,
-            "why": self.why,
-        }
 
 
 def tune(
@@ -142,12 +99,12 @@ def tune(
         tuned.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
         whole = to_the_end or keep == "average"
         tuned.chosen = _search(tuned, prepared, [1.0] if whole else rungs(len(trials)))
-        _show(tuned)
+        show(tuned)
         tuned.result = run_once(configs[tuned.chosen], prepared[tuned.chosen].strategy)
         if keep == "average":
             _try_average(tuned, prepared, configs)
         say(f"kept: {tuned.chosen}: {tuned.why}")
-        _write(tuned)
+        tuned.write()
         return tuned
 
 
@@ -260,19 +217,19 @@ def _search(tuned: Tuned, prepared: Mapping[str, Prepared], shares: Sequence[flo
     alive = list(prepared)
     for share in shares:
         _reach(tuned, {name: prepared[name] for name in alive}, share)
-        alive = _ranked(tuned, alive, share)
+        alive = ranked(tuned, alive, share)
         half = alive[: math.ceil(len(alive) / 2)]
-        if not tuned.found[alive[0]][_key(share)]["rows"]:
+        if not tuned.found[alive[0]][key_of(share)]["rows"]:
             fix = "lower --rates"
             raise RunError(Problem(str(tuned.folder), "every trial has diverged", fix))
-        tuned.why = _why(tuned, alive, share)
+        tuned.why = why_best(tuned, alive, share)
         alive = half if share < 1 else alive
     return alive[0]
 
 
 def _reach(tuned: Tuned, prepared: Mapping[str, Prepared], share: float) -> None:
     """Train trials to this share of their steps, but for those that were there before."""
-    todo = [p for name, p in prepared.items() if _key(share) not in tuned.found.get(name, {})]
+    todo = [p for name, p in prepared.items() if key_of(share) not in tuned.found.get(name, {})]
     if not todo:
         return
     names = ", ".join(p.run.path.name for p in todo)
@@ -300,87 +257,8 @@ def _train(tuned: Tuned, todo: Sequence[Prepared], share: float, *, joined: bool
         told = reached.why or f"{tuned.measure.label} {value:.4g} after {reached.step} steps"
         say(f"{each.run.path.name}: {told}")
         found = tuned.found.setdefault(each.run.path.name, {})
-        found[_key(share)] = _row(reached, tuned.measure)
-        _write(tuned)
-
-
-def _key(share: float) -> str:
-    return f"{share:g}"
-
-
-def _row(reached: Reached, measure: Measure) -> dict[str, Any]:
-    """How a trial stood, as plain JSON: each held-out row with its weight and figure."""
-    name = measure.key.removeprefix("eval_")
-    rows = [[row.weight, row.figures[name]] for row in reached.rows if name in row.figures]
-    rows = rows if all(math.isfinite(value) for _, value in rows) else []
-    found: dict[str, Any] = {"step": reached.step, "rows": rows}
-    if rows:
-        found["value"] = mean((value, weight) for weight, value in rows)
-        found["interval"] = _interval(rows, measure)
-    return found | {"why": reached.why or ("" if rows else "its held-out figure is not finite")}
-
-
-def _interval(rows: Sequence[Sequence[float]], measure: Measure) -> list[float] | None:
-    weights, values = zip(*rows, strict=True)
-    if measure.chance is not None:
-        return list(wilson(mean(zip(values, weights, strict=True)), len(rows)))
-    found = change([0.0] * len(rows), values, weights)
-    return None if found is None else list(found[1])
-
-
-def _ranked(tuned: Tuned, names: Sequence[str], share: float) -> list[str]:
-    """The best first; those that diverged last."""
-    sign = -1 if tuned.measure.higher_is_better else 1
-
-    def place(name: str) -> float:
-        found = tuned.found[name][_key(share)]
-        return sign * found["value"] if found["rows"] else math.inf
-
-    return sorted(names, key=place)
-
-
-def _against(tuned: Tuned, name: str, best: str, share: float) -> str:
-    """How far a trial is from the best one, and how sure that is."""
-    one, other = (tuned.found[each][_key(share)]["rows"] for each in (best, name))
-    if name == best or not other:
-        return ""
-    here, there = ([value for _, value in rows] for rows in (one, other))
-    found = change(here, there, [weight for weight, _ in one])
-    if found is None:
-        return "too few rows to compare"
-    by, (low, high) = found
-    sure = "not told apart" if low <= 0 <= high else "told apart"
-    return f"{by:+.3g} ({low:+.3g} to {high:+.3g}): {sure}"
-
-
-def _why(tuned: Tuned, ranked: Sequence[str], share: float) -> str:
-    best = tuned.found[ranked[0]][_key(share)]
-    told = f"best {tuned.measure.label} of {len(ranked)} after {best['step']} steps"
-    told += f" ({best['value']:.4g})"
-    if len(ranked) > 1 and (by := _against(tuned, ranked[1], ranked[0], share)):
-        told += f"; the next, {ranked[1]}, {by}"
-    return told
-
-
-def _show(tuned: Tuned) -> None:
-    """The trials, each where it was measured last."""
-    headline(f"Trials: {tuned.measure.label}")
-    rows = []
-    for name in tuned.said:
-        key = max(tuned.found[name], key=float)
-        found, last = tuned.found[name][key], float(key)
-        peers = [n for n in tuned.said if key in tuned.found[n]]
-        best = _ranked(tuned, peers, last)[0]
-        value = f"{found['value']:.4g}" if found["rows"] else found["why"]
-        interval = found.get("interval")
-        within = "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
-        rows.append((name, found["step"], value, within, _against(tuned, name, best, last)))
-    titles = ("trial", "steps", "held out", "95 % interval", "against the best then")
-    show_table(titles, rows)
-
-
-def _write(tuned: Tuned) -> None:
-    RunDir(tuned.folder).write_json(files.TRIALS, tuned.to_dict())
+        found[key_of(share)] = row_of(reached, tuned.measure)
+        tuned.write()
 
 
 def _try_average(
