@@ -226,7 +226,9 @@ class Resumable(Trainer):
         """Whether the next step uses answers that were sampled before."""
         if getattr(self, "_buffered_inputs", None) is None:
             return False
-        return self._step % (self.args.steps_per_generation * self.args.num_iterations) != 0
+        args = self.args  # distillation samples once a step, and has no key for it
+        parts = getattr(args, "steps_per_generation", args.gradient_accumulation_steps)
+        return self._step % (parts * getattr(args, "num_iterations", 1)) != 0
 
     def _load_state(self, checkpoint: Path) -> None:
         folder = checkpoint / "modelforge"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from modelforge.plan import repeats
 from modelforge.plan.autocast import autocasting, cast_for, replaced
 from modelforge.plan.tracker import Device, Operator, Tracker
 
@@ -182,7 +183,7 @@ def _to_copy(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     """A copy to the machine's memory: of what metrics and decoding read."""
     if args[0].device.type == "meta" and kwargs.get("device", torch.device("meta")).type == "cpu":
         return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-    return func(*args, **kwargs)
+    return repeats.run(func, args, kwargs)
 
 
 def _true_elements(tracker: Tracker, mask: torch.Tensor) -> int:
@@ -290,7 +291,7 @@ def _gemm_4bit(smallest: int) -> Operator:
                 sizes += [constants.numel() * 4] * copies
             sizes.append(math.prod(shape) * inputs.element_size())
         with tracker.temporaries(sizes):
-            return func(*args, **kwargs)
+            return repeats.run(func, args, kwargs)
 
     return run
 

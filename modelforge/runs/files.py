@@ -14,6 +14,10 @@ CHOICES = _named(
 )
 ENVIRONMENT = _named("environment.json", "versions, hardware, and where model and data came from")
 DATA = _named("data.json", "the ledger of the rows: kept, dropped and why, cut, supervised")
+PROMPTS = _named(
+    "prompts.json",
+    "fingerprints of what was held out (a reward model: and trained on), for later runs",
+)
 PLAN = _named("plan.json", "the memory and time that were planned, and those that were measured")
 METRICS = _named("metrics.jsonl", "one line for each log of the trainer")
 ROLLOUTS = _named("rollouts.jsonl", "a few completions of each rollout, with their scores")

@@ -13,6 +13,7 @@ from modelforge.machine.launch import refuse_uneven
 from modelforge.runs.folder import refuse_other_data
 from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
+from modelforge.training.prompts import warn_of_known
 from modelforge.training.read import read
 from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
@@ -82,10 +83,21 @@ def prepare(
     resolved = resolve(config, strategy, opened=opened)
     rows = read(resolved)
     prepared = prepare_on(resolved, rows)
-    rehearse(prepared.config, resolved, rows, prepared.data)
-    show_choices(prepared.config.choices)
-    prepared.strategy.try_out(prepared.config, prepared.data.train, prepared.tokenizer)
+    try_out(prepared, resolved, rows)
     return prepared
+
+
+def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
+    """Build the trainer without weights, show what was chosen, and try the first rows.
+
+    Raises:
+        UserError: If a part of it cannot be used.
+    """
+    config, strategy, data = prepared.config, prepared.strategy, prepared.data
+    rehearse(config, resolved, rows, data)
+    show_choices(config.choices)
+    warn_of_known(config, strategy, data)
+    strategy.try_out(config, data.train, prepared.tokenizer)
 
 
 def prepare_on(resolved: Resolved, rows: Read) -> Prepared:

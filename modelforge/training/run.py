@@ -20,6 +20,7 @@ from modelforge.strategy import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import Prepared, prepare
+from modelforge.training.prompts import record
 
 if TYPE_CHECKING:
     from modelforge.strategy import Parts, Strategy
@@ -195,5 +196,8 @@ def write_start(prepared: Prepared) -> None:
     prepared.run.write_json(
         files.DATA, prepared.data.ledger.to_dict() | {"fingerprint": prepared.fingerprint}
     )
+    # What a reward model was trained on matters to what is measured by it.
+    trained = prepared.data.train_prompts if prepared.strategy.head == "reward" else ()
+    prepared.run.write_json(files.PROMPTS, record(trained, prepared.data.eval_prompts))
     if prepared.plan is not None:
         prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})

@@ -26,9 +26,8 @@ from modelforge.runs import files
 from modelforge.runs.folder import RunDir, run_name
 from modelforge.training.average import AVERAGE, write_average
 from modelforge.training.joined import CannotJoinError
-from modelforge.training.prepare import Prepared, build_args, prepare_on, show_choices
+from modelforge.training.prepare import Prepared, build_args, prepare_on, try_out
 from modelforge.training.read import read
-from modelforge.training.rehearsal import rehearse
 from modelforge.training.resolve import resolve
 from modelforge.training.run import run_once
 from modelforge.training.trials import (
@@ -197,9 +196,7 @@ def _prepared(configs: Mapping[str, Config]) -> dict[str, Prepared]:
         rows[seed] = rows.get(seed) or read(resolved)
         prepared = prepare_on(resolved, rows[seed])
         if not found:
-            rehearse(prepared.config, resolved, rows[seed], prepared.data)
-            show_choices(prepared.config.choices)
-            prepared.strategy.try_out(prepared.config, prepared.data.train, prepared.tokenizer)
+            try_out(prepared, resolved, rows[seed])
         if prepared.data.eval is None:
             what = "is missing, and trials are judged by held-out rows"
             fix = "set it, or eval_split"
