@@ -88,6 +88,8 @@ class LongestBatch:
             trainer then takes ``reward_funcs``.
         scored_by: Reward models that score a rollout: folders or hub ids; empty for one that is
             yet to be trained on the policy's base.
+        teacher: The model that the trainer takes as ``teacher_model``, a folder or hub id, and
+            whether it is in 4-bit; None without one. Then nothing scores a rollout.
         reference: Whether the trainer takes a frozen second model as ``ref_model``.
     """
 
@@ -98,6 +100,7 @@ class LongestBatch:
     padded: bool = True
     rollout: tuple[int, int, int] | None = None
     scored_by: tuple[str, ...] = ()
+    teacher: tuple[str, bool] | None = None
     reference: bool = False
 
 

@@ -30,6 +30,7 @@ SAMPLES = _named("samples.jsonl", "held-out prompts, answered (or scored) before
 RESULTS = _named("results.json", "held-out figures before and after; it marks a finished run")
 REPORT = _named("report.html", "the run on one page")
 STAGES = _named("stages.json", "a run in stages: what was asked for, and what each stage came to")
+TRIALS = _named("trials.json", "of `modelforge tune`: each trial, its figures, and the chosen one")
 CHECKPOINTS = _named("checkpoints", "where a stopped run resumes")
 MODEL = _named("model", "the adapter (or all weights), tokenizer, chat template and model card")
 TENSORBOARD = _named("tensorboard", "TensorBoard's curves")
