@@ -64,6 +64,13 @@ class Settings(Section):
         Annotated[int, Field(ge=1)] | None,
         Field(description="The most rows to read of each data set, drawn at random by the seed."),
     ] = None
+    streaming: Annotated[
+        bool,
+        Field(
+            description="Whether to read only as many rows as `max_steps` trains on, "
+            "and download nothing else of a hub data set."
+        ),
+    ] = False
     eval_dataset: Annotated[
         Dataset | None, Field(description="The held-out data that the model is evaluated on.")
     ] = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say, warn
+from modelforge.common.processes import world_size
 from modelforge.data import (
     Data,
     How,
@@ -15,6 +16,8 @@ from modelforge.data import (
     load_tokenizer_template,
     read_rows,
 )
+from modelforge.data.divide import EVAL_MOST
+from modelforge.data.stream import rows_of_steps
 from modelforge.data.template import BY_TASK
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.vocabulary import settle_tokens
@@ -77,7 +80,7 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
         split_by=None if prompts is None else "held_out_as",
         dataset_split=settings.dataset_split,
         columns=settings.columns,
-        max_samples=settings.max_samples,
+        **row_limit(config),
         system_prompt=settings.system_prompt,
         kind=strategy.data_kind,
         tokenizer=tokenizer,
@@ -98,6 +101,28 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     if strategy.head == "reward":
         _pad_for_scores(tokenizer, data, resolved, rows=vocabulary.rows)
     return Read(tokenizer, vocabulary, rows, data)
+
+
+def row_limit(config: Config) -> dict[str, Any]:
+    """The most rows to read of a data set, and why no more of it is downloaded.
+
+    Returns:
+        ``max_samples`` and ``streaming``, as `modelforge.data.sources.Asked` has them.
+    """
+    settings = config.settings
+    if not settings.streaming or settings.max_samples is not None:
+        why = "max_samples" if settings.streaming else ""
+        return {"max_samples": settings.max_samples, "streaming": why}
+    steps = config.get("max_steps")
+    batch = config.micro_batch * (config.get("gradient_accumulation_steps") or 1) * world_size()
+    held_out = settings.eval_split
+    if held_out is None:
+        held_out = 0 if settings.eval_dataset is not None else EVAL_MOST
+    most = rows_of_steps(steps, batch, held_out)
+    said = f"{steps} steps of {batch}"
+    if held_out:
+        said += f", {held_out:g} to hold out" if held_out >= 1 else f", {held_out:.0%} to hold out"
+    return {"max_samples": most, "streaming": f"{said}, and a tenth more in place of dropped ones"}
 
 
 def refuse_idle_task(config: Config, template: TemplateChoice) -> None:
