@@ -295,7 +295,8 @@ class RLHFTrainer:
         run.write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
         wanted = registry.get_strategy(self.settings.strategy)().stages(self.config)
         if list(self.done) == list(wanted):
-            write_whole(self.root, {k: r["run"] for k, r in rows.items()}, self.settings.strategy)
+            folders = {name: result.run_dir.name for name, result in self.done.items()}
+            write_whole(self.root, folders, self.settings.strategy)
 
 
 def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[str, Any]:
