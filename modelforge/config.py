@@ -64,12 +64,27 @@ class Settings(Section):
         Annotated[int, Field(ge=1)] | None,
         Field(description="The most rows to read of each data set, drawn at random by the seed."),
     ] = None
+    streaming: Annotated[
+        bool,
+        Field(
+            description="Whether to read only as many rows as `max_steps` trains on, "
+            "and download nothing else of a hub data set."
+        ),
+    ] = False
     eval_dataset: Annotated[
         Dataset | None, Field(description="The held-out data that the model is evaluated on.")
     ] = None
     eval_split: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] | None,
         Field(description="The share (below 1) or the number of rows to hold out for evaluation."),
+    ] = None
+    held_out_as: Annotated[
+        LocalText | None,
+        Field(
+            description="A run's folder: what it held out is held out here too, in place of "
+            "eval_split.",
+            min_length=1,
+        ),
     ] = None
     columns: Annotated[
         dict[str, str],

@@ -12,7 +12,7 @@ from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
-from modelforge.data.overlap import shared
+from modelforge.data.overlap import prompt_key, shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -67,10 +67,10 @@ class Tokenised:
 # What is known of a row that can be trained on, in the columns of an array: its part and place
 # among the rows that were read, the tokens of each of its sequences as trained on, those that the
 # loss is taken on, those beyond the limit, whether its last supervised token ends a reply (-1 where
-# that cannot be told), and a fingerprint of its content.
+# that cannot be told), a fingerprint of its content, and one of what it asks.
 KEPT = [
     *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i8")),
-    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8")),
+    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8"), ("asked", "u8")),
 ]
 
 
@@ -209,7 +209,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
 
 def measured(
     item: Tokenised, found: Encoded, limits: Limits, ledger: Ledger
-) -> tuple[int, int, int, int, int, int]:
+) -> tuple[int, int, int, int, int, int, int]:
     """The figures of one good row, as `KEPT` has them; a cut or a split is counted."""
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
@@ -226,7 +226,7 @@ def measured(
     first, second = (*lengths, 0)[:2]
     content = content_key(item.example, found, limit)
     told = -1 if ends is None else int(ends)
-    return first, second, supervised, beyond, told, content
+    return first, second, supervised, beyond, told, content, prompt_key(item.example)
 
 
 def backwards(found: Encoded) -> Iterator[int]:

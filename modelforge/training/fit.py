@@ -50,8 +50,7 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     if data is not None:
         config = config.with_defaults(strategy.check_data(config, data.train))
         refuse_without_rows(config, held_out=data.eval is not None)
-        if type(strategy).__module__.startswith("modelforge."):  # others' trainers add their own
-            refuse_unknown_metric(config, strategy.figures(config))
+        refuse_unknown_metric(config, strategy.figures(config))
     config = config.with_choices(_by_rows(config, resolved, read))
     if data is not None and not strategy.generates and data.ledger.tokens["total"]:
         mean = data.ledger.tokens["total"] / len(data.train)
