@@ -26,7 +26,7 @@ Work = Mapping[tuple[int, int], int]
 # Seconds until the next operator runs, where the processor cannot keep the card busy.
 LAUNCH = 8e-6
 #: The share of its peak and of its bandwidth that a card reaches; see the module.
-REACHED = 0.75
+REACHED = 0.69
 #: The interval that holds four of five published points: as factors of the time.
 FASTER, SLOWER = 0.6, 1.4
 # Operators of one decoded token in each layer, at least: most wait for their launch.
