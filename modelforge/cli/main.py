@@ -18,6 +18,7 @@ from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.export import export, verify
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
@@ -66,6 +67,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, check, plan, data, evaluate, compare, dial, generate, chat),
+    *(export, verify),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:
