@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-STRATEGIES = ("sft", "qlora", "reward", "dpo", "grpo", "rloo", "ppo", "rlhf")
+STRATEGIES = ("sft", "qlora", "reward", "dpo", "kto", "grpo", "rloo", "ppo", "rlhf")
 
 # Values that no key expects, or that stand at an edge.
 NASTY: list[Any] = [
@@ -57,6 +57,11 @@ def write_data(folder: Path) -> list[str]:
     for name, row in DATA.items():
         lines = [json.dumps({k: v.format(i) for k, v in row.items()}) for i in range(12)]
         (folder / name).write_text("\n".join(lines))
+    answers = [
+        {"prompt": f"Is it {i}?", "completion": f"Yes, {i}.", "label": i % 2 == 0}
+        for i in range(12)
+    ]
+    (folder / "labelled.jsonl").write_text("\n".join(json.dumps(row) for row in answers))
     (folder / "rewards.py").write_text("def f(completions, **kwargs):\n    return [0.0]\n")
     return list(DATA)
 

@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/fuzz_train.py --cases 2000 --seed 0
 
 Each case is a config that trains, with a few keys of its strategy's schema at random values, on one
-of several tiny models (architectures, pad tokens, tied or not, adapters, reward models). What
-`prepare` refuses with a `UserError` is refused. All else is trained as `modelforge.train` does, and
-stopped after its second step. A failure is a case that ends in any other exception, or that takes
-longer than the limit. A case that is refused only after `check` is counted as late.
+of several tiny models (architectures, pad tokens, tied or not, real chat templates, adapters,
+reward models). The first of its keys goes round all keys of all strategies. What `prepare` refuses
+with a `UserError` is refused; what the config's own check refuses is mostly drawn anew. All else is
+trained as `modelforge.train` does. Most cases end after their second step, and answer no held-out
+prompts; one in eight is trained, measured and saved to its end. A failure is a case that ends in
+any other exception, or that takes longer than the limit. A case that is refused only after `check`
+is counted as late.
 
 Each case has a random generator of its own: ``--cases 1 --first 4711 --show`` runs one again.
 """
@@ -42,20 +45,37 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny" / "model"
 LIMIT = 60.0  # seconds of processor time that a case may take
-STRATEGIES = ("sft", "qlora", "reward", "dpo", "grpo", "rloo", "ppo", "rlhf")
-KIND = {"sft": "data.jsonl", "qlora": "data.jsonl"}
+STRATEGIES = ("sft", "qlora", "reward", "dpo", "kto", "grpo", "rloo", "ppo", "rlhf")
+KIND = {"sft": "data.jsonl", "qlora": "data.jsonl", "kto": "labelled.jsonl"}
 KIND |= dict.fromkeys(("reward", "dpo", "rlhf"), "pairs.jsonl")
-# Keys that reach outside of the process, or whose only effect is to take long.
-LEFT_ALONE = """
-    strategy model_name dataset output_dir run_name torch_compile torch_compile_mode
-    report_to distributed deepspeed fsdp fsdp_config ddp_backend
-    dataloader_num_workers dataset_num_proc trust_remote_code model_revision dataset_split
-    use_vllm $schema reward_model judge_model stages
-"""
+TO_THE_END = 1 / 8  # the share of cases that are measured and saved after their steps too
+# Keys that the case sets itself, or whose only effect is to take long.
+LEFT_ALONE = "strategy model_name dataset output_dir run_name $schema stages torch_compile_mode"
+# Keys whose values name what a schema cannot know.
+NAMED: dict[str, tuple[Any, ...]] = {
+    "report_to": ("all", "tensorboard", "wandb", "mlflow", "comet_ml", "neptune", "swanlab",
+                  "trackio", "dvclive", "clearml", "azure_ml", "codecarbon", "flyte", "dagshub",
+                  "no_such", ["tensorboard", "wandb"], [], ["none"]),
+    "deepspeed": ({}, {"zero_optimization": {"stage": 2}}, {"zero_optimization": {"stage": 9}},
+                  {"train_batch_size": 7}, {"bf16": {"enabled": True}}, "ds.json", "data.jsonl"),
+    "fsdp": ("full_shard", "full_shard auto_wrap", "no_such", ["full_shard"], True),
+    "fsdp_config": ({}, {"version": 2}, {"no_such": 1}, {"min_num_params": 10}),
+    "distributed": ("ddp", "fsdp", "zero2", "zero3", "auto", "no_such"),
+    "ddp_backend": ("gloo", "nccl", "mpi", "no_such"),
+    "dataloader_num_workers": (0, -1, "two"),  # processes take long to start
+    "dataset_num_proc": (1, 0, -1),
+    "reward_model": ("scores", "labels", "llama", "score_adapter", "adapter", "gone", ".", ""),
+    "judge_model": ("scores", "labels", "llama", "score_adapter", "gone"),
+    "dataset_split": ("train", "test", "train[:3]", ""),
+    "torch_compile": (False,),  # a minute
+    "torch_compile_backend": ("tvm", "no_such", "eager", "ipex"),
+    "lora_target_modules": ("all-linear", ["q_proj"], ["q_proj", "embed_tokens"], ["lm_head"],
+                            ".*proj", ["c_attn"], ["query_key_value"], [], "("),
+}  # fmt: skip
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 512,
-         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
+         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256,
          "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8,
-         "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128,
+         "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 256,
          "ffn_dim": 32, "word_embed_proj_dim": 16, "num_local_experts": 2,
          "tie_word_embeddings": False}  # fmt: skip
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2", "gpt_neox", "opt", "phi",
@@ -65,6 +85,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2", "gpt_neo
 def make_models(folder: Path) -> list[str]:
     """Tiny models of many kinds, with random weights: their folders' names."""
     import torch
+    import trl
     from peft import LoraConfig, get_peft_model
     from transformers import (
         AutoConfig,
@@ -99,6 +120,10 @@ def make_models(folder: Path) -> list[str]:
     words.chat_template = None
     save("no_template", plain, words)
     save("thinks", plain, thinking(copy.deepcopy(tokenizer)))
+    for path in sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja")):
+        words = copy.deepcopy(tokenizer)
+        words.chat_template = path.read_text(encoding="utf-8")
+        save(f"talks_{path.stem}", plain, words)
     save("appends_eos", plain, appending(copy.deepcopy(tokenizer)))
     scores = AutoModelForSequenceClassification.from_config(small(num_labels=1))
     save("scores", scores)
@@ -135,15 +160,22 @@ def appending(words: Any) -> Any:
     return words
 
 
-def make(random: Random, models: list[str], folder: Path) -> dict[str, Any]:
-    """One config: one that trains, with a few of its keys changed."""
-    strategy = random.choice(STRATEGIES)
+def make(random: Random, pair: tuple[str, str], models: list[str], folder: Path) -> dict[str, Any]:
+    """One config: one that trains, with a few of its keys changed.
+
+    Args:
+        pair: The strategy, and the key that is changed first.
+    """
+    strategy, key = pair
     schema = fuzz_configs.schema_of(strategy)
-    model = random.choice(models) if random.random() < 0.5 else random.choice(("llama", "tied"))
+    talking = random.random() < 0.5
+    few = [name for name in models if name.startswith("talks") == talking]
+    model = random.choice(few) if random.random() < 0.5 else random.choice(("llama", "tied"))
     values: dict[str, Any] = {
         "strategy": strategy, "model_name": str(folder / model), "max_steps": 2,
         "dataset": str(folder.parent / KIND.get(strategy, "prompts.jsonl")), "lora_r": 4,
-        "max_seq_length": 32, "per_device_train_batch_size": 4, "report_to": "none",
+        "max_seq_length": 160 if "talks" in model else 32, "report_to": "none",
+        "per_device_train_batch_size": 4,
         "output_dir": str(folder.parent / "runs"), "eval_split": random.choice((0, 4)),
         "learning_rate": 1e-3, "save_strategy": "no", "optim": "adamw_torch", "resume": "never",
     }  # fmt: skip
@@ -153,80 +185,112 @@ def make(random: Random, models: list[str], folder: Path) -> dict[str, Any]:
         values["rewards"] = ["exact_match"]
     if strategy in ("grpo", "rloo"):
         values["num_generations"] = 2
-    keys = [key for key in schema["properties"] if key not in LEFT_ALONE.split()]
     for _ in range(random.choice((1, 1, 2, 3))):
-        key = random.choice(keys)
         node = schema["properties"][key]
-        if random.random() < 0.15:
+        if random.random() < 0.25:
             values[key] = fuzz_configs.nasty(random)
         else:
-            values[key] = likely(random, key, fuzz_configs.of_schema(random, node, schema))
+            values[key] = likely(random, key, fuzz_configs.of_schema(random, node, schema), folder)
+        key = random.choice(keys_of(strategy))
     return values
 
 
-def likely(random: Random, key: str, value: Any) -> Any:
+def loads(values: dict[str, Any]) -> bool:
+    """Whether the config's own check has nothing against it."""
+    import modelforge
+
+    try:
+        modelforge.load_config(copy.deepcopy(values))
+    except modelforge.UserError:
+        return False
+    except Exception:
+        return True  # `run_case` shows it
+    return True
+
+
+def keys_of(strategy: str) -> list[str]:
+    """The keys that are changed."""
+    keys = fuzz_configs.schema_of(strategy)["properties"]
+    return [key for key in keys if key not in LEFT_ALONE.split()]
+
+
+def likely(random: Random, key: str, value: Any, folder: Path) -> Any:
     """A value that runs: short where the schema knows no upper bound."""
     if key in ("max_steps", "num_train_epochs") and isinstance(value, int | float):
         return random.choice((1, 2, 3))
-    if key == "torch_compile_backend":  # inductor takes a minute
-        return random.choice(("tvm", "no_such", "eager", "ipex"))
-    if key == "lora_target_modules":
-        return random.choice((value, "all-linear", ["q_proj"], ["q_proj", "embed_tokens"],
-                              ["lm_head"], ".*proj", ["c_attn"], ["query_key_value"]))  # fmt: skip
+    if key in NAMED:
+        value = copy.deepcopy(random.choice(NAMED[key]))
+        return str(folder / value) if key.endswith("_model") else value
     if isinstance(value, int) and not isinstance(value, bool) and value > 64:
         return random.choice((value, 1, 2, 8, 64))
     return value
 
 
-def run_case(values: dict[str, Any]) -> str:
+def run_case(values: dict[str, Any], *, to_the_end: bool) -> str:
     """``refused``, ``trained`` or ``late``; what else is raised is a failure."""
     import modelforge
+    from modelforge.evaluation import results
     from modelforge.training import run as running
     from modelforge.training.prepare import prepare
 
-    try:
-        config = modelforge.load_config(values)
-        prepare(config)
-        if config.settings.strategy == "rlhf":
-            modelforge.RLHFTrainer(config).check()
-    except modelforge.UserError:
-        return "refused"
-    build = running.build_trainer
+    kept = running.build_trainer, running.prepare, results._samples
+    checked = False
+
+    def preparing(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        prepared = kept[1](*args, **kwargs)
+        checked = True
+        return prepared
 
     def stopping(*args: Any) -> Any:
-        trainer = build(*args)
-        trainer.add_callback(stop_at_two())
+        trainer = kept[0](*args)
+        trainer.add_callback(stop_at_two(raising=not to_the_end))
         return trainer
 
-    running.build_trainer = stopping
+    running.build_trainer, running.prepare = stopping, preparing
+    if not to_the_end:
+        results._samples = lambda *args, **kwargs: []
     try:
+        config = modelforge.load_config(values)
+        if config.settings.strategy == "rlhf":
+            prepare(config)
+            modelforge.RLHFTrainer(config).check()
+            checked = True
         modelforge.train(config)
-    except modelforge.UserError as late:
-        return f"late: {str(late)[:200]}"
+    except modelforge.UserError as refused:
+        return f"late: {str(refused)[:200]}" if checked else f"refused: {str(refused)[:200]}"
+    except EnoughSteps:
+        pass
     finally:
-        running.build_trainer = build
+        running.build_trainer, running.prepare, results._samples = kept
     return "trained"
 
 
-def stop_at_two() -> Any:
-    """A callback that ends training after its second step."""
+class EnoughSteps(BaseException):
+    """The second step is done."""
+
+
+def stop_at_two(*, raising: bool) -> Any:
+    """A callback that ends training after its second step, or the whole run."""
     from transformers import TrainerCallback
 
     class StopAtTwo(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step >= 2:
+                if raising:
+                    raise EnoughSteps
                 control.should_training_stop = True
 
     return StopAtTwo()
 
 
-def guarded(values: dict[str, Any]) -> str:
+def guarded(values: dict[str, Any], *, to_the_end: bool) -> str:
     """`run_case` within the limit and without a word: what became of it."""
     signal.setitimer(signal.ITIMER_PROF, LIMIT)
     quiet = io.StringIO()
     try:
         with contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
-            return run_case(values)
+            return run_case(values, to_the_end=to_the_end)
     except TooLong:
         return f"FAILED longer than {LIMIT:.0f} s of processor time"
     except BaseException as error:
@@ -252,6 +316,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGPROF, too_long)
+    pairs = [(strategy, key) for strategy in STRATEGIES for key in keys_of(strategy)]
+    Random(f"pairs {options.seed}").shuffle(pairs)
     counts: Counter[str] = Counter()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
@@ -263,10 +329,14 @@ def main(arguments: list[str] | None = None) -> int:
         for number in range(options.first, options.first + options.cases):
             if time.perf_counter() - start > options.seconds:
                 break
-            values = make(Random(f"train {options.seed} {number}"), models, folder)
+            random = Random(f"train {options.seed} {number}")
+            for _ in range(random.choice((1, 5, 5, 5))):
+                values = make(random, pairs[number % len(pairs)], models, folder)
+                if loads(values):
+                    break
             if options.show:
                 print(number, json.dumps(values, default=str)[:2000], flush=True)
-            became = guarded(values)
+            became = guarded(values, to_the_end=random.random() < TO_THE_END)
             kind = became.partition(" ")[0].rstrip(":")
             counts[kind] += 1
             if kind in ("FAILED", "late") or options.show:

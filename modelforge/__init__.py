@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
@@ -32,6 +32,9 @@ from modelforge.registry import get_strategy, list_strategies, register_strategy
 from modelforge.strategy import Measure, Parts, Result, Strategy
 from modelforge.training.stages import RLHFConfig, RLHFTrainer
 
+if TYPE_CHECKING:
+    from modelforge.evaluation.kept import Evaluation
+
 __all__ = [
     "Config",
     "ConfigError",
@@ -51,6 +54,7 @@ __all__ = [
     "UserError",
     "choose_profile",
     "detect_hardware",
+    "evaluate",
     "get_strategy",
     "list_profiles",
     "list_strategies",
@@ -58,6 +62,26 @@ __all__ = [
     "register_strategy",
     "train",
 ]
+
+
+def evaluate(
+    model: str | Path, data: str | Path, *, metrics: Iterable[str] | None = None, **options: Any
+) -> Evaluation:
+    """Score each row of a data set by a model, or read the rows that were scored before.
+
+    Args:
+        model: A run's folder, a model's or an adapter's folder, or a hub id.
+        data: A file, a folder or a hub id.
+        metrics: Names of measures; by default all that come free.
+        options: Other fields of `modelforge.evaluation.options.Options`.
+
+    Raises:
+        UserError: If model, data or options cannot be used. Nothing is written then.
+    """
+    from modelforge.evaluation.evaluate import evaluate as score
+    from modelforge.evaluation.options import options_of
+
+    return score(str(model), options_of(str(data), metrics, options))
 
 
 def train(

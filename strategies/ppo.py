@@ -95,6 +95,9 @@ class PPO(Rewarded):
                 "set lora_r to 8 or more",
             )
 
+    def uses_reference(self, config: Config) -> bool:
+        return True  # the KL is measured where it costs nothing, too
+
     def figures(self, config: Config) -> Collection[str]:
         found = super().figures(config)
         return (*found, *_FIGURES) if found else ()

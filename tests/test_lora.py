@@ -36,6 +36,9 @@ def load(strategy="sft", *said, **section):
         ("kto", {"init_lora_weights": "olora"}, "compares with the base, its adapter off"),
         ("sft", {"init_lora_weights": "pissa", "_": "use_4bit=true"}, "and these are quantised"),
         ("ppo", {"peft_type": "LOHA"}, "share one base"),
+        ("ppo", {"init_lora_weights": "pissa"}, "compares with the base, its adapter off"),
+        ("dpo", {"bias": "all"}, "the base's own biases are trained"),
+        ("grpo", {"bias": "lora_only", "_": "beta=0.1"}, "the base's own biases are trained"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(strategy, section, message):

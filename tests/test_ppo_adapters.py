@@ -307,6 +307,20 @@ def test_a_reward_adapter_stands_beside_a_policy_whose_weights_are_sharded(
     assert isinstance(reward, SharedBaseReward if backend == "ddp" else RewardModel)
 
 
+@pytest.mark.parametrize("section", [{}, {"init_lora_weights": "olora"}, {"bias": "all"}])
+def test_a_reward_adapter_stands_beside_a_policy_that_changes_the_base(
+    reward_folder, tmp_path, section
+):
+    """On it the adapter would score another model, or one that trains away under it."""
+    said = [f"output_dir={tmp_path}", f"reward_model={reward_folder}", "rewards=null"]
+    said += ["report_to=none", f"lora={json.dumps(section)}"]
+    prepared = prepare(load_config(ROOT / "configs" / "tiny" / "grpo.json", overrides=said))
+    prepared.run.path.mkdir(parents=True)
+    build_trainer(prepared, load(prepared))
+    (reward,) = prepared.strategy.scorers
+    assert isinstance(reward, RewardModel if section else SharedBaseReward)
+
+
 def test_a_critic_begins_as_the_reward_model_where_it_has_its_shape(
     reward_folder, tokenizer, chats
 ):

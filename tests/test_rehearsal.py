@@ -47,6 +47,7 @@ REFUSED = {
         {"lr_scheduler_type": "polynomial", "max_steps": 1, "warmup_ratio": 0.1},
         "no step to decay",
     ),
+    "sharding on one process": ({"fsdp": "full_shard"}, "fsdp: on a CPU"),
     "a schedule's text for arguments": ({"gradient_checkpointing_kwargs": "a"}, "an object"),
     "columns that rewards need": (
         {"strategy": "grpo", "remove_unused_columns": True, "num_generations": 4},

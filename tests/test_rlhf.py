@@ -160,6 +160,21 @@ def test_pairs_alone_train_a_reward_model_and_a_policy_each_in_its_folder(quick,
 
 
 @pytest.mark.slow
+def test_the_whole_has_figures_a_page_and_the_last_stages_model(quick):
+    from modelforge.models.source import find_model
+
+    root = quick.run_dir.parent
+    results = json.loads((root / "results.json").read_text())
+    assert list(results["stages"]) == ["reward", "ppo"]
+    assert results["stages"]["ppo"]["after"] == quick.after and results["steps"] > 0
+    assert results["model"] == f"{quick.run_dir.name}/model"
+    page, card = (root / "report.html").read_text(), (root / "README.md").read_text()
+    for run in results["stages"].values():
+        assert f'href="{run["run"]}/report.html"' in page and f"`{run['run']}`" in card
+    source = find_model(str(root), base_dir=Path(), revision=None, where="model_name")
+    assert source.adapter == quick.run_dir / "model"
+
+
 def test_rollouts_hold_answers_with_the_scores_of_the_reward_model_loaded_alone(quick):
     from modelforge.rewards.model import RewardModel
 

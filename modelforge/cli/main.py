@@ -1,7 +1,7 @@
 """The command ``modelforge``. Thin: it reads arguments, calls the library, sets the exit code.
 
 Exit codes: 0 done, 2 the user's input, 75 stopped by a signal and resumable, 1 our fault (with a
-traceback).
+traceback). Of `compare --gate` 1 means worse, and 3 too few rows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
+from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.export import export, verify
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
+from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.train import check, train
+from modelforge.cli.tune import tune
+from modelforge.cli.use import chat, generate
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -61,7 +66,13 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     return answering
 
 
-for _command in (train, check, plan, data, init, strategies, profiles, schema, doctor, demo, dial):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(train, tune, check, plan, data, evaluate, compare, dial, generate, chat),
+    *(export, verify),
+    *(validate, play, replay),
+    *(init, strategies, profiles, schema, doctor, demo),
+)
+for _command in _COMMANDS:
     app.command()(_answering(_command))
 
 

@@ -146,6 +146,10 @@ def lora_problems(config: Config, *, reference: bool) -> Iterator[Problem]:
             what = f"{begins} takes the adapter's part out of the base, and {settings.strategy} "
             what += "compares with the base, its adapter off"
             yield Problem(at, what, "remove it")
+    if reference and section.get("bias", "none") != "none":
+        what = f"is {section['bias']}: the base's own biases are trained, which stay on when the "
+        what += f"adapter is off, and {settings.strategy} compares with the base"
+        yield Problem(f"{where}.bias", what, "remove it")
 
 
 def section_schema(field_schema: Any) -> dict[str, Any]:

@@ -292,6 +292,8 @@ def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Itera
         if allowed and isinstance(error.instance, str):
             near = did_you_mean(error.instance, [a for a in allowed if isinstance(a, str)])
             fix = near if near.startswith("did") else fix
+        if error.instance in schema.get("items", {}).get("enum", ()):
+            fix = f"set [{_short(error.instance)}]"
         yield Problem(here, f"is {_short(error.instance)}", fix)
 
 

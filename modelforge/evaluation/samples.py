@@ -113,7 +113,7 @@ def answer(
             do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=_eos_ids(model, tokenizer),
+            eos_token_id=eos_ids(model, tokenizer),
         )
         completion = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         samples.append({"prompt": prompt, "reference": reference, "completion": completion})
@@ -143,7 +143,7 @@ def score(
     return samples
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All tokens that end an answer: the tokenizer's and the generation config's."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]

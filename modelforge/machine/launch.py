@@ -57,9 +57,15 @@ def refuse_backend(config: Config, hardware: Hardware) -> None:
         RunError: If it cannot.
     """
     backend, where = config.settings.distributed.backend, f"{config.name}: distributed.backend"
-    if backend == "fsdp" and hardware.device == "cpu":
+    fsdp = backend == "fsdp" or bool(config.get("fsdp"))
+    if fsdp and hardware.device == "cpu":
+        at = where if backend == "fsdp" else f"{config.name}: fsdp"
         what = "on a CPU, fsdp trains as plain DDP and does not say so"
-        raise RunError(Problem(where, what, "set ddp, zero2 or zero3, or train on CUDA cards"))
+        raise RunError(Problem(at, what, "set ddp, zero2 or zero3, or train on CUDA cards"))
+    if config.get("fsdp") and processes_of(config) == 1:
+        what = "shards the model over several processes, and one is started"
+        fix = "set distributed.backend to fsdp, and start with --num-processes; or remove it"
+        raise RunError(Problem(f"{config.name}: fsdp", what, fix))
     if backend.startswith("zero") and find_spec("deepspeed") is None:
         fix = f"{install('deepspeed')}, or set ddp"
         raise RunError(Problem(where, f"{backend} needs DeepSpeed, which is not installed", fix))

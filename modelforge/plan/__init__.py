@@ -14,6 +14,8 @@
 ``memory``         from the log to the peak, by part
 ``allocator``      PyTorch's caching allocator, emulated
 ``shards``         several cards, by arithmetic
+``speed``          how long a step takes on a card of the table
+``frontier``       the longest rows that fit for other ranks and micro-batches
 ``planner``        plan; ``fitting``: fit; ``result``: what they return
 
 Importing this package imports no ML library.
@@ -21,6 +23,6 @@ Importing this package imports no ML library.
 
 from modelforge.plan.fitting import fit
 from modelforge.plan.planner import plan
-from modelforge.plan.result import Calibration, NotPlanned, Plan
+from modelforge.plan.result import Calibration, DoesNotFit, NotPlanned, Plan
 
-__all__ = ["Calibration", "NotPlanned", "Plan", "fit", "plan"]
+__all__ = ["Calibration", "DoesNotFit", "NotPlanned", "Plan", "fit", "plan"]

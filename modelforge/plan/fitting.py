@@ -16,14 +16,14 @@ the error names the smallest budget that does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
-from modelforge.errors import Problem, RunError
+from modelforge.errors import Problem
 from modelforge.plan.planner import assemble, card, find
-from modelforge.plan.result import GIB, MARGIN, Calibration, Plan
+from modelforge.plan.result import GIB, MARGIN, Calibration, DoesNotFit, Plan
 from modelforge.registry import get_strategy
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fit(
             where the user set none.
 
     Raises:
-        RunError: If nothing fits, with the smallest budget that does.
+        DoesNotFit: If nothing fits, with the smallest budget that does.
         NotPlanned: If the strategy does not say what its longest batch is.
         ConfigError: If TRL refuses a value.
         ModelError: If the model's shape cannot be found.
@@ -86,6 +86,35 @@ def fit(
                 return best, plan
             search.learn(best, plan)
     raise search.refusal(lean)
+
+
+def estimates(
+    config: Config,
+    *,
+    budgets: Sequence[float],
+    hardware: Hardware,
+    longest_row: int | None,
+    peaks: dict[tuple[Any, ...], int],
+) -> list[tuple[Config, int] | None]:
+    """What :func:`fit` would choose for each budget, and about how many bytes that takes.
+
+    By short models alone: the whole model is not simulated, so both are estimates.
+
+    Args:
+        config: With every value filled in.
+        budgets: In GiB; each is a card of its own.
+        hardware: Of the machines, which differ in memory alone.
+        longest_row: As in :func:`fit`.
+        peaks: Of what was simulated so far, which is added to.
+    """
+    found, wanted = find(config), _wanted_length(config, longest_row)
+    chosen: list[tuple[Config, int] | None] = []
+    for budget in budgets:
+        search = _Search(config, found, hardware, budget, 1, Calibration(), wanted, peaks=peaks)
+        fitting = (search.best(*lever) for lever in _levers(config, hardware))
+        best = next((found for found in fitting if found is not None), None)
+        chosen.append(None if best is None else (best, round(search.total(best))))
+    return chosen
 
 
 def _wanted_length(config: Config, longest_row: int | None) -> int:
@@ -190,7 +219,7 @@ class _Search:
         """Take the ratio of reserved to probed from a plan that did not fit after all."""
         self.ratio = max(self.ratio * 1.01, plan.peak_reserved / self._peak(config))
 
-    def refusal(self, leanest: Config) -> RunError:
+    def refusal(self, leanest: Config) -> DoesNotFit:
         """What to say when nothing fits."""
         shortest = _with_micro(
             _with_length(leanest, self._lengths("shorter")[-1], self.wanted),
@@ -202,14 +231,17 @@ class _Search:
             f"{self.config.settings.model_name} with {self.config.settings.strategy} does not fit "
             f"in {self.budget_gb:g} GiB: the leanest settings need {needed:.1f} GiB"
         )
-        return RunError(
+        return DoesNotFit(
             Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
         )
 
-    def _fits(self, config: Config) -> bool:
+    def total(self, config: Config) -> float:
+        """About what the card must hold, by short models."""
         context = self.calibration.context_gb * GIB if self.hardware.device == "cuda" else 0.0
-        total = self._peak(config) * self.ratio * self.calibration.reserved + context
-        return total <= (1 - MARGIN) * self.budget_gb * GIB
+        return self._peak(config) * self.ratio * self.calibration.reserved + context
+
+    def _fits(self, config: Config) -> bool:
+        return self.total(config) <= (1 - MARGIN) * self.budget_gb * GIB
 
     def _peak(self, config: Config) -> int:
         from modelforge.plan.memory import probe

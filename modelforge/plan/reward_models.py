@@ -17,7 +17,7 @@ from modelforge.plan.model import meta_model
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from modelforge.config import Config
+    from modelforge.config import Config, Settings
 
 # Scores so many texts.
 Scorer = Callable[[int], None]
@@ -46,7 +46,7 @@ def put_reward_models(
     beside: list[Any] = []
     for number, name in enumerate(names):
         folder = local_folder(name, config.base_dir) if name else None
-        adapted = _lora_alone(trainer.model) and _is_adapter(name, folder)
+        adapted = _lora_alone(trainer.model, config.settings) and _is_adapter(name, folder)
         beside_it = config.get("use_vllm") or config.settings.distributed.shards_weights
         if not adapted or beside_it:
             found = find_architecture(
@@ -68,12 +68,14 @@ def put_reward_models(
     return scorers
 
 
-def _lora_alone(policy: Any) -> bool:
+def _lora_alone(policy: Any, settings: Settings) -> bool:
     """Whether a policy's adapter lets others stand beside it on its base."""
+    from modelforge.models.lora import starts_as_base
     from modelforge.rewards.shared_base import beside_lora
 
     shape = getattr(policy, "peft_config", {}).get("default")
-    return shape is not None and not beside_lora(vars(shape))
+    # How it begins is not in its shape here, where there are no weights.
+    return shape is not None and starts_as_base(settings) and not beside_lora(vars(shape))
 
 
 def _is_adapter(name: str, folder: Path | None) -> bool:

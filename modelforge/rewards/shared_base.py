@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelforge.common.console import say
+from modelforge.config import OUT_OF_BASE
 from modelforge.errors import ModelError, Problem
 from modelforge.models.adapters import adapter_parameters, backbone, inference, using
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
@@ -53,15 +54,18 @@ def shares_base(
 
 
 def beside_lora(shape: Mapping[str, Any]) -> bool:
-    """Whether an adapter trains rows or modules beside LoRA and a score head.
+    """Whether an adapter trains rows or modules beside LoRA and a score head, or changes the base.
 
-    PEFT loads a second adapter onto such modules only where it has the same (0.19 to 0.21).
+    PEFT loads a second adapter onto such modules only where it has the same (0.19 to 0.21). And on
+    a base whose biases are trained, or that lost the part that the adapter began with, a reward
+    model's adapter gives other scores.
 
     Args:
         shape: The adapter's config.
     """
     whole = set(shape.get("modules_to_save") or ()) - {"score", "classifier"}  # PEFT names both
-    return bool(shape.get("trainable_token_indices") or whole)
+    changed = shape.get("bias", "none") != "none" or shape.get("init_lora_weights") in OUT_OF_BASE
+    return bool(shape.get("trainable_token_indices") or whole or changed)
 
 
 def hold_score_heads(base: Any) -> None:

@@ -1,0 +1,336 @@
+"""`modelforge evaluate` and `modelforge compare`: models measured on a file, and held together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelforge.cli.options import AsJson, print_json, working
+from modelforge.common.console import headline, say, show_table
+from modelforge.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from modelforge.evaluation.compare import Verdict
+    from modelforge.evaluation.kept import Evaluation
+    from modelforge.evaluation.options import Options
+
+Data = Annotated[str, typer.Option("--data", help="A file, a folder or a hub id.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metrics", metavar="NAME,…", help="Measures; by default all that come free."),
+]
+Samples = Annotated[
+    int, typer.Option("--samples", help="Answers to each prompt; above 1 they are sampled.")
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 takes the likeliest token each time.")
+]
+NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="The longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of what is sampled.")]
+Limit = Annotated[
+    int | None, typer.Option("--num-samples", "--limit", help="The most rows of the data.")
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option("--reward", help="A reward by name or file.py:function. Repeatable."),
+]
+RewardModel = Annotated[
+    str | None, typer.Option("--reward-model", help="A reward model that scores the answers.")
+]
+Classifier = Annotated[
+    str | None, typer.Option("--classifier", help="A text classifier that finds toxicity.")
+]
+Start = Annotated[
+    str | None, typer.Option("--start", help="The model that it began from, for kl and entropy.")
+]
+By = Annotated[str | None, typer.Option("--by", help="A column to divide the figures by.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=THEIRS", help="Name a column of the file."),
+]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Where rows are kept.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Rows at once; by default as many as fit.")
+]
+KEPT = Path("runs/evaluate")
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run's or a model's folder, or a hub id.", show_default=False)
+    ],
+    data: Data = "",
+    metrics: Metrics = None,
+    samples: Samples = 1,
+    temperature: Temperature = None,
+    max_new_tokens: NewTokens = 128,
+    seed: Seed = 0,
+    limit: Limit = None,
+    reward: Rewards = None,
+    reward_model: RewardModel = None,
+    classifier: Classifier = None,
+    start: Start = None,
+    by: By = None,
+    column: Columns = None,
+    output_dir: OutputDir = KEPT,
+    batch_size: BatchSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score each row of a file by a model, and keep it. The same command again goes on."""
+    given = {k: v for k, v in locals().items() if k not in ("model", "as_json")}
+    with working(as_json=as_json):
+        from modelforge.evaluation.evaluate import evaluate as score
+
+        found = score(model, _options(**given))
+        sliced = _slices(found, by)
+    show(found, sliced)
+    if as_json:
+        print_json(_json(found, sliced))
+
+
+def compare(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="NAME=MODEL; the first is what the others are compared with.", show_default=False
+        ),
+    ] = None,
+    data: Data = "",
+    reference_model: Annotated[str | None, typer.Option("--reference-model")] = None,
+    ppo_model: Annotated[str | None, typer.Option("--ppo-model")] = None,
+    grpo_model: Annotated[str | None, typer.Option("--grpo-model")] = None,
+    dpo_model: Annotated[str | None, typer.Option("--dpo-model")] = None,
+    metrics: Metrics = None,
+    samples: Samples = 1,
+    temperature: Temperature = None,
+    max_new_tokens: NewTokens = 128,
+    seed: Seed = 0,
+    limit: Limit = None,
+    reward: Rewards = None,
+    reward_model: RewardModel = None,
+    classifier: Classifier = None,
+    by: By = None,
+    column: Columns = None,
+    output_dir: OutputDir = KEPT,
+    batch_size: BatchSize = None,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit 0 not worse, 1 worse, 3 too few rows to tell.")
+    ] = False,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="What may be lost, for --gate: 0.02.", min=0)
+    ] = None,
+    needs: Annotated[
+        float | None, typer.Option("--needs", help="Say how many rows find this difference.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare models on the same rows, and say what is better, worse and not distinguishable."""
+    said = dict(locals())
+    roles = {name: said.pop(f"{long}_model") for name, long in _ROLES.items()}
+    asked = {name: said.pop(name) for name in ("gate", "margin", "needs")}
+    del said["models"], said["as_json"]
+    with working(as_json=as_json):
+        options = _options(start=None, **said)
+        told = _compared(_pairs(models or (), roles), options, by=by, **asked)
+    if as_json:
+        print_json(told)
+    code = told.get("gate", {}).get("code", 0)
+    if code:
+        sys.exit(code)
+
+
+_ROLES = {"base": "reference", "ppo": "ppo", "grpo": "grpo", "dpo": "dpo"}
+
+
+def _compared(
+    pairs: Sequence[tuple[str, str]],
+    options: Options,
+    *,
+    by: str | None,
+    gate: bool,
+    margin: float | None,
+    needs: float | None,
+) -> dict[str, Any]:
+    """Compare, show, and give what ``--json`` prints.
+
+    Raises:
+        UserError: If options contradict each other, or a model or the data cannot be used.
+    """
+    if margin is not None and not gate:
+        raise ConfigError(Problem("--margin", "has no effect", "add --gate, or leave it out"))
+    if needs is not None and needs <= 0:
+        raise ConfigError(Problem("--needs", f"is {needs}", "set a difference above 0"))
+    found, verdicts = run_compare(pairs, options, by=by)
+    _show_compared(found, verdicts)
+    told: dict[str, Any] = {
+        "baseline": found[0].model,
+        "models": [_json(each, {}) for each in found],
+        "verdicts": [verdict.to_dict() for verdict in verdicts],
+    }
+    if needs is not None:
+        told["needs"] = _show_needs(verdicts, needs)
+    if gate:
+        told["gate"] = vars(_gate(verdicts, 0.02 if margin is None else margin))
+    return told
+
+
+def run_compare(
+    pairs: Sequence[tuple[str, str]], options: Options, *, by: str | None = None
+) -> tuple[list[Evaluation], list[Verdict]]:
+    """Evaluate models, or read what was kept, and compare each with the first.
+
+    Args:
+        pairs: (name, model), the baseline first.
+        options: The same for all.
+        by: A column to divide the figures by.
+
+    Raises:
+        UserError: If one of them cannot be used.
+    """
+    from modelforge.evaluation.compare import compare as verdicts_of
+    from modelforge.evaluation.evaluate import evaluate as score
+    from modelforge.evaluation.opened import Bench, named
+
+    found = [named(said, name=name, where=name) for name, said in pairs]
+    bench = Bench()
+    done = [score(model, options, bench=bench) for model in found]
+    return done, verdicts_of(done[0], done[1:], by=by)
+
+
+def _pairs(given: Sequence[str], roles: dict[str, str | None]) -> list[tuple[str, str]]:
+    """The models under their names, the baseline first.
+
+    Raises:
+        ConfigError: If there are fewer than two, or two of one name.
+    """
+    pairs = [(name, said) for name, said in roles.items() if said is not None]
+    for text in given:
+        name, sign, said = text.partition("=")
+        pairs.append((name, said) if sign and said else (Path(text).name or text, text))
+    names = [name for name, _ in pairs]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        fix = "name them, such as first=… second=…"
+        raise ConfigError(Problem("compare", f"two models are called '{double}'", fix))
+    if len(pairs) < 2:
+        what = f"two models or more are compared, and {len(pairs)} named"
+        raise ConfigError(Problem("compare", what, "such as base=MODEL tuned=runs/…"))
+    return pairs
+
+
+def _options(**given: Any) -> Options:
+    """The options of the command line.
+
+    Raises:
+        ConfigError: If a column is not named as it should be.
+    """
+    from modelforge.evaluation.options import Options
+
+    names = given.pop("metrics")
+    listed = None if names is None else tuple(n.strip() for each in names for n in each.split(","))
+    columns = {}
+    for text in given.pop("column") or ():
+        ours, sign, theirs = text.partition("=")
+        if not sign or not ours or not theirs:
+            raise ConfigError(Problem(f"--column {text}", "is no OURS=THEIRS", "such as prompt=q"))
+        columns[ours] = theirs
+    rewards = tuple(given.pop("reward") or ())
+    return Options(metrics=listed, columns=columns, rewards=rewards, **given)
+
+
+def _slices(found: Evaluation, by: str | None) -> dict[str, dict[str, Any]]:
+    from modelforge.evaluation.slices import slices
+
+    return {} if by is None else slices(found, by)
+
+
+def _json(found: Evaluation, sliced: dict[str, Any]) -> dict[str, Any]:
+    intervals = {name: list(pair) for name, pair in found.intervals.items()}
+    told = {
+        "model": found.model,
+        "folder": str(found.folder),
+        "rows": len(found.rows),
+        "metrics": dict(found.metrics),
+        "intervals": intervals,
+        "baselines": dict(found.baselines),
+    }
+    return told | ({"slices": sliced} if sliced else {})
+
+
+def show(found: Evaluation, sliced: dict[str, dict[str, Any]]) -> None:
+    """The figures with their intervals."""
+    headline(f"{found.model} on {len(found.rows)} rows of {found.task}")
+    rows = [
+        (name, f"{value:.4g}", _interval(found.intervals[name]), _unit(found, name))
+        for name, value in found.metrics.items()
+    ]
+    rows += [
+        (f"  {name}", f"{value:.4g}", "", "of pairs") for name, value in found.baselines.items()
+    ]
+    show_table(("measure", "", "95 % interval", "unit"), rows)
+    for part, figures in sliced.items():
+        told = ", ".join(f"{name} {value:.4g}" for name, value in figures["metrics"].items())
+        say(f"{part} ({figures['rows']} rows): {told}")
+    say(f"kept: {found.folder}")
+
+
+def _interval(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.4g} to {pair[1]:.4g}" if pair[0] == pair[0] else "too few rows"
+
+
+def _unit(found: Evaluation, name: str) -> str:
+    return found.table[name].unit if name in found.table else ""
+
+
+def _show_compared(found: Sequence[Evaluation], verdicts: Sequence[Verdict]) -> None:
+    from modelforge.evaluation.compare import lines
+
+    headline(f"{len(found[0].rows)} rows of {found[0].task}")
+    names = list(found[0].metrics)
+    rows = [(name, *(_cell(each, name) for each in found)) for name in names]
+    show_table(("measure", *(each.model for each in found)), rows)
+    for line in lines(verdicts, found[0].model):
+        say(line)
+
+
+def _cell(found: Evaluation, name: str) -> str:
+    if name not in found.metrics:
+        return "–"
+    low, high = found.intervals[name]
+    interval = f" [{low:.3g}, {high:.3g}]" if low == low else ""
+    return f"{found.metrics[name]:.4g}{interval}"
+
+
+def _show_needs(verdicts: Sequence[Verdict], effect: float) -> list[dict[str, Any]]:
+    """How many rows find a difference of this size in each measure, and what these rows find."""
+    from modelforge.evaluation.statistics import rows_needed, smallest_effect
+
+    told = []
+    for verdict in verdicts:
+        if verdict.part or not verdict.metric.primary or not verdict.change.spread > 0:
+            continue
+        spread, rows = verdict.change.spread, verdict.change.rows
+        needed, least = rows_needed(spread, effect), smallest_effect(spread, rows)
+        told.append(
+            {"model": verdict.model, "metric": verdict.metric.name, "rows": needed,
+             "found_with_these": least}
+        )  # fmt: skip
+        say(
+            f"{verdict.model}, {verdict.metric.label}: {needed:,} rows find a difference of "
+            f"{effect:g} in 80 % of cases; these {rows} find {least:.3g}"
+        )
+    return told
+
+
+def _gate(verdicts: Sequence[Verdict], margin: float) -> Any:
+    from modelforge.evaluation.compare import gate
+
+    passed = gate(verdicts, margin)
+    headline({0: "Gate: not worse", 1: "Gate: worse", 3: "Gate: too few rows"}[passed.code])
+    for line in passed.told:
+        say(line)
+    return passed

@@ -1,0 +1,305 @@
+"""`modelforge evaluate`: each row of a file scored once by a model, and kept.
+
+The steps of `evaluate`, top to bottom: find the model, look whether it has been done, read the
+rows, choose the measures, score batch after batch, write the figures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelforge.common.console import say
+from modelforge.common.files import file_digest
+from modelforge.common.progress import Task
+from modelforge.common.sources import DatasetSource
+from modelforge.config import RewardEntry
+from modelforge.errors import ConfigError, DataError, Problem, did_you_mean
+from modelforge.evaluation import kept, metrics
+from modelforge.evaluation.classifier import toxicity_by
+from modelforge.evaluation.kept import Evaluation
+from modelforge.evaluation.metrics import DERIVED, METRICS, Metric
+from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
+from modelforge.evaluation.options import Options, checked, told
+from modelforge.rewards.spec import reward_columns
+
+#: Figures of the logits that are held at once, in numbers.
+_LOGITS = 2**25
+_BATCH = 64
+
+
+def evaluate(
+    model: str | Named, options: Options, *, name: str | None = None, bench: Bench | None = None
+) -> Evaluation:
+    """Score each row of a data set, or read the rows that were scored before.
+
+    Args:
+        model: A run's folder, a model's or an adapter's folder, or a hub id.
+        options: What is asked.
+        name: How the model is called; by default as its folder.
+        bench: Holds the bases that were loaded already.
+
+    Raises:
+        UserError: If model, data or options cannot be used. Nothing is written then.
+    """
+    asked = named(model, name=name) if isinstance(model, str) else model
+    rewards = checked(options, scores=asked.scores, said=asked.said)
+    start = _start(asked, options)
+    task = _task(options.data)
+    key = _key(asked, start, options)
+    folder = kept.place(options.output_dir, asked.name, task, key)
+    done = kept.read(folder)
+    if done is not None:
+        return done
+    work = _Work(asked, start, options, rewards, bench or Bench())
+    rows = kept.Rows(folder, task)
+    lines = work.score(rows)
+    table = {name: _as_share(metric, lines) for name, metric in work.table.items()}
+    found = _together(asked.name, task, folder, lines, table, work.baselines())
+    results = kept.results_of(
+        found, asked=told(options), model_args=f"pretrained={asked.said}", date=time.time()
+    )
+    rows.close(lines, results)
+    return found
+
+
+def _start(asked: Named, options: Options) -> Named | None:
+    """The model that this one began from, where something is measured against it.
+
+    Raises:
+        UserError: If it is not known, or cannot be found.
+    """
+    if not options.from_start:
+        return None
+    said = options.start or asked.start
+    if said is None:
+        what = f"the model that {asked.said} began from is not known"
+        raise ConfigError(Problem("--metrics kl", what, "name it with --start"))
+    return named(said, where="--start")
+
+
+def _task(data: str) -> str:
+    name = Path(data.rstrip("/")).name
+    stem = name.split(".")[0] or "data"
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
+    """What an evaluation is made from; two of the same give the same rows."""
+    said = told(options)
+    for name in ("output_dir", "batch_size", "data", "by"):
+        said.pop(name)
+    said["data"] = kept.of_data(options.data)
+    code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
+            if Path(r.split(":")[0]).is_file()]  # fmt: skip
+    models = [m for m in (asked, start) if m is not None]
+    model = options.reward_model
+    beside = [named(model)] if model is not None and Path(model).is_dir() else []
+    return [said, code, [fingerprint(m) for m in (*models, *beside)]]
+
+
+class _Work:
+    """The rows of one evaluation, and what scores them."""
+
+    def __init__(
+        self,
+        asked: Named,
+        start: Named | None,
+        options: Options,
+        rewards: Sequence[RewardEntry],
+        bench: Bench,
+    ) -> None:
+        from modelforge.evaluation.items import read_items
+
+        self.asked, self.start, self.options, self.bench = asked, start, options, bench
+        self.tokenizer = load_tokenizer(asked)
+        self.context = _context(asked)
+        recorded = asked.recorded
+        self.items = read_items(
+            self.tokenizer,
+            max_length=self.context,
+            limit=options.limit,
+            dataset=DatasetSource(path=options.data).path,
+            columns=options.columns or recorded.get("columns") or {},
+            system_prompt=recorded.get("system_prompt"),
+        )
+        new = options.max_new_tokens
+        self.new = new if self.context is None else min(new, self.context // 2)
+        self._refuse_missing_columns(rewards)
+        self.functions = {} if asked.scores else self._functions(rewards)
+        self.entries = rewards
+        known = self._available()
+        self.names = metrics.chosen(
+            options.metrics, available=list(known), rewarded=bool(reward_columns(rewards))
+        )
+        self.table = {name: known[name] for name in self.names}
+
+    def _refuse_missing_columns(self, rewards: Sequence[RewardEntry]) -> None:
+        """See that the data has the columns that rewards and slices read.
+
+        Raises:
+            DataError: If it lacks one.
+        """
+        there = {name for item in self.items for name in item.columns}
+        problems = []
+        for name in sorted(reward_columns(rewards)) + (
+            [self.options.by] if self.options.by else []
+        ):
+            if name not in there:
+                fix = did_you_mean(name, there) or f"it has {', '.join(sorted(there)) or 'none'}"
+                problems.append(Problem(self.options.data, f"has no column '{name}'", fix))
+        if problems:
+            raise DataError(*problems)
+
+    def _functions(self, rewards: Sequence[RewardEntry]) -> dict[str, Callable[..., Any]]:
+        from modelforge.rewards import build_rewards
+
+        built, _ = build_rewards(rewards, tokenizer=self.tokenizer)
+        found = {function.__name__: function for function in built}
+        if self.options.reward_model:
+            found["reward"] = found.pop(built[-1].__name__)
+        if self.options.classifier:
+            found["toxicity"] = toxicity_by(self.options.classifier)
+        return found
+
+    def _available(self) -> dict[str, Metric]:
+        """The measures that these rows and options give."""
+        sides = max((len(item.sides) for item in self.items), default=0)
+        found = [n for n, m in METRICS.items() if m.needs == "reference"] if sides == 1 else []
+        found += ["accuracy", "margin"] if sides == 2 else []
+        if sides == 2 and not self.asked.scores:
+            found = [n for n, m in METRICS.items() if m.needs == "reference"] + found
+        table = {name: METRICS[name] for name in found}
+        asks = any(item.prompt is not None for item in self.items) and not self.asked.scores
+        if asks:
+            table |= {n: m for n, m in METRICS.items() if m.needs == "answers"}
+            table |= {n: METRICS.get(n) or metrics.of_reward(n) for n in self.functions}
+            if self.start is not None:
+                table |= {n: m for n, m in METRICS.items() if m.needs == "start"}
+            own = [n for n in self.functions if n not in METRICS]
+            if self.options.samples > 1 and len(own) == 1:
+                for k in (1, self.options.samples):
+                    table[f"pass@{k}"] = metrics.of_pass(own[0], k)
+        return table
+
+    def score(self, rows: kept.Rows) -> list[dict[str, Any]]:
+        """Every row's line; those that were kept are not scored again."""
+        done = rows.read()
+        batches = list(self._batches())
+        title = f"scoring {self.asked.name}"
+        left = [b for b in batches if any(item.doc_id not in done for item in b)]
+        task = Task(title, len(self.items), done=sum(i.doc_id in done for i in self.items))
+        try:
+            if left:
+                if done:
+                    say(f"going on from {len(done)} of {len(self.items)} rows")
+                scorer = self._scorer()
+                for batch in left:
+                    # A batch is scored whole, as it would have been: so its rows are the same.
+                    new = [line for line in scorer(batch) if line["doc_id"] not in done]
+                    rows.append(new)
+                    done |= {line["doc_id"]: line for line in new}
+                    task.advance(len(new))
+        finally:
+            task.close()
+        return [done[item.doc_id] for item in self.items]
+
+    def _batches(self) -> Iterator[list[Any]]:
+        """Rows of like length together, the longest first: what does not fit shows at once."""
+        order = sorted(self.items, key=lambda item: -item.tokens)
+        vocabulary = len(self.tokenizer)
+        while order:
+            longest = max(1, order[0].tokens) + self.new
+            fits = max(1, _LOGITS // (vocabulary * longest * self.options.samples))
+            size = self.options.batch_size or min(fits, _BATCH)
+            yield order[:size]
+            order = order[size:]
+
+    def _scorer(self) -> Callable[[list[Any]], list[dict[str, Any]]]:
+        from modelforge.evaluation import scored
+
+        if self.asked.scores:
+            return partial(scored.by_reward_model, self.reward_model(), names=self.names)
+        how = scored.Sampling(self.options.samples, self.options.drawn, self.new, self.options.seed)
+        return scored.Scorer(
+            tokenizer=self.tokenizer,
+            model=partial(self.bench.model, self.asked),
+            start=None if self.start is None else partial(self.bench.model, self.start),
+            how=how,
+            context=self.context,
+            functions={n: f for n, f in self.functions.items() if n in self.names
+                       or any(name.startswith("pass@") for name in self.names)},
+            table=self.table,
+        )  # fmt: skip
+
+    def reward_model(self) -> Any:
+        """The model itself, as a reward."""
+        from modelforge.rewards.model import RewardModel
+
+        return RewardModel.load(self.asked.said, max_length=self.context)
+
+    def baselines(self) -> dict[str, float]:
+        """What accuracy costs nothing: taking the longer answer, or a coin."""
+        pairs = [item.sides for item in self.items if len(item.sides) == 2]
+        if not pairs or "accuracy" not in self.table:
+            return {}
+        gaps = [len(better.text) - len(worse.text) for better, worse in pairs]
+        longer = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps) / len(gaps)
+        return {"always longer": longer, "always shorter": 1 - longer, "a coin": 0.5}
+
+
+def _context(asked: Named) -> int | None:
+    """How many tokens the model reads; None where it does not tell."""
+    from modelforge.models.providers.huggingface import HuggingFace
+
+    shape = HuggingFace().load_model_config(asked.source).get_text_config()
+    found: int | None = getattr(shape, "max_position_embeddings", None)
+    return found
+
+
+def _together(
+    model: str,
+    task: str,
+    folder: Path,
+    lines: Sequence[Mapping[str, Any]],
+    table: Mapping[str, Metric],
+    baselines: Mapping[str, float],
+) -> Evaluation:
+    """The figures over all rows."""
+    from modelforge.evaluation.statistics import mean_interval
+
+    found, intervals = {}, {}
+    for name, metric in table.items():
+        values, weights = values_of(lines, metric)
+        mean, low, high = mean_interval(values, weights)
+        found[name], intervals[name] = mean, (low, high)
+    for name, (origin, _) in DERIVED.items():
+        if origin in found:
+            found[name] = _exp(found[origin])
+            low, high = intervals[origin]
+            intervals[name] = (_exp(low), _exp(high))
+    return Evaluation(model, task, folder, found, intervals, lines, table, baselines)
+
+
+def _as_share(metric: Metric, lines: Sequence[Mapping[str, Any]]) -> Metric:
+    """A reward that is 1 for a right answer and 0 for a wrong one is a share of them."""
+    scores = {score for line in lines for score in line.get("scores", {}).get(metric.name, ())}
+    return replace(metric, unit="share") if scores and scores <= {0.0, 1.0} else metric
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
+
+
+def values_of(
+    lines: Sequence[Mapping[str, Any]], metric: Metric
+) -> tuple[list[float], list[float] | None]:
+    """A measure of each row that has it, and what these rows count; None where all count alike."""
+    rows = [line for line in lines if line.get(metric.name) is not None]
+    values = [float(line[metric.name]) for line in rows]
+    return values, None if metric.weight is None else [float(r[metric.weight]) for r in rows]

@@ -1,0 +1,215 @@
+"""A batch of rows → their lines: likelihoods, answers, and what rewards say of these."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelforge.evaluation.kept import line_of
+from modelforge.evaluation.metrics import Metric
+from modelforge.evaluation.scores import Sampling, Told, answered, from_start, likelihoods
+from modelforge.evaluation.statistics import pass_at_k
+
+if TYPE_CHECKING:
+    from modelforge.evaluation.items import Item
+
+__all__ = ["Sampling", "Scorer", "by_reward_model"]
+
+Figures = dict[str, Any]
+
+
+@dataclass
+class Scorer:
+    """Scores batches under one model.
+
+    Attributes:
+        tokenizer: The model's.
+        model: Opens the model; it is entered for each batch.
+        start: Opens the model that it began from; None where nothing is measured against it.
+        how: How it is asked.
+        context: How many tokens it reads.
+        functions: Reward by name.
+        table: The measures that are wanted.
+    """
+
+    tokenizer: Any
+    model: Callable[[], Any]
+    start: Callable[[], Any] | None
+    how: Sampling
+    context: int | None
+    functions: Mapping[str, Callable[..., Any]]
+    table: Mapping[str, Metric]
+
+    def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
+        """The lines of a batch."""
+        found: list[Figures] = [{} for _ in batch]
+        answers: list[list[Told]] = [[] for _ in batch]
+        with self.model() as model:
+            self._likelihoods(model, batch, found)
+            asked = [i for i, item in enumerate(batch) if item.prompt is not None]
+            if asked and self._asks():
+                prompts = [self._prompt(batch[i]) for i in asked]
+                told = answered(model, self.tokenizer, prompts, self.how, limit=self.context)
+                for i, each in zip(asked, told, strict=True):
+                    answers[i] = each
+                if self.start is not None:
+                    flat = [answer for each in told for answer in each]
+                    repeated = [p for p in prompts for _ in range(self.how.samples)]
+                    pad = self.tokenizer.pad_token_id
+                    from_start(model, self.start(), repeated, flat, pad=pad)
+        self._rewards(batch, answers, found)
+        for figures, given in zip(found, answers, strict=True):
+            if given:
+                figures |= _of_answers(given)
+        return [
+            _line(item, self._text(item), [a.text for a in given], figures, list(self.table))
+            for item, given, figures in zip(batch, answers, found, strict=True)
+        ]
+
+    def _asks(self) -> bool:
+        return any(metric.needs not in ("reference", "pair") for metric in self.table.values())
+
+    def _prompt(self, item: Item) -> list[int]:
+        room = None if self.context is None else self.context - self.how.max_new_tokens
+        return item.prompt_ids[-room:] if room else item.prompt_ids
+
+    def _text(self, item: Item) -> str:
+        return str(self.tokenizer.decode(item.prompt_ids)) if item.prompt_ids else ""
+
+    def _likelihoods(self, model: Any, batch: Sequence[Item], found: list[Figures]) -> None:
+        if not any(metric.needs in ("reference", "pair") for metric in self.table.values()):
+            return
+        pad = self.tokenizer.pad_token_id
+        count = max(len(item.sides) for item in batch)
+        sides = [
+            likelihoods(model, [item.sides[side] for item in batch], pad=pad)
+            for side in range(count)
+        ]
+        for i, item in enumerate(batch):
+            nats, tokens = sides[0][i]
+            found[i] |= {
+                "nats": nats,
+                "tokens": tokens,
+                "bytes": item.sides[0].size,
+                "loss": nats / tokens if tokens else None,
+                "bits_per_byte": nats / math.log(2) / item.sides[0].size
+                if item.sides[0].size
+                else None,
+            }
+            if count == 2:
+                found[i] |= _pair(-nats, -sides[1][i][0])
+
+    def _rewards(
+        self, batch: Sequence[Item], answers: list[list[Told]], found: list[Figures]
+    ) -> None:
+        """What each reward says of each answer; a row's figure is the mean."""
+        rows = [(i, told) for i, each in enumerate(answers) for told in each]
+        if not rows:
+            return
+        conversational = isinstance(batch[rows[0][0]].prompt, list)
+        prompts = [batch[i].prompt for i, _ in rows]
+        texts: list[Any] = [told.text for _, told in rows]
+        if conversational:
+            texts = [[{"role": "assistant", "content": text}] for text in texts]
+        names = {name for i, _ in rows for name in batch[i].columns}
+        columns = {n: [batch[i].columns.get(n) for i, _ in rows] for n in names}
+        ids = [told.ids for _, told in rows]
+        for name, function in self.functions.items():
+            given = function(prompts=prompts, completions=texts, completion_ids=ids, **columns)
+            scores: dict[int, list[float]] = {}
+            for (i, _), score in zip(rows, given, strict=True):
+                if score is not None and math.isfinite(score):
+                    scores.setdefault(i, []).append(float(score))
+            for i, each in scores.items():
+                found[i][name] = sum(each) / len(each)
+                found[i].setdefault("scores", {})[name] = each
+                self._pass(found[i], each)
+
+    def _pass(self, figures: Figures, scores: Sequence[float]) -> None:
+        for name in self.table:
+            k = int(name.removeprefix("pass@")) if name.startswith("pass@") else 0
+            if 0 < k <= len(scores) and set(scores) <= {0.0, 1.0}:
+                figures[name] = pass_at_k(len(scores), int(sum(scores)), k)
+
+
+def _pair(better: float, worse: float) -> Figures:
+    """Which side is likelier (or scored higher), a tie half, and by how much."""
+    gap = better - worse
+    return {"accuracy": 0.5 if gap == 0 else float(gap > 0), "margin": gap}
+
+
+def _of_answers(told: Sequence[Told]) -> Figures:
+    """The figures of a prompt's answers: means, and sums where places are counted."""
+    count = len(told)
+    words = [answer.text.split() for answer in told]
+    figures: Figures = {
+        "length": sum(len(answer.ids) for answer in told) / count,
+        "ended": sum(answer.ended for answer in told) / count,
+        "distinct_1": _distinct(words, 1),
+        "distinct_2": _distinct(words, 2),
+    }
+    if told[0].figures:
+        places = sum(len(answer.ids) for answer in told)
+        figures["answer_tokens"] = places
+        for name in told[0].figures:
+            figures[name] = sum(answer.figures[name] for answer in told) / max(places, 1)
+    return figures
+
+
+def _distinct(answers: Sequence[Sequence[str]], n: int) -> float | None:
+    """The share of n-grams of some answers that differ (Li et al. 2016); None where none is."""
+    grams = [
+        tuple(words[i : i + n]) for words in answers for i in range(max(0, len(words) - n + 1))
+    ]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def _line(
+    item: Item, prompt: str, answers: Sequence[str], figures: Figures, names: Sequence[str]
+) -> dict[str, Any]:
+    shown = item.prompt if isinstance(item.prompt, str) else _said(item.prompt)
+    doc = {"prompt": shown, **item.columns} if item.prompt is not None else {"text": item.place}
+    line = line_of(
+        item.doc_id,
+        doc,
+        prompt=prompt,
+        target=item.reference or (item.sides[0].text if item.sides else ""),
+        answers=answers,
+        figures=figures,
+        names=names,
+    )
+    return {**line, "place": item.place}
+
+
+def _said(prompt: Any) -> Any:
+    return json.loads(json.dumps(prompt, default=str))
+
+
+def by_reward_model(
+    model: Any, batch: Sequence[Item], *, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The lines of pairs that a reward model scores.
+
+    Args:
+        model: Called as a reward.
+        batch: Pairs.
+        names: The measures that are wanted.
+    """
+    prompts = [item.prompt for item in batch]
+    lines = []
+    scores = [
+        model(prompts=prompts, completions=[_completion(item, side) for item in batch])
+        for side in (0, 1)
+    ]
+    for item, better, worse in zip(batch, *scores, strict=True):
+        figures = _pair(better, worse) | {"score_chosen": better, "score_rejected": worse}
+        lines.append(_line(item, "", [], figures, names))
+    return lines
+
+
+def _completion(item: Item, side: int) -> Any:
+    text = item.sides[side].text
+    return [{"role": "assistant", "content": text}] if isinstance(item.prompt, list) else text
