@@ -64,7 +64,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
         texts=affordable(prepared.data, prepared.args) if strategy.head == "causal-lm" else 0,
     )
     with run.locked(), reported(run.checkpoints):
-        _write_start(prepared)
+        write_start(prepared)
         wait_for_everyone()  # the main process has made the folder
         prepare_trackers(prepared.config)
         trainer = build_trainer(prepared, load(prepared))
@@ -178,7 +178,7 @@ def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
         )
 
 
-def _write_start(prepared: Prepared) -> None:
+def write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
