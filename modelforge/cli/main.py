@@ -21,6 +21,7 @@ from modelforge.cli.evaluate import compare, evaluate
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
+from modelforge.cli.report import report, runs
 from modelforge.cli.train import check, train
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
@@ -63,7 +64,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    *(train, check, plan, data, evaluate, compare, dial),
+    *(train, check, plan, data, evaluate, compare, report, runs, dial),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:

@@ -18,6 +18,7 @@ from modelforge import registry
 from modelforge.common.console import headline, say, warn
 from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
+from modelforge.common.processes import is_main
 from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
@@ -135,7 +136,16 @@ class RLHFTrainer:
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
             self._write_stages()  # with the config: the folder alone is enough to resume
-            return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+            result = [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+        self._write_report()
+        return result
+
+    def _write_report(self) -> None:
+        """All stages on one page."""
+        from modelforge.evaluation.page import html_report
+
+        if is_main():
+            RunDir(self.root).write_text(files.REPORT, html_report(self.root))
 
     def check(self, stages: Sequence[str] | None = None) -> None:
         """Prepare stages, each on the base in place of the models that stages before it train.
