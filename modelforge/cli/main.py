@@ -18,6 +18,7 @@ from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
@@ -69,6 +70,14 @@ _COMMANDS = (
 )
 for _command in _COMMANDS:
     app.command()(_answering(_command))
+_judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
+_judge.command()(_answering(audit))
+app.add_typer(_judge, name="judge")
+
+
+@_judge.callback()
+def _of_judge() -> None:
+    """Whether a judge of answers can be trusted."""
 
 
 def main() -> None:
