@@ -172,3 +172,24 @@ def test_a_run_in_stages_is_one_page(folder, tmp_path):
     (tmp_path / files.STAGES).write_text(json.dumps({"said": {}, "stages": stages}))
     page = html_report(tmp_path)
     assert page.count("<h2>") == 2 and "<h2>sft</h2>" in page and page.count("<!doctype") == 1
+
+
+@pytest.mark.slow
+def test_a_row_is_followed_through_a_run(tmp_path):
+    from tiny import quick
+    from typer.testing import CliRunner
+
+    from modelforge.cli.main import app
+
+    run = quick("sft", tmp_path, "max_steps=12", "learning_rate=5e-3").run_dir
+    done = CliRunner().invoke(app, ["row", str(run), "sft_train.jsonl:3", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    (row,) = told["rows"]
+    assert row["fate"] == "trained on" and 0 < row["supervised"] < row["tokens"]
+    assert row["loss_after"] < row["loss_before"] and row["answer"]
+    shares = [near["shared"] for near in told["nearest"]]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True)
+    gone = CliRunner().invoke(app, ["row", str(run), "99999"])
+    assert gone.exit_code == 2
+    assert CliRunner().invoke(app, ["row", str(tmp_path), "1"]).exit_code == 2

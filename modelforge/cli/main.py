@@ -23,6 +23,7 @@ from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
+from modelforge.cli.row import row
 from modelforge.cli.train import check, train
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
@@ -65,7 +66,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS = (
-    *(train, check, plan, data, evaluate, compare, report, runs, dial),
+    *(train, check, plan, data, evaluate, compare, report, runs, row, dial),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:
