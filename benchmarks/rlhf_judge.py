@@ -1,12 +1,14 @@
 """RLHF from preference pairs alone, judged by a second reward model; PPO, RLOO, GRPO.
 
     OMP_NUM_THREADS=1 python benchmarks/rlhf_judge.py [--seconds 40] [--seeds 0 1 2]
+        [--only ppo rloo ...] [--keep FOLDER]
 
 For each seed: a reward model is trained on `preference_train`, a judge on `preference_b_train`
 (other pairs, other questions), then each algorithm trains the tiny model against the first for
 the same CPU time of one thread, which is the wall time it takes alone on a machine. Reported is the
 judge's mean score of sampled answers to held-out prompts, before and after, with its standard
-error; no policy is trained on the judge.
+error; no policy is trained on the judge. `--keep` keeps reward models and results in a folder, so
+that the table can be made in pieces: what is there is not run again, and the table has all of it.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import argparse
 import contextlib
 import datetime
 import io
+import itertools
 import json
 import math
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +42,7 @@ COMMON: dict[str, Any] = {
     "hardware_profile": "cpu",
     "report_to": "none",
     "save_strategy": "no",
-    "logging_steps": 10,
+    "logging_steps": 4,
 }
 POLICY: dict[str, Any] = {
     "dataset": str(TINY / "data" / "preference_train.jsonl"),
@@ -49,10 +54,20 @@ POLICY: dict[str, Any] = {
 }
 # The KL to the reference stands in PPO's and RLOO's reward for a completion, in GRPO's loss a
 # token; each is given the weight that keeps its KL near 5 nats a completion.
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {"ppo": {"kl_coef": 0.05, "value_learning_rate": 1e-2}},
-    "rloo": {"beta": 0.05, "num_generations": 4},
-    "grpo": {"beta": 0.05, "num_generations": 8},
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rloo": ("rloo", {"beta": 0.05, "num_generations": 4}),
+    "grpo": ("grpo", {"beta": 0.05, "num_generations": 8}),
+    "ppo": ("ppo", {}),
+    "ppo, kl_coef 0.05": ("ppo", {"ppo": {"kl_coef": 0.05}}),
+    "ppo, kl_coef 0.03": ("ppo", {"ppo": {"kl_coef": 0.03}}),
+    "ppo, kl_coef 0.01": ("ppo", {"ppo": {"kl_coef": 0.01}}),
+    "ppo, adapter": ("ppo", {"ppo": {"kl_coef": 0.05, "value_mode": "adapter"}}),
+    "ppo, trunk": ("ppo", {"ppo": {"kl_coef": 0.05, "value_mode": "trunk"}}),
+    "ppo, warmup 8": ("ppo", {"ppo": {"kl_coef": 0.05, "value_warmup_steps": 8}}),
+    "ppo, no value clip": ("ppo", {"ppo": {"kl_coef": 0.05, "value_clip_range": None}}),
+    "ppo, value rate 3e-2": ("ppo", {"ppo": {"kl_coef": 0.05, "value_learning_rate": 3e-2}}),
+    "ppo, rollout 128": ("ppo", {"ppo": {"kl_coef": 0.05, "rollout_size": 128}}),
+    "ppo, lambda 1": ("ppo", {"ppo": {"kl_coef": 0.05, "gae_lambda": 1.0}}),
 }
 
 
@@ -137,15 +152,28 @@ def kl_of(model_dir: Path) -> float:
             return ((policy - logps()) * counts).sum(1).mean().item()
 
 
-def measure(algorithm: str, seed: int, seconds: float, folder: Path, models: Any) -> dict[str, Any]:
+def foresight(run_dir: Path) -> tuple[float | None, float | None]:
+    """Explained variance of the critic: at the end of the run's first fifth, and of its last."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    key = "value/explained_variance"
+    found = [(row["step"], row[key]) for row in rows if key in row]
+    if not found:
+        return None, None
+    last = found[-1][0]
+    parts = [[v for s, v in found if a * last <= s <= b * last] for a, b in ((0.1, 0.2), (0.8, 1))]
+    early, late = (statistics.mean(part) if part else None for part in parts)
+    return early, late
+
+
+def measure(name: str, seed: int, seconds: float, folder: Path, models: Any) -> dict[str, Any]:
     """One policy: the judge's verdict before and after, and what it cost."""
-    reward, judge = models
+    algorithm, keys = RUNS[name]
     values = {
         **POLICY,
-        "reward_model": str(reward.run_dir),
-        "judge_model": str(judge.run_dir),
+        "reward_model": str(models[0]),
+        "judge_model": str(models[1]),
         "seed": seed,
-        **ALGORITHMS[algorithm],
+        **keys,
     }
     result = run(algorithm, values, folder, seconds)
     samples = json.loads((result.run_dir / "data.json").read_text())["eval_rows"]
@@ -154,21 +182,59 @@ def measure(algorithm: str, seed: int, seconds: float, folder: Path, models: Any
         deviation = figures[f"eval_rewards/{name}/std"]
         return figures[f"eval_rewards/{name}/mean"], deviation / math.sqrt(samples)
 
+    early, late = foresight(result.run_dir)
     return {
+        "run": name,
+        "seed": seed,
+        "seconds": seconds,
+        "steps": json.loads((result.run_dir / "results.json").read_text())["steps"],
         "judge before": score(result.before, "judge"),
         "judge after": score(result.after, "judge"),
-        "reward before": score(result.before, "reward_model"),
         "reward after": score(result.after, "reward_model"),
         "kl": kl_of(result.model_dir),
-        "steps": json.loads((result.run_dir / "results.json").read_text())["steps"],
+        "early": early,
+        "late": late,
     }
 
 
+def judged(seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Folder and held-out accuracy of reward model and judge of a seed, trained once."""
+    told = folder / f"models-{seed}.json"
+    if not told.is_file():
+        results = [reward_model(d, seed, folder) for d in ("preference", "preference_b")]
+        found = [{"run": str(r.run_dir), "right": r.after["eval_accuracy"]} for r in results]
+        told.write_text(json.dumps(found))
+    return json.loads(told.read_text())
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The rows, and their means over the seeds with the standard error of those."""
+    yield "| run | seed | steps | judge before | judge after | reward after | KL, nats "
+    yield "| explained variance, early and late |\n|---|---|---|---|---|---|---|---|\n"
+    for row in rows:
+        keys = ("judge before", "judge after", "reward after")
+        told = " | ".join("{:.2f} ± {:.2f}".format(*row[key]) for key in keys)
+        seen = "–" if row["early"] is None else f"{row['early']:.2f}, {row['late']:.2f}"
+        yield f"| {row['run']} | {row['seed']} | {row['steps']} | {told} | {row['kl']:.1f} "
+        yield f"| {seen} |\n"
+    yield "\n| run | judge's gain, mean over seeds | least | explained variance, early |\n"
+    yield "|---|---|---|---|\n"
+    for name in dict.fromkeys(row["run"] for row in rows):
+        mine = [row for row in rows if row["run"] == name]
+        gains = [row["judge after"][0] - row["judge before"][0] for row in mine]
+        error = f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}" if len(gains) > 1 else ""
+        early = [row["early"] for row in mine if row["early"] is not None]
+        seen = f"{statistics.mean(early):.2f}" if early else "–"
+        yield f"| {name} | {statistics.mean(gains):.2f}{error} | {min(gains):.2f} | {seen} |\n"
+
+
 def main() -> None:
-    """Run all of it and print the table."""
+    """Run what is not there yet, and print the table of all that is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=["ppo", "rloo", "grpo"])
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     import torch
     import trl
@@ -176,37 +242,29 @@ def main() -> None:
     from modelforge.common.console import quieten
 
     quieten()
+    with tempfile.TemporaryDirectory() as made:
+        folder = (options.keep or Path(made)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "results.jsonl"
+        rows = [json.loads(line) for line in log.open()] if log.is_file() else []
+        rows = [row for row in rows if row["seconds"] == options.seconds]
+        models = {seed: judged(seed, folder) for seed in options.seeds}
+        for name, seed in itertools.product(options.only, options.seeds):
+            if any((row["run"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            paths = [model["run"] for model in models[seed]]
+            rows.append(measure(name, seed, options.seconds, folder, paths))
+            with log.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print("".join(table(rows[-1:])).splitlines()[2], file=sys.stderr, flush=True)
     print(
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, trl {trl.__version__}; "
         f"{options.seconds:g} s of CPU time to train a policy; mean ± standard error\n"
     )
-    print("| algorithm | seed | steps | judge before | judge after | reward after | KL, nats |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    gains: dict[str, list[float]] = {name: [] for name in ALGORITHMS}
-    accuracies = []
-    for seed in options.seeds:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            models = [reward_model(d, seed, folder) for d in ("preference", "preference_b")]
-            accuracies.append([m.after["eval_accuracy"] for m in models])
-            for algorithm in ALGORITHMS:
-                row = measure(algorithm, seed, options.seconds, folder, models)
-                first, last, trained = (
-                    "{:.2f} ± {:.2f}".format(*row[key])
-                    for key in ("judge before", "judge after", "reward after")
-                )
-                gains[algorithm].append(row["judge after"][0] - row["judge before"][0])
-                print(
-                    f"| {algorithm} | {seed} | {row['steps']} | {first} | {last} | {trained} "
-                    f"| {row['kl']:.1f} |",
-                    flush=True,
-                )
-    print("\n| algorithm | judge's gain, mean over seeds | least |\n|---|---|---|")
-    for algorithm, values in gains.items():
-        print(f"| {algorithm} | {statistics.mean(values):.2f} | {min(values):.2f} |")
-    told = "; ".join(f"{a:.1%} and {b:.1%}" for a, b in accuracies)
-    print(f"\nHeld-out pair accuracy of reward model and judge, by seed: {told}.")
+    print("".join(table(rows)))
+    told = "; ".join("{:.1%} and {:.1%}".format(*(m["right"] for m in p)) for p in models.values())
+    print(f"Held-out pair accuracy of reward model and judge, by seed: {told}.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """Our defaults against those of TRL's own commands and of LLaMA-Factory, on one and the same job.
 
     OMP_NUM_THREADS=1 python benchmarks/throughput.py --llamafactory-python PATH/bin/python
+    OMP_NUM_THREADS=1 python benchmarks/throughput.py --short --strategies sft --batch 16 --rounds 1
+
+With `--short` most rows are short and a few are long, as answers of chats are, and each command
+lays out the rows of a step as it does by default. `padded` is ModelForge without what it does about
+padding.
 
 Model, rows, batch, LoRA, length and steps are the same; all else is each one's default. Each run
 is a process of its own, through the command's own entry point; they take turns, round by round.
@@ -33,11 +38,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "examples" / "tiny"
-CONTENDERS = ("modelforge", "trl", "llamafactory")
+CONTENDERS = ("modelforge", "padded", "trl", "llamafactory")
 SAME = {"learning_rate": 1e-4, "save_strategy": "no", "seed": 1, "lr_scheduler_type": "constant"}
 
 
-def write_data(folder: Path, strategy: str, rows: int) -> None:
+def write_data(folder: Path, strategy: str, rows: int, *, short: bool) -> None:
     """Rows of the tiny model's answers strung together, so that a step has something to do."""
     source = "sft_train" if strategy == "sft" else "preference_train"
     lines = (TINY / "data" / f"{source}.jsonl").read_text().splitlines()
@@ -45,7 +50,7 @@ def write_data(folder: Path, strategy: str, rows: int) -> None:
     draw = random.Random(1)
     made = []
     for _ in range(rows):
-        picked = draw.sample(found, draw.randint(4, 12))
+        picked = draw.sample(found, how_many(draw, short=short))
         if strategy == "sft":
             texts = {"prompt": picked[0]["messages"][0]["content"]}
             texts["completion"] = " ".join(row["messages"][-1]["content"] for row in picked)
@@ -69,6 +74,11 @@ def write_data(folder: Path, strategy: str, rows: int) -> None:
     (folder / "plain" / "dataset_info.json").write_text(json.dumps(described))
 
 
+def how_many(draw: random.Random, *, short: bool) -> int:
+    """Answers of a row: alike, or mostly one or two, and up to 24."""
+    return min(24, max(1, round(draw.lognormvariate(0.7, 0.9)))) if short else draw.randint(4, 12)
+
+
 def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
@@ -82,14 +92,16 @@ def run_modelforge(job: dict[str, Any], folder: Path) -> None:
         "dataset": str(folder / "data" / "train.jsonl"),
         "eval_split": 0,
         "max_steps": job["steps"],
-        "per_device_train_batch_size": job["batch"],
-        "gradient_accumulation_steps": 1,
         "max_seq_length": job["length"],
         "lora_r": job["rank"],
         "output_dir": str(folder / "runs"),
         "report_to": "none",
         **SAME,
     }
+    if not job["short"]:
+        config |= {"per_device_train_batch_size": job["batch"], "gradient_accumulation_steps": 1}
+    if job["padded"]:
+        config["padding_free"] = False
     (folder / "config.json").write_text(json.dumps(config))
     sys.argv = ["modelforge", "train", str(folder / "config.json")]
     main()
@@ -160,7 +172,8 @@ def drive(name: str, job: dict[str, Any], folder: Path) -> None:
     train, step = transformers.Trainer.train, transformers.Trainer.training_step
 
     def counting(trainer: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        figures["tokens"] += inputs["attention_mask"].sum()
+        mask = inputs.get("attention_mask")  # none where nothing is padded
+        figures["tokens"] += inputs["input_ids"].numel() if mask is None else mask.sum()
         if "labels" in inputs:
             figures["supervised"] += (inputs["labels"] != -100).sum()
         elif "completion_mask" in inputs:
@@ -175,9 +188,12 @@ def drive(name: str, job: dict[str, Any], folder: Path) -> None:
 
     transformers.Trainer.train, transformers.Trainer.training_step = timed, counting
     with contextlib.suppress(SystemExit):
-        {"modelforge": run_modelforge, "trl": run_trl, "llamafactory": run_llamafactory}[name](
-            job, folder
-        )
+        {
+            "modelforge": run_modelforge,
+            "padded": run_modelforge,
+            "trl": run_trl,
+            "llamafactory": run_llamafactory,
+        }[name](job, folder)
     figures |= {key: int(figures[key]) for key in ("tokens", "supervised")}
     if job["cuda"]:
         figures["gpu"] = torch.cuda.max_memory_reserved()
@@ -188,8 +204,8 @@ def run(name: str, python: str, job: dict[str, Any]) -> dict[str, float]:
     """One contender's command: its loop, and the process as the operating system saw it."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_data(folder, job["strategy"], 2 * job["steps"] * job["batch"])
-        (folder / "job.json").write_text(json.dumps(job))
+        write_data(folder, job["strategy"], 2 * job["steps"] * job["batch"], short=job["short"])
+        (folder / "job.json").write_text(json.dumps(job | {"padded": name == "padded"}))
         begin = time.perf_counter()
         with (folder / "log").open("w") as log:
             command = [python, __file__, "--drive", name, str(folder)]
@@ -268,6 +284,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--short", action="store_true", help="most rows short, a few long")
     parser.add_argument("--drive", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
@@ -275,6 +292,8 @@ def main() -> None:
         drive(options.drive[0], json.loads((folder / "job.json").read_text()), folder)
         return
     pythons = {"modelforge": sys.executable, "trl": sys.executable}
+    if options.short:
+        pythons["padded"] = sys.executable
     if options.llamafactory_python:
         pythons["llamafactory"] = options.llamafactory_python
     cuda = has_cuda()
@@ -292,7 +311,8 @@ def main() -> None:
     )
     for strategy in options.strategies:
         job = {"strategy": strategy, "cuda": cuda} | {
-            key: getattr(options, key) for key in ("model", "steps", "batch", "length", "rank")
+            key: getattr(options, key)
+            for key in ("model", "steps", "batch", "length", "rank", "short")
         }
         found: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
         for number in range(options.rounds):

@@ -64,12 +64,27 @@ class Settings(Section):
         Annotated[int, Field(ge=1)] | None,
         Field(description="The most rows to read of each data set, drawn at random by the seed."),
     ] = None
+    streaming: Annotated[
+        bool,
+        Field(
+            description="Whether to read only as many rows as `max_steps` trains on, "
+            "and download nothing else of a hub data set."
+        ),
+    ] = False
     eval_dataset: Annotated[
         Dataset | None, Field(description="The held-out data that the model is evaluated on.")
     ] = None
     eval_split: Annotated[
         Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=1)] | None,
         Field(description="The share (below 1) or the number of rows to hold out for evaluation."),
+    ] = None
+    held_out_as: Annotated[
+        LocalText | None,
+        Field(
+            description="A run's folder: what it held out is held out here too, in place of "
+            "eval_split.",
+            min_length=1,
+        ),
     ] = None
     columns: Annotated[
         dict[str, str],
@@ -100,7 +115,7 @@ class Settings(Section):
         bool, Field(description="Whether to quantise the quantisation constants too.")
     ] = True
     attn_implementation: Annotated[
-        Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"],
+        Literal["auto", "eager", "sdpa", "sdpa_by_row", "flash_attention_2", "flash_attention_3"],
         Field(description="The attention kernel; auto takes the fastest that is installed."),
     ] = "auto"
     lora_r: Annotated[int, Field(description="The LoRA rank; 0 trains all weights.", ge=0)] = 16

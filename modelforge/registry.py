@@ -26,6 +26,7 @@ STRATEGIES = {
     "reward": "modelforge.strategies.reward:Reward",
     "dpo": "modelforge.strategies.dpo:DPO",
     "kto": "modelforge.strategies.kto:KTO",
+    "distill": "modelforge.strategies.distill:Distill",
     "grpo": "modelforge.strategies.grpo:GRPO",
     "rloo": "modelforge.strategies.rloo:RLOO",
     "ppo": "modelforge.strategies.ppo:PPO",

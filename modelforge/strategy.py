@@ -87,6 +87,8 @@ class LongestBatch:
             trainer then takes ``reward_funcs``.
         scored_by: Reward models that score a rollout: folders or hub ids; empty for one that is
             yet to be trained on the policy's base.
+        teacher: The model that the trainer takes as ``teacher_model``, a folder or hub id, and
+            whether it is in 4-bit; None without one. Then nothing scores a rollout.
         reference: Whether the trainer takes a frozen second model as ``ref_model``.
     """
 
@@ -97,6 +99,7 @@ class LongestBatch:
     padded: bool = True
     rollout: tuple[int, int, int] | None = None
     scored_by: tuple[str, ...] = ()
+    teacher: tuple[str, bool] | None = None
     reference: bool = False
 
 
@@ -258,12 +261,14 @@ class Strategy:
         return "drop" if self.head == "reward" else "cut"
 
     def figures(self, config: Config) -> Collection[str]:
-        """What its evaluation measures, without ``eval_``; empty where only that can tell.
+        """What its evaluation measures, with or without ``eval_``; empty where only that can tell.
+
+        A strategy whose trainer measures more than the loss and its `measure` names it here.
 
         Args:
             config: With the rewards filled in.
         """
-        return ()
+        return ("loss", self.measure.key)
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
         """The strategy whose trainer and arguments are planned, and its config.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
@@ -112,6 +112,12 @@ class KTO(Strategy):
         if evaluation is not None:
             evaluation = with_others(evaluation, len(evaluation))
         return train, evaluation
+
+    def figures(self, config: Config) -> Collection[str]:
+        kinds = ("chosen", "rejected")
+        sides = [f"{name}/{side}" for name in ("rewards", "logps", "logits") for side in kinds]
+        rewards = ("rewards/accuracies", "rewards/margins")
+        return ("loss", *rewards, *sides, "kl", "entropy", "aux_loss")
 
     def longest_batch(self, config: Config, args: Any) -> LongestBatch:
         """Rows of the full length, each scored a second time with the answer of another one."""

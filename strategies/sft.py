@@ -106,7 +106,8 @@ class SFT(Strategy):
             rows = [{**row, "seq_lengths": [length]}] * count
             # What is here is one packed row already.
             args.dataset_kwargs = {"skip_prepare_dataset": True}
-        if config.settings.attn_implementation.startswith("flash"):
+        if config.settings.attn_implementation.startswith(("flash", "sdpa_by_row")):
             # As sdpa without a mask: rows of the full length, one after the other or side by side.
-            args.padding_free, padded = False, False
+            args.padding_free, args.packing, padded = False, False, False
+            rows = [row] * count
         return LongestBatch(rows, tokens=count * length, padded=padded)

@@ -267,6 +267,20 @@ def test_thoughts_reach_their_place_from_any_field(tmp_path):
             assert thought in "".join(trained) and "It is dry." in trained[-1]
 
 
+@pytest.mark.parametrize("kind", ["prompt", "preference", "demonstration"])
+def test_a_prompt_that_begins_the_answer_is_said(kind, tmp_path):
+    """Its turn is closed, and the answer is another turn."""
+    begun, rest = {**ANSWER, "content": "The answer is"}, [{**ANSWER, "content": " 4."}]
+    answers = {
+        "prompt": {},
+        "preference": {"chosen": rest, "rejected": [{**ANSWER, "content": " 5."}]},
+        "demonstration": {"completion": rest},
+    }[kind]
+    rows = [{"prompt": [USER, begun], **answers}, {"prompt": [USER], **answers}]
+    told = load(tmp_path, rows, tokenizer_of("qwen3"), kind).ledger.warnings
+    assert sum("1 row with prompts that end with words of the assistant" in w for w in told) == 1
+
+
 def test_arguments_of_the_template_reach_it_from_the_run_and_from_the_row(tmp_path):
     tokenizer = tokenizer_of("qwen3")
     rows = [

@@ -180,6 +180,8 @@ def test_a_template_that_never_ends_a_reply_is_refused(load, tokenizer):
     (load.folder / "endless.jinja").write_text(endless)
     with pytest.raises(DataError, match=r"endless\.jinja.*never learn to stop.*eos_token"):
         load([demo(0)], template="endless.jinja")
+    data = load([{"input_ids": [20, 30], "labels": [-100, 30]}], template="endless.jinja")
+    assert any("of this model's tokenizer" in warning for warning in data.ledger.warnings)
     stop = {"prompt": "q", "completion": "done!"}
     data = load([stop], template="endless.jinja", eos_token_ids=tokenizer("!").input_ids[1:])
     assert data.ledger.eos_supervised_share == 1.0

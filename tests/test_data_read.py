@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from modelforge.common.sources import DatasetSource
 from modelforge.data.files import SUFFIXES, read_file
 from modelforge.data.packed import NAMES
-from modelforge.data.sources import read_source
+from modelforge.data.sources import Asked, read_source
 from modelforge.errors import DataError
 
 ROWS = [{"prompt": "one, two", "n": "1"}, {"prompt": 'say "é" \u2028', "n": "2"}]
@@ -274,16 +274,16 @@ def test_bad_files_give_one_clear_problem(tmp_path, name, content, told):
 def test_a_missing_file_offers_the_nearest_name(tmp_path):
     write(tmp_path, "train.jsonl", "{}")
     with pytest.raises(DataError, match=r"did you mean 'train.jsonl'"):
-        read_source(DatasetSource(path="trian.jsonl"), tmp_path)
+        read_source(DatasetSource(path="trian.jsonl"), Asked("", base_dir=tmp_path))
     with pytest.raises(DataError, match="no folder"):
-        read_source(DatasetSource(path="nowhere/train.jsonl"), tmp_path)
+        read_source(DatasetSource(path="nowhere/train.jsonl"), Asked("", base_dir=tmp_path))
 
 
 def test_a_hub_id_without_network_is_a_data_error(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="not in the cache"):
-        read_source(DatasetSource(path="nobody/nothing-of-this-name"), tmp_path)
+        read_source(DatasetSource(path="nobody/nothing-of-this-name"), Asked("", base_dir=tmp_path))
 
 
 def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
@@ -291,14 +291,14 @@ def test_a_folder_is_read_file_by_file_and_paths_start_at_the_config(tmp_path):
     write(tmp_path / "data", "b.jsonl", '{"a": 1}')
     write(tmp_path / "data", "a.csv", "a\n2\n")
     write(tmp_path / "data", "readme.md", "no data")
-    tables = read_source(DatasetSource(path="data"), tmp_path).tables
+    tables = read_source(DatasetSource(path="data"), Asked("", base_dir=tmp_path)).tables
     assert [Path(table.path).name for table in tables] == ["a.csv", "b.jsonl"]
     write(tmp_path / "data", "c.jsonl", "{")
     with pytest.raises(DataError, match=r"c.jsonl:1"):
-        read_source(DatasetSource(path="data"), tmp_path)
+        read_source(DatasetSource(path="data"), Asked("", base_dir=tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no data file"):
-        read_source(DatasetSource(path="empty"), tmp_path)
+        read_source(DatasetSource(path="empty"), Asked("", base_dir=tmp_path))
 
 
 @settings(max_examples=300, deadline=None)

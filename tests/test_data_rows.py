@@ -110,9 +110,9 @@ def test_the_columns_of_a_trainer_are_cut_from_the_tokens_that_were_checked(
     assert train.num_rows == 4 and 0 < evaluation.num_rows < 4
     if kind == "demonstration":
         assert train["input_ids"][:] == [row.ids[0].tolist() for row in data.train_tokens]
-        assert train["labels"][:] == [row.labels() for row in data.train_tokens]
+        assert train["labels"][:] == [row.labels().tolist() for row in data.train_tokens]
         kept = [row for row in data.eval_tokens if row.supervised(100)]
-        assert evaluation["labels"][:] == [row.labels(100) for row in kept]
+        assert evaluation["labels"][:] == [row.labels(100).tolist() for row in kept]
     else:
         assert train["margin"][:] == data.train["margin"][:]
         for i, side in enumerate(("chosen", "rejected")):

@@ -172,6 +172,83 @@ CASES = [
 ]
 
 
+MOSS = {
+    f"turn_{n}": {"Human": f"<|Human|>: {2 * n - 1}<eoh>\n", "Inner Thoughts": "None",
+                  "MOSS": f"<|MOSS|>: {2 * n}<eom>\n"}
+    for n in (2, 1)
+}  # fmt: skip
+ARENA = {"prompt": '["Q"]', "response_a": '["B"]', "response_b": '["A"]', "winner_model_a": 0,
+         "winner_model_b": 1, "winner_tie": 0}  # fmt: skip
+PARTS = {"systemInstruction": {"parts": [{"text": "S"}]},
+         "contents": [{"role": "user", "parts": [{"text": "Q"}]},
+                      {"role": "model", "parts": [{"text": "A"}]}]}  # fmt: skip
+WHOLE = {"messages": [system("S"), *ASK, *TELL]}
+CASES += [
+    ({"meta_instruction": "", "chat": MOSS}, "demonstration", {"messages": TALK}),
+    (
+        {"story": "C", "questions": ["1", "3"], "answers": {"input_text": ["2", "4"]}},
+        "demonstration",
+        {"messages": [user("C\n\n1"), *TALK[1:]]},
+    ),
+    (
+        {"context": "", "questions": ["1", "3"], "answers": {"texts": [["2", "x"], ["4"]]}},
+        "demonstration",
+        {"messages": TALK},
+    ),
+    (
+        {"passage": "C", "question": "Q", "answers_spans": {"spans": ["A", "A"]}},
+        "demonstration",
+        {"prompt": [user("C\n\nQ")], "completion": TELL},
+    ),
+    (ARENA, "preference", PAIR),
+    (ARENA, "demonstration", DEMO),
+    (
+        {"question": "Q", "answers": [{"text": "B", "pm_score": 1}, {"text": "A", "pm_score": 5}]},
+        "preference",
+        PAIR,
+    ),
+    (
+        {"trajectory": [{"from": "user", "value": "Q"}], "chosen": "A", "rejected": "B",
+         "parent_id": "7"},
+        "preference",
+        PAIR,
+    ),
+    ({"instruction": "Q", "response": "A", "parent_id": "7"}, "demonstration", DEMO),
+    ({"sample": "SYSTEM: S\nUSER: Q\nASSISTANT: A"}, "demonstration", WHOLE),
+    (PARTS, "demonstration", WHOLE),
+    (
+        {"system": [{"text": "S"}], "messages": [{"role": "user", "content": [{"text": "Q"}]},
+                                                 {"role": "Chatbot", "message": "A"}]},
+        "demonstration",
+        WHOLE,
+    ),
+    (
+        {"messages": {"role": ["user", "assistant"], "content": ["Q", "A"]}},
+        "demonstration",
+        {"messages": [*ASK, *TELL]},
+    ),
+    (
+        {"prompt": ASK, "reward_model": {"ground_truth": "A", "style": "rule"}},
+        "prompt",
+        {"prompt": ASK, "answer": "A"},
+    ),
+    ({"question": "Q", "reference_answer": "A"}, "prompt", {"prompt": ASK, "answer": "A"}),
+    (
+        {"system_message": "S", "function_description": '{"name": "f"}', "messages": [*ASK, *TELL]},
+        "demonstration",
+        {**WHOLE, "tools": [{"type": "function", "function": {"name": "f"}}]},
+    ),
+    ({"anweisung": "Q", "eingabe": "", "ausgabe": "A"}, "demonstration", DEMO),
+    ({"指令": "Q", "输入": "", "输出": "A"}, "demonstration", DEMO),
+    (
+        {"Question": "Q", "Complex_CoT": "a thought", "Response": "A"},
+        "demonstration",
+        {"prompt": ASK, "completion": [{**assistant("A"), "reasoning_content": "a thought"}]},
+    ),
+    ({"question": "Q", "reasoning": "on", "answer": "A"}, "demonstration", DEMO),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(("row", "kind", "expected"), CASES)
 def test_a_public_layout_is_read_whole(row, kind, expected):
     examples, ledger = made([row], kind)
@@ -200,3 +277,32 @@ def test_a_translation_is_read_in_the_languages_that_are_named():
     assert made([row], "demonstration", columns=columns)[0] == [DEMO]
     with pytest.raises(DataError, match=r"'en', 'de'.*name the columns by hand"):
         made([row], "demonstration")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({**ARENA, "winner_model_b": 0, "winner_tie": 1}, "preference", "tie"),
+        ({**ARENA, "response_a": "[null]"}, "preference", "turns not understood"),
+        (
+            {"passage": "C", "question": "Q", "answers_spans": {"spans": ["A", "B"]}},
+            "demonstration",
+            "not text",
+        ),
+        (
+            {"chat": {"turn_1": {**MOSS["turn_1"], "Commands": "<|Commands|>: Search(1)<eoc>"}}},
+            "demonstration",
+            "a call that is not understood",
+        ),
+        ({"text": "words", "parent_id": "7"}, "demonstration", "a meaning of its own: parent_id"),
+    ],
+)
+def test_a_row_of_them_whose_meaning_is_open_is_left_out(row, kind, reason):
+    examples, ledger = made([row], kind)
+    assert not examples and reason in " ".join(ledger.dropped)
+
+
+def test_a_second_spelling_of_a_message_key_is_named():
+    row = {"messages": [{**user("Q"), "author": "Ann"}, assistant("A")]}
+    _, ledger = made([row], "demonstration")
+    assert set(ledger.unused) == {"messages[].author"}

@@ -141,7 +141,7 @@ def test_rows_in_tokens_are_trained_on_as_they_are(load, tmp_path, tokenizer):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
     data = load("t.jsonl")
-    assert data.train_tokens[0].labels() == labels
+    assert data.train_tokens[0].labels().tolist() == labels
     pieces = [{"label": False, "text": "one"}, {"label": True, "text": " two<|eos|>"}]
     path.write_text(json.dumps({"segments": pieces}) + "\n")
     (row,) = load("t.jsonl").train_tokens

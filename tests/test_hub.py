@@ -112,3 +112,45 @@ def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, capfd, tmp_path)
         assert err.count("cannot be reached") == 1 and "Retry" not in err
     hub._work_offline("")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+STREAM = """
+import json, sys
+from modelforge import load_config
+from modelforge.training.read import read
+from modelforge.training.resolve import resolve
+config = load_config(json.loads(sys.argv[1]))
+one, two = (read(resolve(config)).data for _ in range(2))
+assert one.train.to_list() == two.train.to_list() and one.eval.to_list() == two.eval.to_list()
+print(json.dumps({"source": one.ledger.sources[0], "rows": one.ledger.train_rows}))
+"""
+
+
+@pytest.mark.slow
+def test_a_data_set_is_streamed_from_one_commit_and_its_other_shards_are_left(tmp_path):
+    sums = tmp_path / "sums"
+    sums.mkdir()
+    rows = (TINY / "data" / "sft_train.jsonl").read_text().splitlines()
+    for n in range(8):
+        (sums / f"train-{n:05d}-of-00008.jsonl").write_text("\n".join(rows[n * 100 :][:100]))
+    hub = FakeHub({"datasets/org/sums": sums})
+    values = {"strategy": "sft", "model_name": str(TINY / "model"), "dataset": "org/sums",
+              "streaming": True, "max_steps": 2, "per_device_train_batch_size": 2,
+              "gradient_accumulation_steps": 1, "eval_split": 4, "max_seq_length": 64,
+              "report_to": "none", "output_dir": str(tmp_path / "runs")}  # fmt: skip
+    ours = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", STREAM, json.dumps(values)],
+            env=os.environ | ours | {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": offline},
+            capture_output=True,
+            text=True,
+        )
+        for offline in "01"
+    ]
+    assert done[0].returncode == 0, done[0].stderr[-2000:]
+    found = json.loads(done[0].stdout.splitlines()[-1])
+    assert found["source"]["revision"] == COMMIT and found["rows"] == 5
+    shards = {line for line in hub.asked if line.startswith("GET") and ".jsonl" in line}
+    assert 0 < len(shards) < 8 and all(COMMIT in line for line in shards)
+    assert "org/sums" in done[1].stderr and "HF_HUB_OFFLINE" in done[1].stderr

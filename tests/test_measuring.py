@@ -19,6 +19,9 @@ from modelforge.measuring.by_row import HOOKS, ByPrompt, ByRow, by_row
 from modelforge.measuring.intervals import change, student, wilson
 from modelforge.measuring.one_forward import OneForward
 from modelforge.measuring.rows import HeldOutRow, ties_half, together
+from modelforge.strategies.grpo import GRPO
+from modelforge.strategy import Measure, Strategy
+from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
 
@@ -83,7 +86,7 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
         else config
     )
     known = {f"eval_{name}" for name in get_strategy(strategy)().figures(config)}
-    assert set(one) - {"epoch"} <= known or strategy == "kto"
+    assert set(one) - {"epoch"} <= known
 
 
 HARDER = {
@@ -115,6 +118,17 @@ def test_rows_are_measured_in_the_batch_that_was_asked_for(strategy, tmp_path):
     assert [rows // sides for rows, _ in shapes[4]][::once] == [4, 4, 3]
     lengths = [length for _, length in shapes[4]]
     assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_held_out_loss_is_the_datas_whatever_loss_is_trained(tmp_path):
+    """Smoothed labels raise it and the weights of DFT lower it: two runs would not compare."""
+    options = ("loss_type=nll", "label_smoothing_factor=0.3", "loss_type=dft")
+    plain, *others = (
+        figures(built("sft", tmp_path / str(i), said))["eval_loss"]
+        for i, said in enumerate(options)
+    )
+    assert others == pytest.approx([plain, plain], rel=1e-6)
 
 
 def test_a_figure_of_the_whole_batch_is_no_rows():
@@ -153,6 +167,7 @@ def test_in_16_bits_rows_are_measured_alone_and_a_batch_is_not_used(capsys):
         ("sft", "eval_mean_token_acuracy", "eval_mean_token_accuracy"),
         ("dpo", "rewards/acuracies", "eval_rewards/accuracies"),
         ("reward", "acc", "eval_accuracy"),
+        ("kto", "rewards/acuracies", "eval_rewards/accuracies"),
         ("grpo", "rewards/numeric_answers/mean", "eval_rewards/numeric_answer/mean"),
     ],
 )
@@ -169,6 +184,43 @@ def test_a_misspelt_figure_of_the_best_model_is_refused_before_loading(
     watched = [*said, f"early_stopping.metric={metric}"]
     with pytest.raises(ConfigError, match=rf"early_stopping\.metric: '{metric}' .*{meant}"):
         prepare(load_config(path, overrides=watched))
+
+
+def own(completions, **kwargs):
+    return [float(len(completions))] * len(completions)
+
+
+def logging(completions, log_metric=None, **kwargs):
+    log_metric("mine", 1.0)
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize("function", [own, logging])
+def test_a_functions_figure_is_known_where_it_logs_no_other(function, tmp_path):
+    (tmp_path / "r.py").write_text(inspect.getsource(function))
+    name, known = function.__name__, function is own
+    values = {"strategy": "grpo", "model_name": "m", "dataset": "d", "eval_strategy": "steps"}
+    config = load_config(values | {"rewards": [f"{tmp_path / 'r.py'}:{name}"]})
+    for found in (
+        GRPO().figures(config),
+        GRPO([(function, 1.0)]).figures(load_config(values)),
+    ):
+        assert (f"rewards/{name}/mean" in found) is known is bool(found)
+
+
+class Own(Strategy):
+    """Of somebody else: its measure is all that is known of it."""
+
+    name, data_kind, measure = "own", "demonstration", Measure("eval_mine", "mine", True)
+
+
+def test_a_figure_that_a_strategy_of_ones_own_does_not_name_is_refused():
+    values = {"strategy": "sft", "model_name": "m", "dataset": "d", "eval_strategy": "steps"}
+    config = load_config(values | {"metric_for_best_model": "eval_mine"})
+    refuse_unknown_metric(config, Own().figures(config))
+    with pytest.raises(ConfigError, match="set one of eval_loss, eval_mine"):
+        other = {"metric_for_best_model": "accuracy"}
+        refuse_unknown_metric(load_config(values | other), Own().figures(config))
 
 
 @pytest.fixture(scope="module")

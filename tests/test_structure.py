@@ -81,7 +81,7 @@ FLOORS = (
     ("models", "web"),
     ("configfile", "rewards"),
     ("ppo", "evaluation"),
-    ("strategies", "plan"),
+    ("strategies", "plan", "inference"),
     ("training",),
     ("export", "feedback", "safety"),
     ("serving",),

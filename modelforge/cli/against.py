@@ -57,6 +57,7 @@ def rows_of(path: Path, overrides: Iterable[str] = ()) -> list[Named]:
     """The rows of a set in normal form, each with its place."""
     from modelforge.data.load import plain_rows
     from modelforge.data.sources import Asked
+    from modelforge.training.read import row_limit
 
     if not is_config(path):
         if not path.exists():
@@ -70,7 +71,7 @@ def rows_of(path: Path, overrides: Iterable[str] = ()) -> list[Named]:
             settings.dataset,
             dataset_split=settings.dataset_split,
             columns=settings.columns,
-            max_samples=settings.max_samples,
+            **row_limit(config),
             seed=settings.seed,
             base_dir=config.base_dir,
         )

@@ -25,6 +25,8 @@ from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.row import row
 from modelforge.cli.train import check, train
+from modelforge.cli.tune import tune
+from modelforge.cli.use import chat, generate
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -65,8 +67,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     return answering
 
 
-_COMMANDS = (
-    *(train, check, plan, data, evaluate, compare, report, runs, row, dial),
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(train, tune, check, plan, data, evaluate, compare, report, runs, row, dial, generate, chat),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ from modelforge.cli.options import (
 from modelforge.common.console import headline, say
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
-from modelforge.errors import UserError
+from modelforge.errors import ConfigError, Problem, RunError, UserError
+from modelforge.machine.cards import card_named
+from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
 from modelforge.plan import Plan
 from modelforge.plan import plan as plan_run
@@ -27,6 +30,7 @@ from modelforge.plan.calibration import recall
 from modelforge.plan.planner import card
 from modelforge.runs.folder import choices_json
 from modelforge.training.fit import fit
+from modelforge.training.fit_to_card import said
 from modelforge.training.prepare import show_choices
 from modelforge.training.read import Read, read
 from modelforge.training.resolve import Resolved, resolve
@@ -39,6 +43,9 @@ def plan(
     vram: Annotated[
         float | None, typer.Option("--vram", help="Plan for a card of this many GiB.", min=0.5)
     ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="Plan for this card: rtx-4090, t4, a100-80gb.")
+    ] = None,
     num_processes: NumProcesses = None,
     profile: Annotated[str | None, typer.Option("--profile", help="With its defaults.")] = None,
     as_it_is: Annotated[
@@ -50,23 +57,46 @@ def plan(
     overrides = with_processes(set_, num_processes)
     overrides += [] if profile is None else [f"hardware_profile={profile}"]
     # The card that is asked about takes the place of the budget for this machine's.
-    overrides += [] if vram is None else ["memory_budget_gb=null"]
+    overrides += [] if vram is None and gpu is None else ["memory_budget_gb=null"]
     with working(as_json=as_json):
+        machine = _machine(vram, gpu)
         loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
-        planned, filled = show_plan(loaded, vram_gb=vram, as_it_is=as_it_is)
+        try:
+            planned, filled = show_plan(loaded, machine=machine, as_it_is=as_it_is)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            traceback.print_exc()  # ours to mend: what was asked for is the plan
+            what = f"no plan can be made: {said(error)}"
+            fix = "train without it (train only warns of it), and report the lines above"
+            raise RunError(Problem(loaded.name, what, fix)) from error
     if as_json:
         print_json(planned.to_dict() | {"choices": choices_json(filled)["choices"]})
 
 
+def _machine(vram: float | None, gpu: str | None) -> Hardware | None:
+    """The machine that is asked about; None for this one.
+
+    Raises:
+        ConfigError: If both are given, or no card has that name.
+    """
+    if gpu is None:
+        return None if vram is None else card(vram)
+    if vram is not None:
+        what = "--vram and --gpu both say which card to plan for"
+        raise ConfigError(Problem("--gpu", what, "give one of them"))
+    return card_named(gpu).hardware
+
+
 def show_plan(
-    config: Config, *, vram_gb: float | None, as_it_is: bool = False
+    config: Config, *, machine: Hardware | None = None, as_it_is: bool = False
 ) -> tuple[Plan, Config]:
     """Plan a run; with a budget, fit what the user left open to it.
 
     Args:
         config: As loaded; no weights are needed. Where the data cannot be read, rows of the full
             length take their place.
-        vram_gb: Plan for a card of this size, in GiB, in place of this machine.
+        machine: Plan for this one in place of the one that this runs on.
         as_it_is: Only say what the config needs, and change nothing.
 
     Returns:
@@ -75,14 +105,13 @@ def show_plan(
     Raises:
         UserError: If nothing fits the budget, or the model's shape cannot be found.
     """
-    machine = None if vram_gb is None else card(vram_gb)
     resolved = resolve(config, planned_for=machine, planning=True)
     fitted = fit(resolved, _rows(resolved), as_it_is=as_it_is)
     planned, config, hardware = fitted.plan, fitted.config, resolved.hardware
     if planned is None:  # no budget to keep
         planned = plan_run(
             config,
-            budget_gb=config.settings.memory_budget_gb or hardware.vram_gb or None,
+            budget_gb=config.settings.memory_budget_gb or hardware.usable_gb or None,
             hardware=hardware,
             num_processes=processes_of(config),
             calibration=recall(hardware),

@@ -289,6 +289,8 @@ _EITHER = (
     ("warmup_ratio", "warmup_steps"),
     ("max_steps", "num_train_epochs"),
     ("eval_dataset", "eval_split"),
+    ("eval_split", "held_out_as"),
+    ("eval_dataset", "held_out_as"),
     ("use_4bit", "use_8bit"),
     ("chat_template", "prompt_layout"),
 )
@@ -336,6 +338,14 @@ def _contradictions(config: Config) -> Iterable[Problem]:
     if config.said.get("max_steps") == 0:
         fix = "set it to 1 or more, or use `modelforge check` to stop before training"
         yield Problem(f"{where}: max_steps", "is 0, which trains nothing", fix)
+    if settings.streaming and settings.max_samples is None:
+        what = "reads the rows that the run trains on, and "
+        if config.said.get("packing"):
+            what += "packing says only as it goes how many these are"
+            yield Problem(f"{where}: streaming", what, "set max_samples to the rows to read")
+        elif (config.said.get("max_steps") or -1) < 0:
+            what += "nothing says how many these are"
+            yield Problem(f"{where}: streaming", what, "set max_steps, or max_samples")
     if settings.lora_r == 0 and (settings.use_4bit or settings.use_8bit):
         yield Problem(
             f"{where}: lora_r",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from modelforge.data.calls import parsed, tools_of
-from modelforge.data.cells import is_empty
+from modelforge.data.cells import is_empty, written
 from modelforge.data.convert import Cells, Example
 from modelforge.data.ledger import Ledger
 from modelforge.data.message import Message, Skip
@@ -49,9 +50,26 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
         kwargs = {"enable_thinking": truth, **kwargs}
     if kwargs:
         found["chat_template_kwargs"] = {k: v for k, v in kwargs.items() if v is not None}
+    thought = cells.get(columns.get("thought", ""))
+    if not is_empty(thought):
+        found["completion"] = with_thought(example, thought)
     if found and "messages" not in example and not isinstance(example.get("prompt"), list):
         raise Skip("needs a chat template")
     return found
+
+
+def with_thought(example: Example, thought: Any) -> Sequence[Message]:
+    """The reply of an example with the thought that stands in a column of its own.
+
+    Raises:
+        Skip: If there is no message to put it into, or it is no text.
+    """
+    words, reply = written(thought), example.get("completion", ())
+    if words is None:
+        raise Skip("not text", "thought")
+    if isinstance(reply, str) or len(reply) != 1:
+        raise Skip("needs a chat template")
+    return [{"reasoning_content": words, **reply[0]}]
 
 
 ROLES = ("tools", "chat_template_kwargs", "enable_thinking")

@@ -58,3 +58,20 @@ def _inside(value: Any) -> str:
     if text is None:
         raise TypeError(type(value).__name__)
     return text
+
+
+def texts_of(value: Any) -> Any:
+    """The texts of an answer or a message that is stored with more beside them; else the value.
+
+    SQuAD has lists of texts and of their places, others a list of objects with a text each. DROP
+    has spans: several different ones are one answer together, or each of them is one, so that
+    nothing is taken of them.
+    """
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        return value["text"]
+    if isinstance(value, dict) and isinstance(value.get("spans"), list):
+        return value["spans"][:1] if len({*map(str, value["spans"])}) == 1 else value
+    objects = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if objects and value and all(isinstance(item.get("text"), str) for item in value):
+        return [item["text"] for item in value]
+    return value

@@ -12,7 +12,7 @@ from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
-from modelforge.data.overlap import shared
+from modelforge.data.overlap import prompt_key, shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # What becomes of rows over the limit: DPO's collator and SFT cut them, RewardTrainer drops them,
 # packing may split them into several blocks.
 LongRows = Literal["cut", "drop", "split"]
+TOKENISED_ELSEWHERE = (
+    "no row of `input_ids` ends with a token that stops generation (ids {}): see that they are of "
+    "this model's tokenizer, and that answers end with such a token if the model is to stop"
+)
 LOOKED_AT = 1000  # rows that tell what ends a reply
 REASON_LENGTH = 120  # characters of a template's own message in a reason
 
@@ -63,10 +67,10 @@ class Tokenised:
 # What is known of a row that can be trained on, in the columns of an array: its part and place
 # among the rows that were read, the tokens of each of its sequences as trained on, those that the
 # loss is taken on, those beyond the limit, whether its last supervised token ends a reply (-1 where
-# that cannot be told), and a fingerprint of its content.
+# that cannot be told), a fingerprint of its content, and one of what it asks.
 KEPT = [
     *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i8")),
-    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8")),
+    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8"), ("asked", "u8")),
 ]
 
 
@@ -205,7 +209,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
 
 def measured(
     item: Tokenised, found: Encoded, limits: Limits, ledger: Ledger
-) -> tuple[int, int, int, int, int, int]:
+) -> tuple[int, int, int, int, int, int, int]:
     """The figures of one good row, as `KEPT` has them; a cut or a split is counted."""
     limit, whole = limits.keeps, sum(map(len, found.ids))
     lengths = [len(ids[:limit]) for ids in found.ids]
@@ -222,7 +226,7 @@ def measured(
     first, second = (*lengths, 0)[:2]
     content = content_key(item.example, found, limit)
     told = -1 if ends is None else int(ends)
-    return first, second, supervised, beyond, told, content
+    return first, second, supervised, beyond, told, content, prompt_key(item.example)
 
 
 def backwards(found: Encoded) -> Iterator[int]:
@@ -300,6 +304,9 @@ def account(
             f"generation (ids {sorted(limits.end_ids)}): the model would never learn to stop"
         )
         whole = kept[kept["ends"] >= 0][["part", "at"]][:LOOKED_AT]
+        if all("input_ids" in parts[part][at].example for part, at in whole.tolist()):
+            ledger.warnings.append(TOKENISED_ELSEWHERE.format(sorted(limits.end_ids)))
+            return
         closing = {closes(parts[part][at], decode) for part, at in whole.tolist()}
         mark = closing.pop() if len(closing) == 1 else ""
         token = f"'{mark}', which ends each reply here" if mark[:1] in tuple("<[") else ""

@@ -43,7 +43,7 @@ from modelforge.data.read import Row
 WORDS: dict[str, list[str]] = json.loads(
     files("modelforge.configs").joinpath("layouts/labels.json").read_text(encoding="utf-8")
 )
-SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward")
+SCORE_KEYS = ("overall_score", "score", "rating", "fine-grained_score", "reward", "pm_score")
 RANK_KEYS = ("rank", "ranking")  # 1 is the best
 ANSWER_KEYS = ("response", "completion", "text", "content", "answer", "output")
 

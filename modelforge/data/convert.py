@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from modelforge.data.cells import is_empty, written, written_out
+from modelforge.data.cells import is_empty, texts_of, written, written_out
 from modelforge.data.dialogue import (
     Message,
     Skip,
@@ -163,7 +163,7 @@ def question_of(cells: Cells) -> str:
 
 def around(prompt: Text, cells: Cells) -> Text:
     """A prompt after its ``system`` message and the turns of its ``history``."""
-    system, earlier = part(cells, "system"), earlier_turns(cells.get("history"))
+    system, earlier = system_of(cells), earlier_turns(cells.get("history"))
     if not system and not earlier:
         return prompt
     return with_system([*earlier, *as_messages(prompt, "user")], cells)
@@ -184,13 +184,19 @@ def part(cells: Cells, role: str) -> str:
     return words
 
 
+def system_of(cells: Cells) -> str:
+    """The text of a system message, which may stand in parts, as Gemini's and Bedrock's do."""
+    value = cells.get("system")
+    texts = texts_of(value.get("parts", value) if isinstance(value, Mapping) else value)
+    return part({"system": texts if texts is value else "\n".join(texts)}, "system")
+
+
 def reply_of(cells: Cells, role: str) -> Text:
     """A reply: text, one message, messages, or the first of several reference answers."""
     value = cells.get(role)
     if is_messages(value) or is_message(value):
         return to_messages(value)
-    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
-        value = value["text"]  # SQuAD's {"text": [...], "answer_start": [...]}
+    value = texts_of(value)
     if isinstance(value, list) and all(written(item) is not None for item in value):
         value = value[0] if value else ""
     return text({role: value}, role)
@@ -382,7 +388,7 @@ def with_system(messages: list[Message], cells: Cells) -> list[Message]:
     Raises:
         Skip: If the messages begin with another one.
     """
-    system = part(cells, "system")
+    system = system_of(cells)
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages] if system else messages
     if system and system.strip() != messages[0]["content"].strip():

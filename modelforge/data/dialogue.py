@@ -20,12 +20,19 @@ def is_messages(value: Any) -> bool:
 
 
 def unpacked(value: Any) -> Any:
-    """The list behind JSON text that holds one; any other value as it is."""
+    """The list behind JSON text that holds one, or behind lists of roles and of texts.
+
+    Any other value stays as it is.
+    """
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
+    if isinstance(value, dict) and value:  # as `datasets` stores a sequence of objects
+        lists = list(value.values())
+        if all(isinstance(each, list) for each in lists) and len({*map(len, lists)}) == 1:
+            return [dict(zip(value, each, strict=True)) for each in zip(*lists, strict=True)]
     return value
 
 

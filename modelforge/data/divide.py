@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from modelforge.data.ledger import Ledger
@@ -28,6 +27,8 @@ def divide(
 ) -> tuple[list[Kept], Kept]:
     """The training rows of each part, and the evaluation rows drawn from all of them.
 
+    Rows that ask the same stand on one side, unless there are more of them than are held out.
+
     Raises:
         DataError: If too few rows would be left.
     """
@@ -38,11 +39,66 @@ def divide(
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
         raise DataError(Problem(where, what, "use a share such as 0.1, or 0 for none"))
-    chosen = np.zeros(len(rows), bool)
-    chosen[random.Random(seed).sample(range(len(rows)), count)] = True
+    return parted(kept, drawn(rows["asked"], rows["content"], count, seed))
+
+
+def divide_as(kept: Sequence[Kept], prompts: Collection[int]) -> tuple[list[Kept], Kept]:
+    """The same by what the rows ask: those whose fingerprint is among ``prompts`` are held out."""
+    import numpy as np
+
+    wanted = np.fromiter(prompts, "u8", len(prompts))
+    return parted(kept, np.isin(np.concatenate(kept)["asked"], wanted))
+
+
+def parted(kept: Sequence[Kept], chosen: Kept) -> tuple[list[Kept], Kept]:
+    """The rows of each part that are not chosen, and those of all parts that are."""
+    import numpy as np
+
+    rows = np.concatenate(kept)
     ends = np.cumsum([len(part) for part in kept])[:-1]
     parts = zip(kept, np.split(chosen, ends), strict=True)
     return [part[~those] for part, those in parts], rows[chosen]
+
+
+def drawn(asked: Kept, content: Kept, count: int, seed: int) -> Kept:
+    """Which rows are held out: ``count`` or a few less, as a hash of what they ask has it.
+
+    So a prompt stays on its side when rows are added or left out, as far as the count allows, and
+    in whatever form the same rows are read.
+
+    Args:
+        asked: A fingerprint of what each row asks, (N,).
+        content: One of all that it says.
+        count: How many rows are wanted.
+        seed: Of the draw.
+    """
+    import numpy as np
+
+    _, group, sizes = np.unique(asked, return_inverse=True, return_counts=True)
+    # What more rows ask than are held out is no prompt of its own: a fixed instruction, perhaps.
+    keys = np.where(sizes[group] > count, content ^ np.uint64(1), asked)
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    alike = sizes[group] > count  # rows that differ in nothing, or in columns alone
+    keys = np.where(alike, keys + np.arange(len(keys), dtype="u8"), keys)
+    keys, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    chosen, room = np.zeros(len(keys), bool), count
+    for at in np.argsort(_mixed(keys, seed), kind="stable").tolist():
+        if room == 0:
+            break
+        if sizes[at] <= room:
+            chosen[at], room = True, room - int(sizes[at])
+    return chosen[group]
+
+
+def _mixed(keys: Kept, seed: int) -> Kept:
+    """Fingerprints in an order of this seed: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        x = keys + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
 
 
 def eval_count(

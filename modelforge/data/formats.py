@@ -29,7 +29,16 @@ from modelforge.data.names import (
     TEXT,
 )
 from modelforge.data.several import SEVERAL
-from modelforge.data.spoken import is_alternating, is_spoken, read_alternating, read_spoken
+from modelforge.data.spoken import (
+    is_alternating,
+    is_numbered,
+    is_spoken,
+    is_texts,
+    read_alternating,
+    read_numbered,
+    read_questions,
+    read_spoken,
+)
 from modelforge.data.turns import is_exchanges
 
 # Most specific first: the first that fits and serves the kind is taken.
@@ -177,11 +186,27 @@ TABLE: tuple[Format, ...] = (
     ),
     Format(
         "dialogue with marks in its text",
-        {"messages": ("chat", *CONVERSATION, "input")},
+        {"messages": ("chat", *CONVERSATION, "input", "sample")},
         row_by_row(read_spoken),
         REPLY,
         SYSTEM,
         {"messages": is_spoken},
+    ),
+    Format(
+        "turns in an object",
+        {"messages": ("chat", *CONVERSATION)},
+        row_by_row(read_numbered),
+        REPLY,
+        SYSTEM,
+        {"messages": is_numbered},
+    ),
+    Format(
+        "text and questions in turn",
+        {"context": NAMES["context"], "questions": ("questions",), "answers": ("answers",)},
+        row_by_row(read_questions),
+        REPLY,
+        SYSTEM,
+        {"questions": is_texts},
     ),
     Format(
         "turns of the user",

@@ -12,19 +12,24 @@ from modelforge.common.hub import refusal, why_offline
 from modelforge.data.again import Again
 from modelforge.data.folder import HELD_OUT, one_of
 from modelforge.data.read import Row, Table, first_line
+from modelforge.data.stream import streamed
 from modelforge.errors import DataError, Problem
 
 LARGE = 2**26  # bytes of a data set that memory holds
 COMMIT = re.compile(r"/([0-9a-f]{40})/")
 
 
-def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
-    """Download (or take from the cache) one split of a hub data set.
+def read_hub(
+    source: str, *, split: str | None, name: str | None, most: int | None = None, seed: int = 0
+) -> Table:
+    """Download (or take from the cache) one split of a hub data set, or stream its first rows.
 
     Args:
         source: Its id.
         split: The split; None takes the one that is held out, or the only one.
         name: The configuration.
+        most: How many rows to stream; None downloads all.
+        seed: Of the order in which they are streamed.
 
     Raises:
         DataError: If the hub does not give it: unknown, private, no such split, no network.
@@ -33,10 +38,16 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
     from datasets.config import HF_DATASETS_CACHE
 
     try:
-        rows = load_dataset(source, name, split=split)
+        revision = None if most is None else head_of(source)
+        rows = load_dataset(
+            source, name, split=split, streaming=most is not None, revision=revision
+        )
         if split is None:
             found = next(filter(None, map(partial(one_of, source, rows), HELD_OUT)), None)
             rows = rows[found or next(iter(rows))]
+        if most is not None:
+            some, fingerprint = streamed(rows, source, most=most, seed=seed)
+            return Table(source, some, "", revision or "", fingerprint=fingerprint)
     except DataError:
         raise
     except Exception as error:  # the hub's libraries raise many kinds; each means a refusal
@@ -55,6 +66,13 @@ def read_hub(source: str, *, split: str | None, name: str | None) -> Table:
         read = list(read)
     # What datasets calls its fingerprint tells the content, where there is no file to hash.
     return Table(source, read, "", commit_of(rows), fingerprint=rows._fingerprint)
+
+
+def head_of(source: str) -> str | None:
+    """The commit that a hub data set is at, so that all of a stream is of one."""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(source).sha
 
 
 def rows_of(rows: Any, source: str) -> Iterator[Row]:

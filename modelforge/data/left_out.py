@@ -69,4 +69,5 @@ def refusal(error: LeftOut, where: str) -> DataError:
     ]
     fix = "train a model whose template has, or set `chat_template` to one of TRL's: "
     what = f"the row holds {error.what}, for which the chat template has no place"
-    return DataError(Problem(where, what, fix + ", ".join(able)))
+    fix += ", ".join(able) + "; or name the columns to read without it in `columns`"
+    return DataError(Problem(where, what, fix))

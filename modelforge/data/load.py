@@ -113,8 +113,12 @@ def read_rows(
     )
 
 
-def plain_rows(asked: Asked) -> list[Named]:
+def plain_rows(asked: Asked, *, conversational: bool = True) -> list[Named]:
     """The training rows of data sets with their places: prompts with answers, else plain text.
+
+    Args:
+        asked: The data sets.
+        conversational: Whether prompts are messages, for a chat template, or text.
 
     Raises:
         DataError: With all problems of the files.
@@ -122,9 +126,11 @@ def plain_rows(asked: Asked) -> list[Named]:
     parts = replace(read_parts(asked, Ledger("prompt")), evaluation=[])
     made: list[list[Pair]]
     try:
-        made = convert_all(parts, Mode("prompt", conversational=True), Ledger("prompt"), None, list)
+        made = convert_all(
+            parts, Mode("prompt", conversational=conversational), Ledger("prompt"), None, list
+        )
     except DataError:
-        mode, ledger = Mode("demonstration", conversational=True), Ledger("demonstration")
+        mode, ledger = Mode("demonstration", conversational=conversational), Ledger("demonstration")
         made = convert_all(parts, mode, ledger, None, list)
     return [(row.where, example) for rows in made for row, example in rows]
 

@@ -33,6 +33,7 @@ ROLES = {
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatbot": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
@@ -51,8 +52,8 @@ ROLES = {
 }
 # Roles whose content is a call.
 CALLING = ("function_call", "tool_call", "tool_calls")
-ROLE_KEYS = ("role", "from", "speaker")
-TEXT_KEYS = ("content", "value", "text")
+ROLE_KEYS = ("role", "from", "speaker", "author")
+TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
 CALL_KEYS = ("tool_calls", "function_call")
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 WEIGHT_KEYS = ("train", "loss", "weight", "loss_weight", "loss_scale")

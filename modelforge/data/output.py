@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,7 +229,7 @@ def token_columns(
                 answers_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)
                 for _, row in kept
             ]
-            columns = [pyarrow.array(column, ids) for column in zip(*cells, strict=True)]
+            columns = [listed(column, ids) for column in zip(*cells, strict=True)]
             for its_type, values in beside.values():
                 columns.append(pyarrow.array([values[i] for i, _ in kept], its_type))
             if kept:
@@ -237,6 +238,17 @@ def token_columns(
     if not isinstance(tokens, list):
         return mapped_dataset(tables(), schema)
     return Dataset(pyarrow.concat_tables([schema.empty_table(), *tables()]))
+
+
+def listed(column: Sequence[array[int]], its_type: Any) -> Any:
+    """Numbers of four bytes as an Arrow column of lists."""
+    import numpy
+    import pyarrow
+
+    numbers = numpy.concatenate([numpy.frombuffer(each, numpy.int32) for each in column])
+    ends = numpy.cumsum([0, *map(len, column)], dtype=numpy.int32)
+    values = pyarrow.array(numbers).cast(its_type.value_type)
+    return pyarrow.ListArray.from_arrays(ends, values)
 
 
 def is_left_out(row: Encoded, kind: DataKind, max_length: int | None) -> bool:
@@ -248,18 +260,18 @@ def is_left_out(row: Encoded, kind: DataKind, max_length: int | None) -> bool:
 
 def token_cells(
     row: Encoded, kind: DataKind, max_length: int | None
-) -> tuple[list[int], list[int]]:
+) -> tuple[array[int], array[int]]:
     """The ids and labels of a demonstration, cut; or both sides of a pair."""
     if kind == "demonstration":
-        return row.ids[0][:max_length].tolist(), row.labels(max_length)
+        return row.ids[0][:max_length], row.labels(max_length)
     chosen, rejected = row.ids
-    return chosen.tolist(), rejected.tolist()
+    return chosen, rejected
 
 
-def answers_and_prompt(row: Encoded) -> list[list[int]]:
+def answers_and_prompt(row: Encoded) -> list[array[int]]:
     """Both replies of a pair, or the labelled answer, and the prompt before them."""
     prompt = row.ids[0][: row.start]
-    return [*(ids[row.start :].tolist() for ids in row.ids), prompt.tolist()]
+    return [*(ids[row.start :] for ids in row.ids), prompt]
 
 
 def write_normal_form(rows: Dataset | Iterable[Mapping[str, Any]], path: Path) -> int:

@@ -99,6 +99,24 @@ def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) ->
 
 def content(where: str, example: Example) -> Content:
     """What an example says, as it is compared."""
+    prompt, question, answers = asked(example)
+    told = plain("\n".join("".join(parts_of(answer)) for answer in answers))
+    return Content(where, prompt, digest(prompt, told), f"{question} {told}".strip())
+
+
+def prompt_key(example: Example) -> int:
+    """A fingerprint of what a row asks, the same whatever kind of row it is read as.
+
+    A text that asks nothing is taken as a whole.
+    """
+    prompt, question, answers = asked(example)
+    if not question:
+        prompt = digest(prompt, *("".join(parts_of(answer)) for answer in answers))
+    return int.from_bytes(prompt[:8])
+
+
+def asked(example: Example) -> tuple[bytes, str, list[Any]]:
+    """A fingerprint of what an example asks, the question as it is compared, and its answers."""
     asked: Any
     answers: list[Any] = []
     if "messages" in example:
@@ -110,10 +128,8 @@ def content(where: str, example: Example) -> Content:
         asked = example.get("prompt", example.get("text"))
         answers = [example[side] for side in SIDES if example.get(side) is not None]
     system, question = parts_of(asked)
-    told = plain("\n".join("".join(parts_of(answer)) for answer in answers))
     question = plain(question)
-    prompt = digest(plain(system), question, str(example.get("tools") or ""))
-    return Content(where, prompt, digest(prompt, told), f"{question} {told}".strip())
+    return digest(plain(system), question, str(example.get("tools") or "")), question, answers
 
 
 def parts_of(value: Any) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
+from modelforge.data.places import Places
 from modelforge.data.tokens import Encoded
 
 if TYPE_CHECKING:
@@ -70,3 +71,26 @@ def encoded(rows: Chosen) -> Sequence[Encoded]:
     """The tokens of rows: a list where these are held."""
     tokens = Tokens(rows)
     return list(tokens) if rows.held else tokens
+
+
+class Wheres(ByPlace[str]):
+    """The places of rows that are not held, ``file:line``.
+
+    Args:
+        rows: In their order.
+    """
+
+    def __init__(self, rows: Chosen) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def item(self, at: int) -> str:
+        """The place of one row."""
+        return self.rows[at].row.where
+
+
+def places_of(rows: Chosen) -> Sequence[str]:
+    """The place of each row, ``file:line``, without holding the rows."""
+    return Places(item.row for item in rows) if rows.held else Wheres(rows)

@@ -8,24 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelforge.data.again import mapped
+from modelforge.data.cells import is_empty
 from modelforge.data.convert import DataKind, Item
 from modelforge.data.formats import TABLE
 from modelforge.data.layout import Format
+from modelforge.data.names import NAMES
 from modelforge.data.read import Row
 from modelforge.errors import DataError, Problem, did_you_mean
 
 # What a row of any format may hold for the chat template, beside its messages.
 BESIDE: Mapping[str, tuple[str, ...]] = {
-    "tools": ("tools", "functions"),
+    "tools": ("tools", "functions", "function_description"),
     "chat_template_kwargs": ("chat_template_kwargs",),
     "enable_thinking": ("enable_thinking",),
 }
+# A thought before the reply.
+THOUGHT = {"thought": NAMES["thought"]}
 LOOKED_AT = 100  # rows whose values decide whether a format fits
 
 
 def known_names() -> set[str]:
     """Every column name the table knows, and every role."""
-    groups = [BESIDE, *(group for form in TABLE for group in (form.columns, form.optional))]
+    groups = [
+        BESIDE,
+        THOUGHT,
+        *(group for form in TABLE for group in (form.columns, form.optional)),
+    ]
     return {name for group in groups for names in group.values() for name in names}
 
 
@@ -104,7 +112,9 @@ def recognise(rows: Sequence[Row], kind: DataKind, mapped: Collection[str] = ())
     matches = [m for form in TABLE if (m := fit(form, needed, optional, head))]
     serving = [match for match in matches if kind in match.format.serves]
     if serving:
-        return max(serving, key=lambda m: len(set(mapped) & set(m.columns.values())))
+        best = max(serving, key=lambda m: len(set(mapped) & set(m.columns.values())))
+        by_hand = mapped and "thought" not in mapped
+        return best if kind != "demonstration" or by_hand else with_thought(best, head)
     raise DataError(unrecognised(rows[0].path, usual, kind, matches))
 
 
@@ -142,6 +152,29 @@ def fit(
         if column is not None and role not in columns:
             columns[role] = column
     return Match(form, columns)
+
+
+def with_thought(match: Match, rows: Sequence[Row]) -> Match:
+    """The match with the column of the thought before its reply, where there is one.
+
+    Args:
+        match: Of demonstrations.
+        rows: The first ones.
+    """
+    reply = match.columns.get("completion")
+    free = by_canonical(
+        {name: None for row in rows for name in row.cells if name not in match.columns.values()}
+    )
+    column = next((free[name] for name in NAMES["thought"] if name in free), None)
+    if reply is None or column is None:
+        return match
+    # "on", or a number, says how much is to be thought.
+    thoughts = [row.cells.get(column) for row in rows]
+    said = [value for value in thoughts if isinstance(value, str) and len(value.split()) > 1]
+    inline = any("</think>" in str(row.cells.get(reply)) for row in rows)
+    if inline or 2 * len(said) < sum(not is_empty(value) for value in thoughts) or not said:
+        return match
+    return Match(match.format, {**match.columns, "thought": column})
 
 
 def unrecognised(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,10 @@ from modelforge.data.check import (
     hold_out,
     look_for_shared,
 )
-from modelforge.data.divide import divide, mixture
+from modelforge.data.divide import divide, divide_as, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
-from modelforge.data.picked import Chosen, encoded
-from modelforge.data.places import Places
+from modelforge.data.picked import Chosen, encoded, places_of
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -45,6 +44,9 @@ class Data:
         eval_tokens: The same of the evaluation rows; empty for none.
         template_kwargs: What every conversation gives the chat template.
         train_places, eval_places: Where each row stands, ``file:line``.
+        train_prompts, eval_prompts: A fingerprint of what each row asks; the same whatever kind of
+            row it is read as.
+        drawn: Whether the evaluation rows were taken out of the data to train on.
     """
 
     train: Dataset
@@ -55,6 +57,9 @@ class Data:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     train_places: Sequence[str] = ()
     eval_places: Sequence[str] = ()
+    train_prompts: Iterable[int] = ()
+    eval_prompts: Sequence[int] = ()
+    drawn: bool = False
 
     def tokenised(
         self, *, train_length: int | None, eval_length: int | None, prompt_apart: bool = False
@@ -103,6 +108,7 @@ class Rows:
         name: How messages call the data.
         reading: What happened while the files were read.
         template_kwargs: What every conversation gives the chat template.
+        prompts: Of what is held out, a fingerprint of what it asks, in place of ``eval_split``.
     """
 
     parts: Sequence[Sequence[Tokenised]]
@@ -117,6 +123,7 @@ class Rows:
     name: str
     reading: Ledger
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Collection[int] | None = None
 
     def within(
         self,
@@ -166,8 +173,11 @@ class Rows:
             encoded(rows),
             encoded(held_out),
             self.template_kwargs,
-            Places(item.row for item in rows),
-            Places(item.row for item in held_out),
+            places_of(rows),
+            places_of(held_out),
+            epoch["asked"],
+            evaluation["asked"].tolist(),
+            drawn=not self.held_out and len(evaluation) > 0,
         )
 
     def _divide(self, kept: list[Kept], ledger: Ledger) -> tuple[list[Kept], Kept]:
@@ -184,6 +194,8 @@ class Rows:
             what = f"no held-out row can be used ({self.held_out})"
             raise DataError(Problem("eval_dataset", what, "check it alone, as the data set"))
         reasons = [self.held_out] if self.held_out else []
+        if self.prompts is not None:
+            return self._divide_as(self.prompts, train, ledger)
         for at, own in enumerate(self.own):
             if own is not None:
                 (train[at],), drawn = divide([train[at]], own, self.seed, 0, ledger, where="eval")
@@ -201,3 +213,17 @@ class Rows:
             reasons.append(ledger.eval_reason)
         ledger.eval_reason = "; ".join(reasons)
         return train, np.concatenate(evaluation) if evaluation else train[0][:0]
+
+    def _divide_as(
+        self, prompts: Collection[int], train: list[Kept], ledger: Ledger
+    ) -> tuple[list[Kept], Kept]:
+        """The same by what another run held out."""
+        if self.held_out:
+            what = f"the data says itself what is held out ({self.held_out})"
+            raise DataError(Problem("held_out_as", what, "keep one of the two"))
+        train, evaluation = divide_as(train, prompts)
+        ledger.eval_reason = "what the run of held_out_as held out"
+        if sum(map(len, train)) < max(self.min_rows, 1):
+            what = "leaves no row to train on: all are held out there"
+            raise DataError(Problem("held_out_as", what, "set eval_split instead"))
+        return train, evaluation

@@ -32,6 +32,7 @@ from modelforge.data.sides import (
     convert_from_zero,
     read_strength,
     read_two_scores,
+    read_winner,
 )
 
 SEVERAL: tuple[Format, ...] = (
@@ -141,6 +142,18 @@ SEVERAL: tuple[Format, ...] = (
         convert_compared,
         PAIR,
         {**AROUND, "margin": NAMES["margin"]},
+    ),
+    Format(
+        "two responses and whether each of them won",
+        {
+            "prompt": ASKED,
+            **TWO,
+            "first_wins": NAMES["first_wins"],
+            "second_wins": NAMES["second_wins"],
+        },
+        row_by_row(read_winner),
+        PAIR,
+        {**AROUND, "tie": ("winner_tie", "tie")},
     ),
     Format(
         "two responses and a score for each",

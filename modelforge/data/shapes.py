@@ -99,7 +99,7 @@ def _remade(shape: Shape, cells: Mapping[str, Any], names: Mapping[str, str]) ->
     for name in partly:
         taken = {path.split(".")[-1] for path in paths if names.get(path.partition(".")[0]) == name}
         value = cells.get(str(name))
-        for each in [value] if isinstance(value, Mapping) else ():
+        for each in [value] if isinstance(value, Mapping) and name not in whole else ():
             kept |= {f"{name}.{key}": v for key, v in each.items() if key not in taken}
     return _beside(kept, _filled(shape["row"], cells, names))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from modelforge.data.compare import is_good
 from modelforge.data.convert import (
     Cells,
     Converter,
@@ -17,8 +18,9 @@ from modelforge.data.convert import (
     number,
     row_by_row,
 )
-from modelforge.data.dialogue import Skip
+from modelforge.data.dialogue import Message, Skip
 from modelforge.data.pairs import read_pair
+from modelforge.data.turns import earlier_turns, from_json
 
 # What a preference cell may say: 1 for the first response, -1 for the second, 0 for a tie.
 SIDES = {
@@ -93,6 +95,29 @@ def read_two_scores(cells: Cells, mode: Mode) -> Iterator[Example]:
     known = mode.kind != "prompt"
     gap = number(cells.get("score_a")) - number(cells.get("score_b")) if known else None
     yield from read_side(gap, cells, mode)
+
+
+def read_winner(cells: Cells, mode: Mode) -> Iterator[Example]:
+    """Chatbot Arena: a mark for each side that won; a list of texts is one text a turn."""
+    wins = [0, 0]
+    if mode.kind != "prompt":
+        wins = [int(is_good(cells.get(role))) for role in ("first_wins", "second_wins")]
+    asked = from_json(cells.get("prompt"))
+    if isinstance(asked, list):
+        told = {side: in_turns(asked, from_json(cells.get(side))) for side in ("a", "b")}
+        cells = {role: value for role, value in {**cells, **told}.items() if role != "prompt"}
+    yield from read_side(wins[0] - wins[1], cells, mode)
+
+
+def in_turns(asked: list[Any], answered: Any) -> list[Message]:
+    """What one side of a comparison was asked and answered, turn by turn.
+
+    Raises:
+        Skip: If an answer is missing.
+    """
+    if not isinstance(answered, list) or len(answered) != len(asked):
+        raise Skip("turns not understood", "prompt")
+    return earlier_turns([list(pair) for pair in zip(asked, answered, strict=True)], "prompt")
 
 
 convert_from_zero: Converter = row_by_row(partial(read_named, FROM_ZERO))

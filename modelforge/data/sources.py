@@ -37,8 +37,11 @@ class Asked:
         dataset_split: Split of a hub data set or of a folder, to train on.
         columns: Our name → the file's column, where the format is not recognised.
         max_samples: The most rows to read of each data set, drawn at random.
+        streaming: Why no more than ``max_samples`` rows are downloaded of a hub data set; empty
+            where all of it is.
         seed: Of the draw, the split and the mixture.
         base_dir: Relative paths are looked up here first, then in the working folder.
+        split_by: The key that says what is held out.
     """
 
     dataset: DatasetSpec | Splits
@@ -47,8 +50,10 @@ class Asked:
     dataset_split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     max_samples: int | None = None
+    streaming: str = ""
     seed: int = 0
     base_dir: Path = Path()
+    split_by: str = "eval_split"
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ def read_parts(asked: Asked, ledger: Ledger) -> Parts:
     kept = [part for part in kept if part.tables]
     names = ", ".join(table.path for part in kept for table in part.tables)
     if kept and (asked.eval_split is not None or own):
-        ledger.note(f"not read: {names}, since {'eval' if own else 'eval_split'} is set")
+        ledger.note(f"not read: {names}, since {'eval' if own else asked.split_by} is set")
         kept = []
     return Parts(parts, kept, f"named so: {names}" if kept else "")
 
@@ -174,7 +179,7 @@ def without_splits(asked: Asked, splits: Splits, ledger: Ledger) -> tuple[Asked,
     if splits.validation is not None and splits.test is not None:
         ledger.note("not read: test of dataset, since validation is there")
     if held_out is not None and asked.eval_split is not None:
-        ledger.note(f"not read: {name} of dataset, since eval_split is set")
+        ledger.note(f"not read: {name} of dataset, since {asked.split_by} is set")
         held_out = None
     if held_out is None:
         return replace(asked, dataset=splits.train), "eval_dataset"
@@ -199,10 +204,15 @@ def read_all(
     found: list[Found] = []
     problems: list[Problem] = []
     sources = [*train, *held_out]
+    if asked.streaming:
+        ledger.note(
+            f"streaming: no more than {asked.max_samples} rows of a data set are read: "
+            f"{asked.streaming}"
+        )
     large = sum(bytes_of(source, asked.base_dir) for source in sources) > LARGE
     for number, source in enumerate(sources):
         try:
-            each = read_source(source, asked.base_dir, held_out=number >= len(train), large=large)
+            each = read_source(source, asked, held_out=number >= len(train), large=large)
         except DataError as error:
             problems.extend(error.problems)
             continue
@@ -265,27 +275,31 @@ def bytes_of(source: DatasetSource, base_dir: Path) -> int:
 
 
 def read_source(
-    source: DatasetSource, base_dir: Path, *, held_out: bool = False, large: bool = False
+    source: DatasetSource, asked: Asked, *, held_out: bool = False, large: bool = False
 ) -> Found:
     """A file, the files of a folder, or the split of a hub data set.
 
     Args:
-        source: Where; a relative path is looked up in ``base_dir``, then in the working folder.
-        base_dir: The config file's folder.
+        source: Where; a relative path is looked up in the config file's folder, then in the
+            working folder.
+        asked: All that the run says of its data.
         held_out: Whether held-out rows are wanted, not rows to train on.
         large: Whether rows are read from the files again each time, and never all held.
 
     Raises:
         DataError: With every problem found (the first ten in full).
     """
-    path = find(source.path, base_dir)
+    path = find(source.path, asked.base_dir)
     if path is None and looks_like_hub_id(source.path):
         from modelforge.data.hub import read_hub
 
         wanted = source.split or (None if held_out else "train")
-        return Found([read_hub(source.path, split=wanted, name=source.name)])
+        most = (source.max_samples or asked.max_samples) if asked.streaming else None
+        return Found(
+            [read_hub(source.path, split=wanted, name=source.name, most=most, seed=asked.seed)]
+        )
     if path is None:
-        raise DataError(missing(source.path, base_dir))
+        raise DataError(missing(source.path, asked.base_dir))
     if source.name or (source.split and not path.is_dir()):
         fix = "remove it, or name the file or folder that holds it"
         what = "name chooses within a hub data set, split also within a folder"

@@ -7,14 +7,18 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
+from modelforge.data.convert import Example
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.spool import BATCH
 from modelforge.data.tokens import Encoded
+
+# What is told of a row, in the order of `Tokenised`.
+TOLD = ("ends", "double_bos", "closed", "flaw", "silent", "blanks_alone")
 
 
 @cache
@@ -52,7 +56,7 @@ def packed(rows: Sequence[Tokenised]) -> Any:
         "spans": [e and e.spans for e in encoded],
         "findings": [list(e.findings) if e else None for e in encoded],
         **{name: [getattr(row, name) for row in rows]
-           for name in ("ends", "double_bos", "closed", "flaw", "silent", "blanks_alone")},
+           for name in TOLD},
     }  # fmt: skip
     arrays = [pa.array(columns[field.name], field.type) for field in schema()]
     return pa.record_batch(arrays, schema=schema())
@@ -76,49 +80,79 @@ def from_bytes(raw: bytes) -> Any:
     return pa.ipc.read_record_batch(pa.py_buffer(raw), schema())
 
 
-def unpacked(batch: Any) -> list[Tokenised]:
-    """The rows of a batch."""
-    plain = {
-        name: batch.column(name).to_pylist()
-        for name in schema().names
-        if name not in ("first", "second", "spans")
-    }
-    first, second, spans = (lists(batch.column(name)) for name in ("first", "second", "spans"))
-    rows = []
-    for i, path in enumerate(plain["path"]):
-        cells, error = plain["cells"][i], plain["error"][i]
-        row = Row(json.loads(cells) if cells else {}, path, plain["line"][i])
+class Unpacked(ByPlace[Tokenised]):
+    """The rows of a batch, each made when it is asked for.
+
+    Args:
+        batch: As `packed` made it.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        self.size = batch.num_rows
+        self.first, self.second, self.spans = (
+            Lists(batch.column(name)) for name in ("first", "second", "spans")
+        )
+        self.plain = {
+            name: batch.column(name).to_pylist()
+            for name in schema().names
+            if name not in ("first", "second", "spans")
+        }
+
+    def __len__(self) -> int:
+        return int(self.size)
+
+    def item(self, at: int) -> Tokenised:
+        """One of the rows."""
+        plain, ids, others = self.plain, self.first.at(at), self.second.at(at)
+        cells, error = plain["cells"][at], plain["error"][at]
+        row = Row(json.loads(cells) if cells else {}, plain["path"][at], plain["line"][at])
         found: Encoded | RenderError
-        ids, others = first[i], second[i]
         if error is not None or ids is None:
             found = RenderError.again(error)
         else:
             both = (ids,) if others is None else (ids, others)
-            found = Encoded(both, plain["start"][i], spans[i], tuple(plain["findings"][i]))
-        rows.append(
-            Tokenised(
-                row,
-                json.loads(plain["example"][i]),
-                found,
-                **{
-                    name: plain[name][i]
-                    for name in ("ends", "double_bos", "closed", "flaw", "silent", "blanks_alone")
-                },
-            )
-        )
-    return rows
+            told = tuple(plain["findings"][at])
+            found = Encoded(both, plain["start"][at], self.spans.at(at), told)
+        return Stored(row, plain["example"][at], found, *(plain[name][at] for name in TOLD))
 
 
-def lists(column: Any) -> list[array[int] | None]:
-    """The lists of a column of numbers, four bytes a number."""
-    values = column.values.to_numpy(zero_copy_only=False)
-    ends = column.offsets.to_pylist()
-    found: list[array[int] | None] = []
-    for i, is_there in enumerate(column.is_valid().to_pylist()):
+class Stored(Tokenised):
+    """A row whose example is read from its JSON text when it is asked for first."""
+
+    __slots__ = ("_kept",)
+    _kept: str | Example
+
+    @property
+    def example(self) -> Example:
+        """In normal form."""
+        if isinstance(self._kept, str):
+            self._kept = json.loads(self._kept)
+        return cast("Example", self._kept)
+
+    @example.setter
+    def example(self, value: str | Example) -> None:
+        self._kept = value
+
+
+class Lists:
+    """The lists of a column of numbers, four bytes a number.
+
+    Args:
+        column: Of Arrow.
+    """
+
+    def __init__(self, column: Any) -> None:
+        self.values = column.values.to_numpy(zero_copy_only=False)
+        self.ends = column.offsets.to_pylist()
+        self.there = column.is_valid().to_pylist()
+
+    def at(self, i: int) -> array[int] | None:
+        """One of them; None where there is none."""
+        if not self.there[i]:
+            return None
         numbers = array("i")
-        numbers.frombytes(values[ends[i] : ends[i + 1]].tobytes())
-        found.append(numbers if is_there else None)
-    return found
+        numbers.frombytes(self.values[self.ends[i] : self.ends[i + 1]].tobytes())
+        return numbers
 
 
 class Store(ByPlace[Tokenised]):
@@ -136,7 +170,7 @@ class Store(ByPlace[Tokenised]):
         self.file = pa.ipc.open_file(pa.OSFile(str(path)))
         last = self.file.num_record_batches - 1
         self.size = last * BATCH + self.file.get_batch(last).num_rows if last >= 0 else 0
-        self.held: tuple[int, list[Tokenised]] = (-1, [])
+        self.held: tuple[int, Sequence[Tokenised]] = (-1, [])
 
     def __len__(self) -> int:
         return self.size
@@ -146,12 +180,12 @@ class Store(ByPlace[Tokenised]):
         at = range(self.size)[at]
         number, place = divmod(at, BATCH)
         if self.held[0] != number:
-            self.held = number, unpacked(self.file.get_batch(number))
+            self.held = number, Unpacked(self.file.get_batch(number))
         return self.held[1][place]
 
     def __iter__(self) -> Iterator[Tokenised]:
         for number in range(self.file.num_record_batches):
-            yield from unpacked(self.file.get_batch(number))
+            yield from Unpacked(self.file.get_batch(number))
 
 
 def store(path: Path, batches: Iterable[Any]) -> Store:

@@ -46,10 +46,10 @@ class Encoded:
     spans: array[int] | None = None
     findings: tuple[str, ...] = ()
 
-    def labels(self, limit: int | None = None) -> list[int]:
+    def labels(self, limit: int | None = None) -> array[int]:
         """Labels of a demonstration's first ``limit`` tokens: ids, or -100 where masked."""
         (ids,) = self.ids
-        labels = [MASKED] * len(ids)
+        labels = array("i", [MASKED]) * len(ids)
         for begin, end in pairwise(self.spans):
             labels[begin:end] = ids[begin:end]
         return labels[:limit]
@@ -191,7 +191,11 @@ class Encoder:
         texts = [row.text for row in rows if not isinstance(row, RenderError)]
         tokens: Any = (
             self.tokenizer(
-                texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+                texts,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_offsets_mapping=True,
+                verbose=False,
             )
             if texts
             else {"input_ids": (), "offset_mapping": ()}
@@ -229,6 +233,7 @@ class Encoder:
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
             *self.marks.found(messages),
+            *begun(example),
             *self.trained.unread(conversation_of(example, messages)),
         )
         return Chosen(found.text, spans, said)
@@ -298,7 +303,8 @@ class Encoder:
                 text = renderer.text(conversation_of(example, messages), generate=generate)
                 shown = [renderer.untagged(message) for message in messages]
                 told = self._told(shown, text, len(example["prompt"]))
-                rows.append((text, (*told, *renderer.unread(conversation_of(example, messages)))))
+                unread = renderer.unread(conversation_of(example, messages))
+                rows.append((text, (*told, *begun(example), *unread)))
             except RenderError as error:
                 rows.append((error, ()))
         good = [text for text, _ in rows if isinstance(text, str)]
@@ -325,6 +331,15 @@ class Encoder:
 
 
 SIDES = ("chosen", "rejected")
+
+
+def begun(example: Example) -> tuple[str, ...]:
+    """The finding of a prompt that ends with the beginning of its answer; none for any other."""
+    prompt = example.get("prompt")
+    if not isinstance(prompt, list) or not prompt or prompt[-1]["role"] != "assistant":
+        return ()
+    answers = [example[name] for name in ("completion", *SIDES) if example.get(name)]
+    return ("begun",) if all(answer[0]["role"] == "assistant" for answer in answers) else ()
 
 
 def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | RenderError:

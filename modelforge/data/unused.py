@@ -14,7 +14,14 @@ from modelforge.data.cells import is_empty
 from modelforge.data.convert import DataKind
 from modelforge.data.dialogue import is_messages, unpacked
 from modelforge.data.ledger import Ledger, Tally
-from modelforge.data.message import READ_KEYS, READ_PART_KEYS, TEXT_KEYS, Skip, is_message
+from modelforge.data.message import (
+    READ_KEYS,
+    READ_PART_KEYS,
+    ROLE_KEYS,
+    TEXT_KEYS,
+    Skip,
+    is_message,
+)
 from modelforge.data.read import Row
 from modelforge.data.recognise import canonical
 
@@ -65,10 +72,17 @@ def _reasons(
         if name in used or is_empty(value):
             continue
         known = canonical(name)
+        if known == "parent_id" and _is_whole(cells, used):
+            continue
         if known in MEANING and (known in MEDIA or not by_hand):
             yield Skip(MEANING[known], name)
         if kind == "demonstration" and known in FLAGS and not by_hand and _is_off(value):
             yield Skip("marked not to be trained on", name)
+
+
+def _is_whole(cells: Mapping[str, Any], used: Collection[str]) -> bool:
+    """Whether a row says what it answers, or is a conversation: then its parent is but an id."""
+    return len(used) > 1 or any(is_messages(cells.get(name)) for name in used)
 
 
 def _is_off(value: Any) -> bool:
@@ -96,6 +110,8 @@ def _keys(value: Any) -> set[str]:
     found: set[str] = set()
     for message in _messages(value):
         found.update(k for k, v in message.items() if k not in READ_KEYS and not is_empty(v))
+        for keys in (ROLE_KEYS, TEXT_KEYS):  # of several, the first is read
+            found.update([key for key in keys if not is_empty(message.get(key))][1:])
         content = next((message[key] for key in TEXT_KEYS if key in message), None)
         for part in content if isinstance(content, list) else ():
             if isinstance(part, Mapping):

@@ -161,13 +161,12 @@ def _load_base(asked: Named) -> Any:
 
     source, cuda = asked.source, torch.cuda.is_available()
     say(f"loading {source.base}")
-    dtype = _object(asked.run / files.RESULTS).get("dtype") if asked.run else None
     kwargs: dict[str, Any] = {
         "revision": source.revision,
-        "dtype": getattr(torch, dtype) if dtype else "auto" if cuda else torch.float32,
+        "dtype": trained_dtype(asked),
         "trust_remote_code": False,
         "use_safetensors": True,
-        "quantization_config": _quantised(asked, dtype or "float32"),
+        "quantization_config": quantised(asked),
     }
     if cuda or kwargs["quantization_config"] is not None:
         kwargs["device_map"] = {"": "cuda:0" if cuda else "cpu"}
@@ -181,9 +180,18 @@ def _load_base(asked: Named) -> Any:
     return model.eval()
 
 
-def _quantised(asked: Named, dtype: str) -> Any:
-    """How the base's weights were packed in its run; None for not at all."""
+def trained_dtype(asked: Named) -> Any:
+    """The type its run had the base in; else the one it was saved in, and 32 bits on a CPU."""
     import torch
+
+    dtype = _object(asked.run / files.RESULTS).get("dtype") if asked.run else None
+    if dtype:
+        return getattr(torch, dtype)
+    return "auto" if torch.cuda.is_available() else torch.float32
+
+
+def quantised(asked: Named) -> Any:
+    """How the base's weights were packed in its run, for transformers; None for not at all."""
     from transformers import BitsAndBytesConfig
 
     recorded = asked.recorded
@@ -195,7 +203,7 @@ def _quantised(asked: Named, dtype: str) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type=recorded["bnb_4bit_quant_type"],
         bnb_4bit_use_double_quant=recorded["use_double_quant"],
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_compute_dtype=trained_dtype(asked),
     )
 
 

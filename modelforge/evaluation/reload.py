@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelforge.common.console import say
 from modelforge.errors import Problem, RunError
+from modelforge.models.saved import load_saved
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
     from modelforge.data.tokens import Encoded
+    from modelforge.models.attach import Head
 
 # Parameters up to which a second copy of the model costs neither time nor memory worth a thought.
 _SMALL = 100_000_000
@@ -29,7 +31,7 @@ def see_that_it_loads(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Encoded],
     *,
-    head: str,
+    head: Head,
     trust_remote_code: bool,
 ) -> dict[str, Any]:
     """Load the saved model as its card says, and hold it against the trained one on a few rows.
@@ -71,7 +73,7 @@ def see_that_it_loads(
         return {"loaded": 0, "difference": None}
     batch = _batch(rows, saved, model.device)
     trained = _outputs(model, batch)
-    reloaded = _load(folder, model, saved, head=head, trust_remote_code=trust_remote_code)
+    reloaded = _reloaded(folder, model, saved, head=head, trust_remote_code=trust_remote_code)
     loaded = _outputs(reloaded, batch)
     difference = (trained - loaded).abs().max().item()
     dtype = str(model.config.dtype).removeprefix("torch.")
@@ -83,6 +85,25 @@ def see_that_it_loads(
         _refuse(folder, what)
     say("the saved model was loaded again by plain transformers and PEFT, and is the same")
     return {"loaded": size, "difference": difference}
+
+
+def _reloaded(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    head: Head,
+    trust_remote_code: bool,
+) -> Any:
+    return load_saved(
+        folder,
+        tokenizer=tokenizer,
+        head=head,
+        dtype=model.config.dtype,
+        device=model.device,
+        quantization=getattr(model.config, "quantization_config", None),
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _refuse(folder: Path, what: str) -> NoReturn:
@@ -165,38 +186,3 @@ def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     if logits.dim() == 3:
         logits = logits[batch["attention_mask"].bool()]
     return logits.float()
-
-
-def _load(
-    folder: Path,
-    trained: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    head: str,
-    trust_remote_code: bool,
-) -> Any:
-    """The saved model, by the calls that its card shows."""
-    import peft
-    import transformers
-
-    from modelforge.models.lora import exact_4bit_on_cpu
-
-    adapter = (folder / "adapter_config.json").is_file()
-    task = "SequenceClassification" if head == "reward" else "CausalLM"
-    library, kind = (peft, "AutoPeftModelFor") if adapter else (transformers, "AutoModelFor")
-    arguments: dict[str, Any] = {
-        "dtype": trained.config.dtype,
-        "trust_remote_code": trust_remote_code,
-        "use_safetensors": True,
-    }
-    quantised = getattr(trained.config, "quantization_config", None)
-    if quantised is not None:
-        arguments["quantization_config"] = quantised
-        arguments["device_map"] = {"": trained.device}
-    if adapter and head == "reward":
-        arguments["num_labels"] = 1
-    model = getattr(library, kind + task).from_pretrained(folder, **arguments)
-    exact_4bit_on_cpu(model)
-    if head == "reward":
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model.eval() if quantised is not None else model.to(trained.device).eval()

@@ -27,6 +27,8 @@ class Hardware:
         bf16: Whether the device computes in bfloat16 at speed.
         ram_gb: Memory of the machine, in GiB.
         cores: Processor cores this process may use.
+        free_gb: What of ``vram_gb`` is free for this process: a display and other programs take
+            their share. None where it was not looked at.
     """
 
     device: str
@@ -37,6 +39,12 @@ class Hardware:
     bf16: bool
     ram_gb: float
     cores: int
+    free_gb: float | None = None
+
+    @property
+    def usable_gb(self) -> float:
+        """What a run may take of a card, in GiB; 0 without CUDA."""
+        return self.vram_gb if self.free_gb is None else self.free_gb
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -89,7 +97,30 @@ def detect_hardware() -> Hardware:
         bf16=capability >= (8, 0),
         ram_gb=ram_gb,
         cores=cores or 1,
+        free_gb=_free_gb(len(cards)),
     )
+
+
+# What CUDA itself takes for this process, of which `mem_get_info` knows nothing apart.
+_CONTEXT = 0.5
+
+
+def _free_gb(cards: int) -> float | None:
+    """What the card with the least free memory leaves to this process, in GiB.
+
+    None beside other processes of the same run: what each of them takes would count for the
+    others, and all have to come to the same plan.
+    """
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return None
+    free = []
+    for i in range(cards):
+        left, total = torch.cuda.mem_get_info(i)
+        own = torch.cuda.memory_reserved(i) / 2**30 + _CONTEXT
+        free.append(round(min(left / 2**30 + own, total / 2**30), 2))
+    return min(free)
 
 
 def list_profiles() -> list[Profile]:
@@ -125,8 +156,8 @@ def choose_profile(
         return profiles[name], Choice(name, "config")
     if hardware.device == "cpu":
         return profiles["cpu"], Choice("cpu", "machine", "no CUDA device was found")
-    # A card sold as 16 GB reports a little less: its profile begins half a GiB lower.
-    vram = memory_budget_gb or hardware.vram_gb + 0.5
+    # A card sold as 16 GB reports up to 0.6 less: its profile begins lower by that.
+    vram = memory_budget_gb or hardware.vram_gb + 0.6
     for profile in profiles.values():
         low, high = profile.min_vram_gb, profile.max_vram_gb
         if low is not None and low <= vram and (high is None or vram < high):

@@ -67,7 +67,7 @@ class ByRow(Trainer):
     ) -> Any:
         """Evaluate, and keep the figures of each row. Training is not disturbed."""
         self._batches = []
-        with random_state_kept():
+        with random_state_kept(), self._plain_loss():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
@@ -81,6 +81,20 @@ class ByRow(Trainer):
         for name, value in figures.items():
             metrics[name] = [value]  # TRL logs the mean of what stands here
         return output
+
+    @contextmanager
+    def _plain_loss(self) -> Iterator[None]:
+        """Within it, sft's loss is that of the data: smoothed labels and DFT's weights are not."""
+        asked = self.label_smoother, getattr(self.args, "loss_type", None)
+        self.label_smoother = None
+        if asked[1] == "dft":
+            self.args.loss_type = "nll"
+        try:
+            yield
+        finally:
+            self.label_smoother = asked[0]
+            if asked[1] == "dft":
+                self.args.loss_type = "dft"
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As ever, and each batch beside its rows alone."""

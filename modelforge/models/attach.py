@@ -30,6 +30,7 @@ def head_problems(
         where: How to call the key in messages.
     """
     names = getattr(architecture, "architectures", None) or []
+    yield from _no_model_class(architecture, head, where)
     scores = any(name.endswith("ForSequenceClassification") for name in names)
     if source.adapter is not None:
         recorded = json.loads((source.adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -48,6 +49,33 @@ def head_problems(
         count = architecture.num_labels
         what = f"{source.base} gives {count} labels; a reward model gives one score"
         yield Problem(where, what, "give a language model, or a reward model")
+
+
+def _no_model_class(architecture: PretrainedConfig, head: Head, where: str) -> Iterator[Problem]:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto: Any = AutoModelForSequenceClassification if head == "reward" else AutoModelForCausalLM
+    if type(architecture) in auto._model_mapping or hasattr(architecture, "auto_map"):
+        return
+    kind = getattr(architecture, "model_type", "") or type(architecture).__name__
+    role = "score head for" if head == "reward" else "language model of"
+    what = f"transformers has no {role} the type {kind} ({auto.__name__})"
+    yield Problem(where, what, "take a model that reads and writes text alone")
+
+
+def as_asked(model: Any) -> None:
+    """Let a model answer to the names that TRL asks it by.
+
+    Llama 4's text model names a trunk that it does not have, and then is its own ``base_model``;
+    Granite's mixtures count their experts under another name than TRL's balance of experts reads.
+    """
+    inner = getattr(model, "model", None)
+    if model.base_model is model and hasattr(inner, "get_input_embeddings"):
+        model.base_model_prefix = "model"
+    text = model.config.get_text_config()
+    experts = getattr(text, "num_local_experts", None)
+    if experts and not hasattr(text, "num_experts"):
+        text.num_experts = experts
 
 
 def tokens_of_adapter(folder: Path) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,11 @@ def lora_config(
             fields["ensure_weight_tying"] = True
     elif kind == "IA3" and settings.lora_target_modules == "all-linear":
         del fields["target_modules"]  # PEFT knows IA3's places by the architecture
+    if settings.lora_target_modules == "all-linear" and model is not None and kind != "IA3":
+        unlike = [name.rpartition(".")[2] for name, _ in unlike_linear(model)]
+        if unlike and not isinstance(section.get("exclude_modules"), str):
+            said = section.pop("exclude_modules", None) or []
+            fields["exclude_modules"] = sorted({*said, *unlike})
     if rows or section.get("trainable_token_indices"):
         show_bias()
     if rows and not whole.issuperset(names):
@@ -68,6 +73,39 @@ def lora_config(
     fields["task_type"] = "SEQ_CLS" if head == "reward" else "CAUSAL_LM"
     fields["modules_to_save"] = sorted(whole) or None
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**fields | section)
+
+
+def unlike_linear(model: Any) -> Iterator[tuple[str, Any]]:
+    """Linear layers that no LoRA can stand beside, with their names.
+
+    Some are linear layers by their class alone, and do not take and give what one does, such as
+    the routers of some mixtures of experts. Others PEFT refuses: a fused kernel of Mamba reads
+    their weight past the adapter.
+    """
+    import torch
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+
+    refuse = getattr(tuners_utils, "_check_lora_target_modules_mamba", lambda *_: None)
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear):
+            continue
+        try:
+            refuse(LoraConfig(), model, name.rpartition(".")[2])
+        except ValueError:
+            yield name, module
+            continue
+        if not type(module).__module__.startswith("transformers.models."):
+            continue
+        weight = module.weight
+        try:
+            with torch.no_grad():
+                given = module(weight.new_zeros((1, 1, module.in_features)))
+        except Exception:  # whatever it takes, it is not what a linear layer takes
+            yield name, module
+            continue
+        if getattr(given, "shape", None) != (1, 1, module.out_features):
+            yield name, module
 
 
 def starts_as_base(settings: Settings) -> bool:
@@ -100,7 +138,8 @@ def embedding_names(model: Any) -> tuple[list[str], bool]:
     A tied head follows the embedding, and a reward model has none.
     """
     inner, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head is not None and bool(model.config.get_text_config().tie_word_embeddings)
+    shared = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    tied = head is not None and bool(shared)
     wanted = [inner] if tied or head is None else [inner, head]
     found = {id(module): name for name, module in model.named_modules()}
     return [found[id(module)].rpartition(".")[2] for module in wanted], tied

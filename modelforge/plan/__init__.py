@@ -21,6 +21,6 @@ Importing this package imports no ML library.
 
 from modelforge.plan.fitting import fit
 from modelforge.plan.planner import plan
-from modelforge.plan.result import Calibration, NotPlanned, Plan
+from modelforge.plan.result import Calibration, DoesNotFit, NotPlanned, Plan
 
-__all__ = ["Calibration", "NotPlanned", "Plan", "fit", "plan"]
+__all__ = ["Calibration", "DoesNotFit", "NotPlanned", "Plan", "fit", "plan"]

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.hub import look_for_hub
 from modelforge.errors import ModelError, Problem, did_you_mean
 from modelforge.models.source import local_folder
 
@@ -56,7 +57,10 @@ def find_architecture(name: str, *, base_dir: Path, revision: str | None, where:
 
 
 def list_architectures() -> list[dict[str, Any]]:
-    """The shipped presets: ``name``, ``published`` parameters, ``config``."""
+    """The shipped presets: ``name``, ``published`` parameters, ``config``.
+
+    ``published`` is null where the hub counts the weights of pictures or sound as well.
+    """
     folder = files("modelforge.configs") / "architectures"
     return [
         preset
@@ -67,22 +71,37 @@ def list_architectures() -> list[dict[str, Any]]:
 
 
 def with_layers(architecture: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The same model with another number of layers."""
+    """The same model with fewer layers: the first of them, each of its own kind."""
     shorter = copy.deepcopy(architecture)
     text = shorter.get_text_config()
+    whole = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == whole and whole != layers:
+            setattr(text, name, value[:layers])  # what each layer is, and how it attends
     text.num_hidden_layers = layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:layers]
     return shorter
 
 
 def layer_period(architecture: PretrainedConfig) -> int:
     """After how many layers their kinds repeat (1 where all are alike)."""
-    kinds = getattr(architecture.get_text_config(), "layer_types", None) or ["full"]
-    for period in range(1, len(kinds)):
-        if all(kinds[i] == kinds[i - period] for i in range(period, len(kinds))):
-            return period
-    return len(kinds)
+    return repeats(architecture)[1]
+
+
+def repeats(architecture: PretrainedConfig) -> tuple[int, int]:
+    """How many layers come before the kinds repeat, and after how many they do."""
+    text = architecture.get_text_config()
+    whole = text.num_hidden_layers
+    # Some configs give their kinds by a property, and refuse to be asked for what layers differ in.
+    lists = [getattr(text, "layer_types", None), *vars(text).values()]
+    named = [x for x in lists if isinstance(x, list | tuple) and len(x) == whole]
+    kinds = [str([values[i] for values in named]) for i in range(whole)]
+    # The first layers of some mixtures of experts are dense, which no list says.
+    first = getattr(text, "first_k_dense_replace", None) or 0
+    first = first if isinstance(first, int) and first < whole else 0
+    for period in range(1, whole - first):
+        if all(kinds[i] == kinds[i - period] for i in range(first + period, whole)):
+            return first, period
+    return first, max(1, whole - first)
 
 
 def _in_folder(folder: Path, *, base_dir: Path, where: str) -> Found:
@@ -104,13 +123,32 @@ def _in_folder(folder: Path, *, base_dir: Path, where: str) -> Found:
     return Found(_read(str(folder), None, where), None, str(folder))
 
 
+# What a hub id may add to a preset's name and still mean that shape: how it was trained on, the
+# format, and bitsandbytes' 4 bits. Another quantisation, or a model of pictures too, is another.
+_ADDED = re.compile(
+    r"instruct|it|base|chat|hf|pt|sft|dpo|thinking|reasoning|plus|bnb|4bit|unsloth|4k|128k"
+    r"|bf16|fp16|\d{4}|v\d+(\.\d+)*"
+)
+
+
 def _preset(name: str) -> dict[str, Any] | None:
-    """The preset a hub id means: ``owner/Meta-Llama-3.1-8B-Instruct`` is ``llama-3.1-8b``."""
-    model = name.rpartition("/")[2].lower().removeprefix("meta-")
-    matching = [
-        p for p in list_architectures() if re.match(re.escape(p["name"]) + r"(?![\w.])", model)
-    ]
-    return max(matching, key=lambda p: len(p["name"]), default=None)
+    """The preset a hub id means: ``owner/Meta-Llama-3.1-8B-Instruct`` is ``llama-3.1-8b``.
+
+    The whole name counts: ``Phi-4-multimodal-instruct`` and ``Qwen3-8B-AWQ`` are no preset's.
+    """
+    asked = _words(name.rpartition("/")[2].lower().removeprefix("meta-"))
+    best: dict[str, Any] | None = None
+    for preset in list_architectures():
+        words = _words(preset["name"])
+        if asked[: len(words)] != words or not all(map(_ADDED.fullmatch, asked[len(words) :])):
+            continue
+        if best is None or len(words) > len(_words(best["name"])):
+            best = preset
+    return best
+
+
+def _words(name: str) -> list[str]:
+    return name.split("-")
 
 
 def _build(preset: dict[str, Any]) -> PretrainedConfig:
@@ -123,6 +161,8 @@ def _build(preset: dict[str, Any]) -> PretrainedConfig:
 def _read(name: str, revision: str | None, where: str) -> PretrainedConfig:
     from transformers import AutoConfig
 
+    if not Path(name).exists():
+        look_for_hub()
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
-from modelforge.errors import Problem, RunError
+from modelforge.errors import Problem
 from modelforge.plan.planner import assemble, card, find
-from modelforge.plan.result import GIB, MARGIN, Calibration, Plan
+from modelforge.plan.result import GIB, MARGIN, Calibration, DoesNotFit, Plan
 from modelforge.registry import get_strategy
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def fit(
             where the user set none.
 
     Raises:
-        RunError: If nothing fits, with the smallest budget that does.
+        DoesNotFit: If nothing fits, with the smallest budget that does.
         NotPlanned: If the strategy does not say what its longest batch is.
         ConfigError: If TRL refuses a value.
         ModelError: If the model's shape cannot be found.
@@ -190,7 +190,7 @@ class _Search:
         """Take the ratio of reserved to probed from a plan that did not fit after all."""
         self.ratio = max(self.ratio * 1.01, plan.peak_reserved / self._peak(config))
 
-    def refusal(self, leanest: Config) -> RunError:
+    def refusal(self, leanest: Config) -> DoesNotFit:
         """What to say when nothing fits."""
         shortest = _with_micro(
             _with_length(leanest, self._lengths("shorter")[-1], self.wanted),
@@ -202,7 +202,7 @@ class _Search:
             f"{self.config.settings.model_name} with {self.config.settings.strategy} does not fit "
             f"in {self.budget_gb:g} GiB: the leanest settings need {needed:.1f} GiB"
         )
-        return RunError(
+        return DoesNotFit(
             Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
         )
 

@@ -1,17 +1,20 @@
 """The memory of sampling: the key-value cache as it grows, and the last step at its full length.
 
-The forward passes are the model's own, with transformers' own cache; between the first and the last
+The forward passes are the model's own, with transformers' own cache (keys and values, windows of
+them, and the states of linear attention); between the first and the last
 token the cache's growth is logged by arithmetic, since every step is alike.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from modelforge.plan.tracker import Tracker
 
@@ -37,10 +40,10 @@ def sampling(model: Any, tracker: Tracker) -> Callable[..., torch.Tensor]:
         rows, prompt = input_ids.shape
         new = generation_config.max_new_tokens
         with tracker.within(phase="prompt"):
-            shapes = _first_token(model, input_ids, attention_mask, generation_config)
+            cache = _first_token(model, input_ids, attention_mask, generation_config)
         with tracker.within(phase="generation"):
-            _grow(tracker, shapes, prompt, prompt + new - 1)
-            _last_token(model, tracker, shapes, rows, prompt + new, generation_config)
+            _grow(tracker, cache, prompt, prompt + new - 1)
+            _last_token(model, tracker, cache, rows, prompt + new, generation_config)
         return torch.empty((rows, prompt + new), dtype=torch.long, device="meta")
 
     return generate
@@ -60,31 +63,60 @@ def sampling_elsewhere(tracker: Tracker) -> Callable[..., torch.Tensor]:
     return generate
 
 
-def _first_token(model: Any, ids: Any, mask: Any, generation_config: Any) -> list[Any]:
-    """Read the prompt; returns key and value of every layer, as empty tensors of length 0."""
-    from transformers import DynamicCache
+def _first_token(model: Any, ids: Any, mask: Any, generation_config: Any) -> Any:
+    """Read the prompt; returns the model's cache, or None where the model keeps none.
 
-    cache: Any = DynamicCache(config=model.config.get_text_config())
-    output = model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
+    What grows with the tokens is left in it as empty tensors; what is of one size, such as the
+    state of linear attention, stays.
+    """
+    name, keeps = _cache_name(model)
+    keep = {"logits_to_keep": 1} if keeps else {}
+    output = model(input_ids=ids, attention_mask=mask, use_cache=True, **keep)
     _sample(output.logits[:, -1], generation_config)
-    tensors = [x for layer in cache.layers for x in (layer.keys, layer.values)]
-    # Not views: those would keep the cache.
-    return [x.new_empty((*x.shape[:2], 0, x.shape[3])) for x in tensors]
+    cache = getattr(output, name, None)
+    for layer, part, shape in list(_growing(cache)):
+        # Not views: those would keep the tensor.
+        setattr(layer, part, getattr(layer, part).new_empty((*shape[:-2], 0, shape[-1])))
+    return cache
 
 
-def _grow(tracker: Tracker, shapes: list[Any], first: int, last: int) -> None:
+def _cache_name(model: Any) -> tuple[str, bool]:
+    """What the model's forward calls its cache, and whether it takes ``logits_to_keep``."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    taken = inspect.signature(base.forward).parameters
+    name = "cache_params" if "cache_params" in taken else "past_key_values"
+    return name, "logits_to_keep" in taken
+
+
+def _growing(cache: Any) -> Iterator[tuple[Any, str, torch.Size]]:
+    """Layer, attribute and shape (…, length, width) of each tensor that has an entry a token."""
+    for layer in getattr(getattr(cache, "self_attention_cache", cache), "layers", ()):
+        for name in ("keys", "values", "indexer_keys"):
+            found = getattr(layer, name, None)
+            if isinstance(found, torch.Tensor) and found.dim() >= 3:
+                yield layer, name, found.shape
+
+
+def _kept(layer: Any, length: int) -> int:
+    """Entries of so many tokens that a layer keeps: those of its window."""
+    window = getattr(layer, "sliding_window", None)
+    return length if window is None else min(length, window)
+
+
+def _grow(tracker: Tracker, cache: Any, first: int, last: int) -> None:
     """Each layer's keys and values are copied to a tensor one token longer."""
+    growing = [(layer, getattr(layer, name)) for layer, name, _ in _growing(cache)]
 
-    def size(one: torch.Tensor, length: int) -> int:
-        rows, heads, _, width = one.shape
-        return rows * heads * length * width * one.element_size()
+    def size(layer: Any, one: torch.Tensor, length: int) -> int:
+        entry = math.prod(one.shape[:-2]) * one.shape[-1] * one.element_size()
+        return entry * _kept(layer, length)
 
-    held = [(tracker.born(size(x, first)), size(x, first)) for x in shapes]
+    sizes = [size(layer, x, first) for layer, x in growing]
+    held = [(tracker.born(nbytes), nbytes) for nbytes in sizes]
     for length in range(first + 1, last, max(1, (last - first) // _STEPS)):
-        for i, x in enumerate(shapes):
-            longer = (tracker.born(size(x, length)), size(x, length))
+        for i, (layer, x) in enumerate(growing):
+            nbytes = size(layer, x, length)
+            longer = (tracker.born(nbytes), nbytes)
             tracker.died(*held[i])
             held[i] = longer
     for identity, nbytes in held:
@@ -92,32 +124,27 @@ def _grow(tracker: Tracker, shapes: list[Any], first: int, last: int) -> None:
 
 
 def _last_token(
-    model: Any,
-    tracker: Tracker,
-    shapes: list[Any],
-    rows: int,
-    length: int,
-    generation_config: Any,
+    model: Any, tracker: Tracker, cache: Any, rows: int, length: int, generation_config: Any
 ) -> None:
-    """One token more on a cache that lacks only it."""
-    from transformers import DynamicCache
-
-    cache: Any = DynamicCache(config=model.config.get_text_config())
-    with tracker.looking_away():  # filling it takes copies that growing it did not
-        for layer in range(len(shapes) // 2):
-            filled = [
-                x.new_empty((*x.shape[:2], length - 1, x.shape[3]))
-                for x in shapes[2 * layer : 2 * layer + 2]
-            ]
-            cache.update(*filled, layer)
-    for layer in cache.layers:
-        tracker.add(layer.keys)
-        tracker.add(layer.values)
+    """One token more on a cache that lacks only it; all tokens again for a model without one."""
+    ids = torch.empty((rows, length), dtype=torch.long, device="meta")
+    more = {}
+    if cache is not None:
+        ids, more = ids[:, -1:].clone(), {_cache_name(model)[0]: cache}
+        with tracker.looking_away():  # filling it takes copies that growing it did not
+            for layer, name, shape in list(_growing(cache)):
+                full = (*shape[:-2], _kept(layer, length) - 1, shape[-1])
+                # Held by the layer alone: it is let go as soon as one token longer is there.
+                setattr(layer, name, getattr(layer, name).new_empty(full))
+                if hasattr(layer, "cumulative_length"):
+                    layer.cumulative_length = length - 1
+        for layer, name, _ in _growing(cache):
+            tracker.add(getattr(layer, name))
     output = model(
-        input_ids=torch.empty((rows, 1), dtype=torch.long, device="meta"),
+        input_ids=ids,
         attention_mask=torch.empty((rows, length), dtype=torch.long, device="meta"),
-        past_key_values=cache,
-        use_cache=True,
+        use_cache=cache is not None,
+        **more,
     )
     _sample(output.logits[:, -1], generation_config)
 

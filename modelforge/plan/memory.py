@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelforge.errors import Problem, UserError
 from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
-from modelforge.plan.architectures import Found, layer_period, with_layers
-from modelforge.plan.result import GIB
+from modelforge.plan.architectures import Found, repeats, with_layers
+from modelforge.plan.result import GIB, NotPlanned
+from modelforge.plan.tracker import TooSlow
 
 if TYPE_CHECKING:
     from modelforge.config import Config
@@ -91,13 +94,16 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
 
     device = cpu() if hardware.device == "cpu" else cuda(hardware.compute_capability or (8, 6))
     with tempfile.TemporaryDirectory() as folder, alone():
-        architecture = with_layers(
-            found.architecture, found.architecture.get_text_config().num_hidden_layers
-        )
+        architecture = copy.deepcopy(found.architecture)
         meta_run = build_meta_run(
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
         )
-        tracker, trainer = log_steps(meta_run, device)
+        try:
+            tracker, trainer = log_steps(meta_run, device)
+        except TooSlow as error:
+            what = f"there is no plan: {error}, since this model loops over its tokens"
+            fix = "set a shorter max_seq_length, or train without a plan"
+            raise NotPlanned(Problem(f"{config.name}: model_name", what, fix)) from None
     accumulation = trainer.args.gradient_accumulation_steps
     return Simulation(tracker, meta_run.tokens * accumulation, tracker.flops * accumulation)
 
@@ -107,17 +113,22 @@ def probe(config: Config, found: Found, hardware: Hardware) -> int:
 
     Bytes alive are linear in the number of layers, phase by phase; the largest phase of the whole
     model is the answer. Holds where a phase's peak stays at its place, which :func:`simulate` of
-    the whole model confirms.
+    the whole model confirms. A model that cannot be made shorter is simulated whole.
     """
     layers = found.architecture.get_text_config().num_hidden_layers
-    period = layer_period(found.architecture)
-    few, more = 2 * period, 4 * period
+    first, period = repeats(found.architecture)
+    few, more = first + 2 * period, first + 4 * period
     engine = engine_of(config, hardware) or Engine(0, sleeps=False)
     if layers <= more:
         return engine.peak(simulate(config, found, hardware).tracker.peaks())
-    low, high = (
-        simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
-    )
+    try:
+        low, high = (
+            simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
+        )
+    except UserError:
+        raise
+    except Exception:  # some configs name layers by their place, or share what later ones need
+        return engine.peak(simulate(config, found, hardware).tracker.peaks())
     slope = {phase: (high[phase] - low[phase]) / (more - few) for phase in high}
     return engine.peak({p: round(high[p] + slope[p] * (layers - more)) for p in high})
 

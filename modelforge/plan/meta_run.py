@@ -70,7 +70,9 @@ def build_meta_run(
         batch, args, config, architecture, hardware, adapter=adapter, head=strategy.head
     )
     scorers: list[Callable[[int], None]] = []
-    if batch.rollout is not None:
+    if batch.teacher is not None:
+        arguments["teacher_model"] = _teacher(batch.teacher, config, architecture, hardware)
+    elif batch.rollout is not None:
         arguments["reward_funcs"] = [_scored_by(scorers)]
 
     def prepare(trainer: Any) -> None:
@@ -131,6 +133,25 @@ def _arguments(
         reference: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
         arguments["ref_model"] = reference.requires_grad_(False)
     return arguments
+
+
+def _teacher(
+    named: tuple[str, bool], config: Config, architecture: PretrainedConfig, hardware: Hardware
+) -> Any:
+    """The teacher's shape beside the student, with as many words."""
+    from modelforge.models.providers.huggingface import weights_dtype
+    from modelforge.plan.architectures import find_architecture
+
+    name, in_4bit = named
+    where = f"{config.name}: teacher_model"
+    found = find_architecture(name, base_dir=config.base_dir, revision=None, where=where)
+    shape = found.architecture
+    shape.get_text_config().vocab_size = architecture.get_text_config().vocab_size
+    settings = config.settings.model_copy(update={"use_4bit": in_4bit, "use_8bit": False})
+    model: Any = meta_model(
+        shape, settings, head="causal-lm", dtype=weights_dtype(config, hardware)
+    )
+    return model.requires_grad_(False)
 
 
 def _scored_by(scorers: list[Callable[[int], None]]) -> Callable[..., list[float]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modelforge.models.attach import Head, adapter_config, rows_of_adapter
-from modelforge.models.lora import quantization_config
+from modelforge.models.attach import Head, adapter_config, as_asked, rows_of_adapter
+from modelforge.models.lora import quantization_config, unlike_linear
 from modelforge.models.vocabulary import Vocabulary, grow
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def meta_model(
         auto = AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(architecture, dtype=dtype)
+    as_asked(model)
     quantisation = quantization_config(settings, dtype)
     if quantisation is None:
         return model
@@ -70,9 +72,44 @@ def sizes(architecture: PretrainedConfig) -> tuple[int, int]:
     """
     try:
         model = _on_meta(architecture)
-    except (ValueError, ImportError, OSError):  # its own code, or no language model
+    except Exception:  # its own code, no language model, or a config that only its own code reads
         return 0, 0
     return model.num_parameters(), sum(sum(m.weight.shape) for _, m in _linear(model))
+
+
+@dataclass(frozen=True)
+class Unquantised:
+    """Weights that "4-bit" and "8-bit" leave in 16 bits.
+
+    Attributes:
+        share: Of all weights but embedding and head.
+        weights: How many there are.
+        experts: How many of them are experts, fused into one tensor a layer.
+    """
+
+    share: float
+    weights: int
+    experts: int
+
+
+def unquantised(architecture: PretrainedConfig) -> Unquantised:
+    """What bitsandbytes passes over: it takes plain linear layers alone."""
+    from transformers.pytorch_utils import Conv1D
+
+    model = _on_meta(architecture)
+    ends = {id(model.get_output_embeddings())}
+    all_of_them = left = experts = 0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) or id(module) in ends:
+            continue
+        plain = type(module) is torch.nn.Linear or isinstance(module, Conv1D)
+        for weight in module.parameters(recurse=False):
+            if weight.dim() < 2:
+                continue
+            all_of_them += weight.numel()
+            left += 0 if plain else weight.numel()
+            experts += weight.numel() if weight.dim() == 3 and not plain else 0
+    return Unquantised(left / max(1, all_of_them), left, experts)
 
 
 def _on_meta(architecture: PretrainedConfig) -> PreTrainedModel:
@@ -86,9 +123,9 @@ def _linear(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """The linear layers but the output head, with their names."""
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    left_out = {id(model.get_output_embeddings()), *(id(m) for _, m in unlike_linear(model))}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
+        if isinstance(module, torch.nn.Linear | Conv1D) and id(module) not in left_out:
             yield name, module
 
 
@@ -156,7 +193,8 @@ def track_weights(tracker: Tracker, trainer: Any) -> None:
 
     for part, tensor in weights(trainer.model):
         tracker.add(tensor, tag=Tag("static", part))
-    beside = [getattr(trainer, "ref_model", None), *getattr(trainer, "models_beside", [])]
+    frozen = [getattr(trainer, name, None) for name in ("ref_model", "teacher_model")]
+    beside = [*frozen, *getattr(trainer, "models_beside", [])]
     for model in (model for model in beside if model is not None):
         for _, tensor in weights(model):
             tracker.add(tensor, tag=Tag("static", "reference, reward, value"))
@@ -193,9 +231,7 @@ def _part(name: str, parameter: torch.nn.Parameter) -> str:
 
 def attach_adapter(model: Any, folder: Path, *, head: Head) -> Any:
     """The base with an adapter of this folder's shape, trainable, as the provider attaches it."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
 
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     grow(model, Vocabulary(rows_of_adapter(folder), known=0))
     return get_peft_model(model, adapter_config(folder, head=head))

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelforge.errors import Problem, RunError
+from modelforge.errors import Problem
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.vllm import card_share, colocated
-from modelforge.plan.result import GIB, Calibration, Plan
+from modelforge.plan.result import GIB, Calibration, DoesNotFit, Plan
 
 if TYPE_CHECKING:
     from modelforge.config import Config
@@ -151,7 +151,7 @@ def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:
     """See that vLLM's share of the card holds at least the weights.
 
     Raises:
-        RunError: If it does not.
+        DoesNotFit: If it does not.
     """
     import torch
 
@@ -172,7 +172,7 @@ def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:
         f"raise it above {least:.2f}, put vLLM on another card (vllm_mode server), or set "
         "use_vllm to false"
     )
-    raise RunError(Problem(f"{config.name}: vllm_gpu_memory_utilization", what, fix))
+    raise DoesNotFit(Problem(f"{config.name}: vllm_gpu_memory_utilization", what, fix))
 
 
 def _notes(

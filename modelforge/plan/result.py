@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from modelforge.errors import ConfigError
+from modelforge.errors import ConfigError, RunError
 
 GIB = 2**30
 # Left free of a budget for what no plan sees: other kernels' workspaces, the display.
@@ -15,6 +15,10 @@ MARGIN = 0.02
 
 class NotPlanned(ConfigError):
     """The strategy does not say what a plan needs to know of it."""
+
+
+class DoesNotFit(RunError):
+    """It was planned, and nothing that the plan may change makes it fit."""
 
 
 @dataclass(frozen=True)

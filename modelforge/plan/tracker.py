@@ -7,6 +7,7 @@ checkpointing and freed is what PyTorch does, not a formula for it.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,14 @@ from modelforge.plan.allocator import Event, rounded
 
 # Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
 Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
+
+
+# Processor seconds for the log of a step. A model that loops over its tokens would take hours.
+_PATIENCE = 120.0
+
+
+class TooSlow(Exception):
+    """The step does not come to its end in time."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Tracker(TorchDispatchMode):
         self.padded = False
         self.gradients: set[int | None] = set()
         self.flops = 0
+        self._until = time.process_time() + _PATIENCE
         self._alive: dict[int, tuple[int, Any]] = {}
         self._once: set[str] = set()
         self._looks = True
@@ -191,6 +201,8 @@ class Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if time.process_time() > self._until:
+            raise TooSlow(f"a step took more than {_PATIENCE} s to simulate")
         run = self.device.operators.get(func._schema.name)
         out = run(self, func, args, kwargs) if run else repeats.run(func, args, kwargs)
         if not self._looks:

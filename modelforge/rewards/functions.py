@@ -68,6 +68,15 @@ def required_names(name: str, base_dir: Path) -> set[str]:
     return {a.arg for a in without_default} | {a.arg for a, d in keyword_only if d is None}
 
 
+def may_log(name: str, base_dir: Path) -> bool:
+    """Whether the function may log figures of its own, by ``log_metric``, as far as can be read."""
+    path, function = source_of(name, base_dir)
+    assert path is not None, "was checked"
+    source = path.read_text(encoding="utf-8")
+    imported = isinstance(_find(ast.parse(source), function), ast.Import | ast.ImportFrom)
+    return imported or "log_metric" in source
+
+
 def _module_file(module: str) -> Path | None:
     """Where a module's source lies. Neither it nor a package around it is imported."""
     top, *inner = module.split(".")

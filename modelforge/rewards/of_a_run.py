@@ -17,7 +17,7 @@ from modelforge.errors import ConfigError, Problem
 from modelforge.models.source import local_folder
 from modelforge.rewards import build_rewards, parse_rewards
 from modelforge.rewards.callables import StandIn, checked, name_of, unique
-from modelforge.rewards.functions import source_of
+from modelforge.rewards.functions import may_log, source_of
 from modelforge.rewards.spec import kind_of
 
 #: A function in TRL's form, and its share of the reward.
@@ -139,6 +139,17 @@ def names(config: Config, functions: Sequence[Weighted] = ()) -> list[tuple[str,
     weights += [*(entry.weight for entry in models), *awaited]
     taken = [*_beside_models(own), *_model_names(len(models) + len(awaited))]
     return [*zip(taken, weights, strict=True)] + [(JUDGE, 0.0) for _ in found["judge_model"]]
+
+
+def may_log_more(config: Config, functions: Sequence[Weighted] = ()) -> bool:
+    """Whether one of the rewards is a function that may log figures which nobody can foretell."""
+    for function, _ in functions:
+        code = getattr(function, "__code__", None)
+        known = code is not None and "log_metric" not in {*code.co_varnames, *code.co_consts}
+        if not known and not isinstance(function, StandIn):
+            return True
+    own = [entry.name for entry in parse(config)["rewards"] if ":" in entry.name]
+    return any(may_log(name, config.base_dir) for name in own)
 
 
 def _model_names(count: int) -> list[str]:

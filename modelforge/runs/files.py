@@ -14,6 +14,10 @@ CHOICES = _named(
 )
 ENVIRONMENT = _named("environment.json", "versions, hardware, and where model and data came from")
 DATA = _named("data.json", "the ledger of the rows: kept, dropped and why, cut, supervised")
+PROMPTS = _named(
+    "prompts.json",
+    "fingerprints of what was held out (a reward model: and trained on), for later runs",
+)
 PLAN = _named("plan.json", "the memory and time that were planned, and those that were measured")
 METRICS = _named("metrics.jsonl", "one line for each log of the trainer")
 ROLLOUTS = _named("rollouts.jsonl", "a few completions of each rollout, with their scores")
@@ -27,6 +31,7 @@ GUARDS = _named("guards.jsonl", "held-out rows in tokens that go along to runs t
 RESULTS = _named("results.json", "held-out figures before and after; it marks a finished run")
 REPORT = _named("report.html", "the run on one page")
 STAGES = _named("stages.json", "a run in stages: what was asked for, and what each stage came to")
+TRIALS = _named("trials.json", "of `modelforge tune`: each trial, its figures, and the chosen one")
 CHECKPOINTS = _named("checkpoints", "where a stopped run resumes")
 MODEL = _named("model", "the adapter (or all weights), tokenizer, chat template and model card")
 TENSORBOARD = _named("tensorboard", "TensorBoard's curves")

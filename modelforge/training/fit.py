@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from modelforge.training.fit_to_card import within_budget
 from modelforge.training.follow import refuse_unknown_metric, refuse_without_rows
 from modelforge.training.read import cut
-from modelforge.training.recipe import of_the_rows
+from modelforge.training.recipe import of_the_rows, of_the_step
 
 if TYPE_CHECKING:
     from modelforge.config import Choice, Config
@@ -50,9 +50,12 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     if data is not None:
         config = config.with_defaults(strategy.check_data(config, data.train))
         refuse_without_rows(config, held_out=data.eval is not None)
-        if type(strategy).__module__.startswith("modelforge."):  # others' trainers add their own
-            refuse_unknown_metric(config, strategy.figures(config))
+        refuse_unknown_metric(config, strategy.figures(config))
     config = config.with_choices(_by_rows(config, resolved, read))
+    if data is not None and not strategy.generates and data.ledger.tokens["total"]:
+        mean = data.ledger.tokens["total"] / len(data.train)
+        most = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
+        config = config.with_choices(of_the_step(config, strategy, mean=mean, longest=most))
     planned = None
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):
@@ -60,12 +63,15 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
         longest = None
         if data is not None and strategy.data_kind != "prompt":
             longest = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
+            if config.get("packing"):
+                longest = max(longest, config.settings.max_seq_length)
         config, planned = within_budget(
             config,
             resolved.hardware,
             longest_row=longest,
             run=resolved.run,
             resumed=resolved.checkpoint is not None,
+            planning=resolved.planning,
         )
     config = config.with_choices(strategy.derived_defaults(config))
     if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):

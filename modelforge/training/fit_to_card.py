@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import headline, say, warn
 from modelforge.config import Choice, Config
+from modelforge.errors import UserError
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
-from modelforge.plan import NotPlanned, Plan, fit
+from modelforge.plan import DoesNotFit, NotPlanned, Plan, fit
 from modelforge.plan.calibration import learn, recall
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -19,11 +22,18 @@ _KEPT = ("plan", "memory")
 
 
 def within_budget(
-    config: Config, hardware: Hardware, *, longest_row: int | None, run: RunDir, resumed: bool
+    config: Config,
+    hardware: Hardware,
+    *,
+    longest_row: int | None,
+    run: RunDir,
+    resumed: bool,
+    planning: bool = False,
 ) -> tuple[Config, Plan | None]:
     """The config fitted to the card, or to ``memory_budget_gb``; a resumed run keeps its own.
 
-    A strategy that cannot be planned trains all the same, as configured, with a warning.
+    What cannot be planned trains all the same, as configured, with a warning: a plan is never in
+    the way of a run, whatever is wrong with it.
 
     Args:
         config: With every value filled in.
@@ -31,16 +41,16 @@ def within_budget(
         longest_row: Tokens of the longest row; None where the data do not tell.
         run: The run's folder.
         resumed: Whether the run resumes from a checkpoint there.
+        planning: Whether the plan is what was asked for: then what goes wrong with it is raised.
 
     Raises:
-        RunError: If nothing fits, with the smallest budget that does.
+        DoesNotFit: If nothing fits, with the smallest budget that does.
     """
     if resumed:
         recorded = (run.read_json(files.CHOICES) or {}).get("choices", {})
         kept = {k: Choice(**c) for k, c in recorded.items() if c["source"] in _KEPT}
-        planned = run.read_json(files.PLAN)
-        return config.with_choices(kept), planned and Plan.from_dict(planned["predicted"])
-    budget = config.settings.memory_budget_gb or hardware.vram_gb or None
+        return config.with_choices(kept), _recorded(run)
+    budget = config.settings.memory_budget_gb or hardware.usable_gb or None
     if budget is None:
         return config, None  # a CPU without a budget swaps where a card would stop
     headline(f"Plan: {config.settings.strategy} of {config.settings.model_name}")
@@ -53,9 +63,14 @@ def within_budget(
             calibration=recall(hardware),
             longest_row=longest_row,
         )
-    except NotPlanned as error:
-        warn(str(error.problems[0]))
-        warn(f"it trains as configured, whether or not that fits in {budget:g} GiB")
+    except DoesNotFit:
+        raise  # it was planned, and does not fit
+    except Exception as error:
+        if planning and not isinstance(error, NotPlanned):
+            raise
+        warn(str(error.problems[0]) if isinstance(error, UserError) else f"no plan: {said(error)}")
+        first = "; its longest batch goes first" if hardware.device == "cuda" else ""
+        warn(f"it trains as configured, whether or not that fits in {budget:g} GiB{first}")
         return config, None
     for line in planned.lines():
         say(line)
@@ -66,6 +81,21 @@ def within_budget(
             "what is longer is cut, and a larger card would learn from more of it"
         )
     return config, planned
+
+
+def said(error: Exception) -> str:
+    """An error that is nobody's to mend but ours: what it is and where it was raised, in a line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {what} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _recorded(run: RunDir) -> Plan | None:
+    """The plan that a run began with; None without one, or where another version wrote it."""
+    try:
+        return Plan.from_dict((run.read_json(files.PLAN) or {})["predicted"])
+    except (KeyError, TypeError):
+        return None
 
 
 def compare(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _MOMENTS = 8
 # Beside weights and optimiser: tokenizer, metrics, curves, the report.
 _REST = 64 * 2**20
+# Tokens of a row that are looked at, and how far a logit may differ, in deviations of all.
+_GLANCE, _NOISE_32, _NOISE_16 = 64, 1e-3, 0.25
 
 
 def preflight(prepared: Prepared, trainer: Any) -> None:
@@ -43,6 +45,11 @@ def preflight(prepared: Prepared, trainer: Any) -> None:
         and prepared.strategy.head == "causal-lm"
     ):
         same_as_base(prepared, model)
+    together = prepared.config.get("padding_free") or prepared.config.get("packing")
+    if together and prepared.config.get("packing_strategy") != "wrapped" and not sharded:
+        rows_stay_apart(prepared, trainer, model)
+    if not prepared.strategy.generates:
+        say_step(prepared, trainer)
     show_row(prepared)
 
 
@@ -93,6 +100,50 @@ def same_as_base(prepared: Prepared, model: Any) -> None:
             )
         )
     say("the untrained adapter gives the same answers as the base")
+
+
+def rows_stay_apart(prepared: Prepared, trainer: Any, model: Any) -> None:
+    """See that rows that share a sequence get the logits that they get alone.
+
+    Raises:
+        ModelError: If they do not.
+    """
+    import torch
+
+    from modelforge.evaluation.samples import undisturbed
+
+    few = [row.ids[0][:_GLANCE] for row in prepared.data.train_tokens[:2]]
+    device = next(model.parameters()).device
+
+    def logits(rows: list[Any]) -> torch.Tensor:
+        batch = trainer.data_collator([{"input_ids": ids, "labels": ids} for ids in rows])
+        batch.pop("labels")
+        placed = {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
+        return model(**placed, use_cache=False).logits[0].float()
+
+    with torch.no_grad(), undisturbed(model), trainer.compute_loss_context_manager():
+        apart = torch.cat([logits([ids]) for ids in few])
+        difference = float((logits(few) - apart).abs().max() / apart.std())
+    rough = prepared.args.bf16 or prepared.args.fp16 or model.dtype != torch.float32
+    if difference > (_NOISE_16 if rough else _NOISE_32):
+        what = f"mixes rows that share a sequence: a logit differs by {difference:.2g} deviations"
+        fix = "set packing and padding_free to false"
+        raise ModelError(Problem(prepared.source.base, what, fix))
+    say("rows that share a sequence get the logits that they get alone")
+
+
+def say_step(prepared: Prepared, trainer: Any) -> None:
+    """How many rows and tokens a step learns from, and in how many passes."""
+    args, tokens = prepared.args, prepared.data.ledger.tokens
+    passes = args.gradient_accumulation_steps
+    batches = args.per_device_train_batch_size * passes * args.world_size
+    count = len(prepared.data.train)
+    packed = len(trainer.train_dataset) if prepared.config.get("packing") else count
+    rows = batches * count / packed
+    about = f"about {rows:.0f}" if packed != count else f"{rows:.0f}"
+    in_all = rows * tokens["total"] / count
+    each = f"{passes} passes" if passes > 1 else "one pass"
+    say(f"a step learns from {about} rows, some {in_all:,.0f} tokens, in {each}")
 
 
 def show_row(prepared: Prepared) -> None:

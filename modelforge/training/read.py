@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say, warn
+from modelforge.common.processes import world_size
 from modelforge.data import (
     Data,
     How,
@@ -15,9 +16,12 @@ from modelforge.data import (
     load_tokenizer_template,
     read_rows,
 )
+from modelforge.data.divide import EVAL_MOST
+from modelforge.data.stream import rows_of_steps
 from modelforge.data.template import BY_TASK
 from modelforge.errors import ConfigError, Problem
 from modelforge.models.vocabulary import settle_tokens
+from modelforge.training.prompts import held_out_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,13 +72,15 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
     refuse_idle_task(config, template)
     if keep_prompts_open(tokenizer):
         warn("the tokenizer appends EOS to every text; this is off, since answers follow prompts")
+    prompts = held_out_as(config)
     rows = read_rows(
         dataset=settings.dataset,
         eval_dataset=settings.eval_dataset,
-        eval_split=settings.eval_split,
+        eval_split=settings.eval_split if prompts is None else 0,
+        split_by=None if prompts is None else "held_out_as",
         dataset_split=settings.dataset_split,
         columns=settings.columns,
-        max_samples=settings.max_samples,
+        **row_limit(config),
         system_prompt=settings.system_prompt,
         kind=strategy.data_kind,
         tokenizer=tokenizer,
@@ -90,10 +96,33 @@ def read(resolved: Resolved, *, watched: Watched | None = None) -> Read:
         ),
         watched=watched,
     )
+    rows = replace(rows, prompts=prompts)
     data = cut(rows, config, strategy)
     if strategy.head == "reward":
         _pad_for_scores(tokenizer, data, resolved, rows=vocabulary.rows)
     return Read(tokenizer, vocabulary, rows, data)
+
+
+def row_limit(config: Config) -> dict[str, Any]:
+    """The most rows to read of a data set, and why no more of it is downloaded.
+
+    Returns:
+        ``max_samples`` and ``streaming``, as `modelforge.data.sources.Asked` has them.
+    """
+    settings = config.settings
+    if not settings.streaming or settings.max_samples is not None:
+        why = "max_samples" if settings.streaming else ""
+        return {"max_samples": settings.max_samples, "streaming": why}
+    steps = config.get("max_steps")
+    batch = config.micro_batch * (config.get("gradient_accumulation_steps") or 1) * world_size()
+    held_out = settings.eval_split
+    if held_out is None:
+        held_out = 0 if settings.eval_dataset is not None else EVAL_MOST
+    most = rows_of_steps(steps, batch, held_out)
+    said = f"{steps} steps of {batch}"
+    if held_out:
+        said += f", {held_out:g} to hold out" if held_out >= 1 else f", {held_out:.0%} to hold out"
+    return {"max_samples": most, "streaming": f"{said}, and a tenth more in place of dropped ones"}
 
 
 def refuse_idle_task(config: Config, template: TemplateChoice) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 LENGTH, STEP = "max_seq_length", 64
 RANKS = (16, 32, 64)
+# Tokens of one pass that keep a machine busy: beyond them memory grows and speed does not.
+ROOM = 4096
+# Tokens of a packed block, where no row is longer.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,50 @@ def preset(config: Config, strategy: Strategy) -> dict[str, Choice]:
     elif values[MICRO] < (least := strategy.least_micro_batch(config)):
         values |= {MICRO: least, ACCUMULATION: values[MICRO] * values[ACCUMULATION] // least}
     return {k: Choice(v, "preset", f"preset {name}") for k, v in values.items()}
+
+
+def of_the_step(
+    config: Config, strategy: Strategy, *, mean: float, longest: int
+) -> dict[str, Choice]:
+    """How the rows of a step are shared out, by how long they are; their number stays.
+
+    Args:
+        config: With the defaults so far.
+        strategy: The strategy.
+        mean: Tokens of the mean training row.
+        longest: Tokens of the longest one, within the model's context.
+    """
+    if any(config.given(key) for key in (MICRO, ACCUMULATION)) or config.settings.preset:
+        return {}
+    processes = processes_of(config)
+    if config.get("packing"):
+        block = config.settings.max_seq_length
+        choices = {}
+        if not config.given(LENGTH):
+            whole = max(longest, min(round(strategy.batch_rows[0] * mean / processes), BLOCK))
+            block = min(-(-whole // STEP) * STEP, block)
+            choices[LENGTH] = Choice(block, "data", "a block holds the longest row, and several")
+        blocks = max(1, round(strategy.batch_rows[0] * mean / block / processes))
+        rows = blocks * processes * block / mean
+        why = f"about {rows:.0f} rows a step, in blocks of {block} tokens: {strategy.batch_rows[1]}"
+        micro = max(
+            n for n in range(1, blocks + 1) if (blocks % n == 0 and n * block <= ROOM) or n == 1
+        )
+        choices[MICRO] = Choice(micro, "data", why)
+        return choices | {ACCUMULATION: Choice(blocks // micro, "data", why)}
+    chosen = config.choices.get(MICRO)
+    if not config.get("padding_free") or chosen is None or chosen.source != "profile":
+        return {}
+    rows = config.micro_batch * (config.get(ACCUMULATION) or 1)
+    micro = max(n for n in range(1, rows + 1) if rows % n == 0 and (n * mean <= ROOM or n == 1))
+    if micro <= config.micro_batch:
+        return {}
+    why = f"{micro} rows of {mean:.0f} tokens in one pass, which holds {ROOM} tokens"
+    kept = f"{rows * processes} rows a step: {strategy.batch_rows[1]}"
+    return {
+        MICRO: Choice(micro, "data", why),
+        ACCUMULATION: Choice(rows // micro, "data", kept),
+    }
 
 
 def of_the_rows(

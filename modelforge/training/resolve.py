@@ -19,21 +19,24 @@ from modelforge.callbacks.trackers import check_trackers
 from modelforge.common.console import say, warn
 from modelforge.common.libraries import take_over
 from modelforge.config import Choice, Config
-from modelforge.errors import ModelError
-from modelforge.machine.attention import warnings
+from modelforge.errors import ConfigError, ModelError
+from modelforge.machine.attention import together_problems, warnings
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
 from modelforge.machine.packages import refuse_what_is_missing
 from modelforge.models.attach import head_problems
+from modelforge.models.documents import RowsApart, rows_apart
 from modelforge.models.hub import look_for_what_is_named, pinned
 from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.rates import model_type
 from modelforge.models.source import ModelSource, find_model
+from modelforge.models.stored import stored_choices, stored_problems
 from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
 from modelforge.training.effects import refuse_without_effect
+from modelforge.training.experts import with_experts_said
 from modelforge.training.recipe import Size
 
 if TYPE_CHECKING:
@@ -126,10 +129,12 @@ def resolve(
 
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
-    shape = _shape_of_adapter(config, strategy, source, architecture)
-    size = Size(model_type(architecture), *sizes(architecture))
-    config = fill(config, Facts(strategy, hardware, choice, context, size, shape))
+    given = _as_they_are(config, strategy, source, architecture)
+    size, apart = Size(model_type(architecture), *sizes(architecture)), rows_apart(architecture)
+    facts = Facts(strategy, hardware, choice, context, size, given, apart)
+    config = with_experts_said(fill(config, facts), architecture)
     refuse_without_effect(config, strategy)
+    _refuse_together(config, strategy, provider, apart)
     _say_machine(config, hardware)
     return Resolved(
         config, strategy, hardware, provider, pinned(source), architecture,
@@ -137,23 +142,38 @@ def resolve(
     )  # fmt: skip
 
 
-def _shape_of_adapter(
-    config: Config, strategy: Strategy, source: ModelSource, architecture: Any
-) -> dict[str, Choice] | None:
-    """What the adapter that is trained further is; None without one.
+def _refuse_together(
+    config: Config, strategy: Strategy, provider: Provider, apart: RowsApart
+) -> None:
+    """See that rows share a sequence only in a model that keeps them apart.
 
     Raises:
-        ConfigError: If the user says otherwise.
+        ConfigError: If the user asks for it in another.
     """
+    problems = list(together_problems(config, *apart))
+    if problems and strategy.padding_free and provider.name == "huggingface":
+        raise ConfigError(*problems)
+
+
+def _as_they_are(
+    config: Config, strategy: Strategy, source: ModelSource, architecture: Any
+) -> dict[str, Choice]:
+    """How the base is stored quantised, and the shape of the adapter that is trained further.
+
+    Raises:
+        ConfigError: If the user says otherwise of the adapter.
+    """
+    stored = stored_choices(architecture)
     if source.adapter is None:
-        return None
+        return stored
 
     def linear() -> set[str]:
         from modelforge.plan.model import linear_layers
 
         return linear_layers(architecture)
 
-    return adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+    shape = adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+    return stored | shape
 
 
 def _say_machine(config: Config, hardware: Hardware) -> None:
@@ -180,6 +200,7 @@ def _shape(
         architecture = find(config).architecture
     where = f"{config.name}: model_name"
     problems = list(head_problems(source, architecture, head=strategy.head, where=where))
+    problems += stored_problems(config, architecture, here=not planning)
     if problems:
         raise ModelError(*problems)
     return architecture

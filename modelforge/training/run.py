@@ -22,6 +22,7 @@ from modelforge.strategy import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import Prepared, prepare
+from modelforge.training.prompts import record
 
 if TYPE_CHECKING:
     from modelforge.evaluation.guards import Guard
@@ -58,7 +59,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
     usage = Usage()
     measure = _measuring(prepared)
     with run.locked(), reported(run.checkpoints):
-        _write_start(prepared)
+        write_start(prepared)
         wait_for_everyone()  # the main process has made the folder
         prepare_trackers(prepared.config)
         trainer = build_trainer(prepared, load(prepared))
@@ -209,7 +210,7 @@ def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
         )
 
 
-def _write_start(prepared: Prepared) -> None:
+def write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 
@@ -227,5 +228,8 @@ def _write_start(prepared: Prepared) -> None:
     prepared.run.write_json(
         files.DATA, prepared.data.ledger.to_dict() | {"fingerprint": prepared.fingerprint}
     )
+    # What a reward model was trained on matters to what is measured by it.
+    trained = prepared.data.train_prompts if prepared.strategy.head == "reward" else ()
+    prepared.run.write_json(files.PROMPTS, record(trained, prepared.data.eval_prompts))
     if prepared.plan is not None:
         prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})

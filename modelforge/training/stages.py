@@ -34,14 +34,24 @@ from modelforge.strategies.rewarded import Rewarded
 from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare
+from modelforge.training.prompts import record
+from modelforge.training.read import read
+from modelforge.training.resolve import resolve
 from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
+    from modelforge.data import Data
     from modelforge.strategy import Result, Strategy
 
 RewardFunction = Callable[..., Any]
 
 WEAK_ACCURACY = 0.6
+
+# What decides which rows there are, and which of them are held out.
+_ROWS = (
+    *("dataset", "dataset_split", "columns", "max_samples", "eval_dataset", "eval_split"),
+    *("held_out_as", "seed", "system_prompt"),
+)
 
 
 class RLHFConfig(dict[str, Any]):
@@ -88,6 +98,7 @@ class RLHFTrainer:
         self.settings: Any = self.config.settings
         self.root = _root(self.config)
         self.done: dict[str, Result] = {}
+        self._held_out: Sequence[int] | None = None  # of the whole: a fingerprint of each prompt
 
     def train_sft(self) -> Result:
         """Fine-tune on the chosen answers; later stages start from that model."""
@@ -131,7 +142,7 @@ class RLHFTrainer:
         strategy = strategy(self.functions)
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
-        prepare(self.config, strategy)
+        self._held_out = _drawn(prepare(self.config, strategy).data)
         self.check(stages[1:])  # the first is next, and prepares itself
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
@@ -161,7 +172,7 @@ class RLHFTrainer:
             headline(f"── {name}: check ──")
             before = all_stages[: all_stages.index(name)]
             try:
-                config, strategy = self._ready(name, awaited="reward" in before)
+                config, strategy = self._ready(name, awaited="reward" in before, begun=False)
                 prepare(config, strategy)
             except UserError as error:
                 problems = [replace(p, where=f"stage {name}: {p.where}") for p in error.problems]
@@ -174,17 +185,22 @@ class RLHFTrainer:
         try:
             yield
         except BaseException:
-            if made and [path.name for path in self.root.glob("*")] == [files.STAGES]:
-                (self.root / files.STAGES).unlink()
+            ours = {files.STAGES, files.PROMPTS}
+            if made and {path.name for path in self.root.glob("*")} <= ours:
+                for name in ours:
+                    (self.root / name).unlink(missing_ok=True)
                 remove_empty(made)
             raise
 
-    def _ready(self, name: str, *, awaited: bool = False) -> tuple[Config, Strategy]:
+    def _ready(
+        self, name: str, *, awaited: bool = False, begun: bool = True
+    ) -> tuple[Config, Strategy]:
         """A stage's config and strategy.
 
         Args:
             name: The stage's.
             awaited: Whether a stage that has not run yet trains a reward model for it.
+            begun: Whether it is run now; before that nothing is written.
         """
         strategy: Any = registry.get_strategy(name)
         rewarded = issubclass(strategy, Rewarded)
@@ -194,6 +210,8 @@ class RLHFTrainer:
             # The adapter of the stage before is trained further; a whole model has no revision.
             decided = LORA_KEYS if _is_adapter(self.done["sft"]) else ("model_revision",)
             values = {key: value for key, value in values.items() if key not in decided}
+        if begun:
+            values = self._held_out_alike(values)
         functions = self.functions if rewarded else []
         if rewarded and awaited:
             functions = [*functions, (StandIn(REWARD_MODEL), 1.0)]
@@ -219,6 +237,25 @@ class RLHFTrainer:
         free_memory()  # before the next stage loads its model
         self._write_stages()
         return result
+
+    def _held_out_alike(self, values: dict[str, Any]) -> dict[str, Any]:
+        """A stage's values, with which it holds out the prompts that the whole does.
+
+        Each stage leaves out other rows and would draw others. So the policy would be measured on
+        prompts that its reward model was trained on.
+        """
+        said = self.config.request()
+        if any(values.get(key) != said.get(key) for key in _ROWS):
+            return values  # of its own
+        if self._held_out is None:
+            strategy: Any = registry.get_strategy(self.settings.strategy)
+            self._held_out = _drawn(read(resolve(self.config, strategy(self.functions))).data)
+        if not self._held_out:
+            return values
+        run = RunDir(self.root)
+        run.write_json(files.PROMPTS, record((), self._held_out))
+        kept = {key: value for key, value in values.items() if key != "eval_split"}
+        return kept | {"held_out_as": str((run.path / files.PROMPTS).resolve())}
 
     def _inputs(self, name: str, values: Mapping[str, Any], *, rewarded: bool) -> dict[str, Any]:
         """What a stage takes from those before it."""
@@ -293,6 +330,11 @@ def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[st
     idle = set(without_effect(stage.with_defaults(defaults), strategy()))
     idle -= {*section, *LORA_KEYS, "bnb_4bit_quant_type", "use_double_quant"}
     return {key: value for key, value in values.items() if key not in idle}
+
+
+def _drawn(data: Data) -> Sequence[int]:
+    """What the held-out rows ask, where they were taken out of the rows to train on."""
+    return data.eval_prompts if data.drawn else ()
 
 
 def _is_adapter(result: Result) -> bool:

@@ -12,11 +12,13 @@ from modelforge.common.processes import own_device
 from modelforge.errors import ModelError, Problem
 from modelforge.machine import attention as throughput
 from modelforge.machine import vllm
-from modelforge.models.attach import Head, attach_adapter
+from modelforge.models.attach import Head, as_asked, attach_adapter
+from modelforge.models.documents import register
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
 from modelforge.models.source import ModelSource
+from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import Vocabulary, grow
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ class HuggingFace:
                 source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
             )
             adapter = find_adapter_config_file(source.base, revision=source.revision)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        ) as error:
             raise ModelError(unreadable(source.base, "model", error)) from None
         if adapter is not None:
             # transformers would follow it to another model, and take a pickled adapter too.
@@ -142,7 +146,8 @@ class HuggingFace:
         kwargs["attn_implementation"] = self._attention(source, config, auto)
         quantization = quantization_config(settings, dtype)
         if quantization is not None:
-            kwargs["quantization_config"] = quantization
+            if stored_as(self.load_model_config(source)) is None:
+                kwargs["quantization_config"] = quantization
             if not settings.distributed.shards_weights:  # those place the weights themselves
                 kwargs["device_map"] = {"": own_device(hardware.device)}
         try:
@@ -151,20 +156,22 @@ class HuggingFace:
             raise ModelError(unreadable(source.base, "model", error)) from None
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
+        as_asked(model)
         grow(model, vocabulary)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         _make_savable(getattr(model, "generation_config", None))
         if source.adapter is None:
             rows = vocabulary.trained
             return Loaded(model, lora_config(settings, head=head, model=model, rows=rows))
-        quantised = quantization is not None
-        return Loaded(_with_adapter(model, source, head=head, quantised=quantised), None)
+        return Loaded(_with_adapter(model, source, head=head), None)
 
     def _attention(self, source: ModelSource, config: Config, auto: Any) -> str | None:
         """The attention kernel to load with; what was not asked for, only where the model can."""
         name = config.settings.attn_implementation
         if name == "auto":
             return None
+        if name == throughput.BY_ROW:
+            register()
         choice = config.choices.get("attn_implementation")
         if choice is not None and choice.source == "machine" and name.startswith("flash"):
             known = auto._model_mapping.get(type(self.load_model_config(source)), None)
@@ -198,16 +205,15 @@ def _make_savable(generation: GenerationConfig | None) -> None:
             setattr(generation, name, None)
 
 
-def _with_adapter(
-    model: PreTrainedModel, source: ModelSource, *, head: Head, quantised: bool
-) -> Any:
-    """The base with an existing adapter, trainable."""
-    from peft import prepare_model_for_kbit_training
+def _with_adapter(model: PreTrainedModel, source: ModelSource, *, head: Head) -> Any:
+    """The base with an existing adapter, trainable.
+
+    The base is frozen as it was loaded. PEFT's preparation for quantised training would lift its
+    embeddings, head and norms to 32 bits (2.5 GiB of an 8B). TRL does not do so for a new adapter.
+    """
     from safetensors import SafetensorError
 
-    if quantised:
-        # The caller's trainer turns checkpointing on itself.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model.requires_grad_(False)
     try:
         assert source.adapter is not None
         return attach_adapter(model, source.adapter, head=head)

@@ -1,0 +1,190 @@
+"""A chat in the terminal: the answer appears as it is written, and the conversation can be kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelforge.common.console import say
+from modelforge.common.files import write_whole
+from modelforge.errors import DataError, Problem, RunError
+from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
+from modelforge.inference.trained import Trained
+
+HELP = {
+    "/again": "answer the last message anew, with another seed",
+    "/undo": "take the last message and its answer back",
+    "/reset": "begin a new conversation",
+    "/system TEXT": "begin a new conversation under this system message",
+    "/help": "show these commands",
+    "/quit": "leave; so does the end of the input",
+}
+
+
+class Chat:
+    """One conversation with a model.
+
+    Args:
+        trained: The model.
+        sampling: How answers are drawn.
+        system: The system message, or None.
+        tools: Offered to the model; who talks gives their results.
+        template_kwargs: For the template, such as ``enable_thinking``.
+        beside_base: Show the base's answer to the same conversation too.
+        history: A file that the conversation is kept in, and goes on from.
+        write: Where answers go, piece by piece.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        sampling: Sampling,
+        *,
+        system: str | None = None,
+        tools: list[Any] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        beside_base: bool = False,
+        history: Path | None = None,
+        write: Callable[[str], Any] = sys.stdout.write,
+    ) -> None:
+        if not trained.tokenizer.chat_template:
+            what = "its tokenizer has no chat template, so it takes no messages"
+            fix = "use `modelforge generate`, which takes plain text"
+            raise RunError(Problem(trained.named.said, what, fix))
+        if beside_base and trained.named.source.adapter is None:
+            what = "has no effect: the model holds all weights, and no adapter on a base"
+            raise RunError(Problem("--beside-base", what, "chat with the base on its own"))
+        self.trained, self.sampling, self.tools = trained, sampling, tools
+        self.template_kwargs, self.beside_base = template_kwargs, beside_base
+        self.history, self.write = history, write
+        self.attempt = 0
+        self.messages = self._kept(system)
+
+    def _kept(self, system: str | None) -> list[dict[str, Any]]:
+        begin = [{"role": "system", "content": system}] if system else []
+        if self.history is None or not self.history.is_file():
+            return begin
+        try:
+            found = json.loads(self.history.read_text(encoding="utf-8"))["messages"]
+        except (ValueError, KeyError, TypeError):
+            fix = "name a file that `modelforge chat` wrote, or a new one"
+            raise DataError(Problem(str(self.history), "holds no conversation", fix)) from None
+        say(f"{self.history}: {len(found)} messages; going on")
+        return list(found)
+
+    def talk(self, lines: Iterator[str]) -> None:
+        """Answer each line, until there is none; a line that begins with / is a command."""
+        for line in lines:
+            line = line.strip()
+            if line == "/quit":
+                return
+            if line.startswith("/"):
+                self._command(line)
+            elif line:
+                self.messages.append({"role": "user", "content": line})
+                self._answer()
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        if name == "/again" and self.messages and self.messages[-1]["role"] == "assistant":
+            self.messages.pop()
+            self.attempt += 1
+            self._answer()
+        elif name == "/undo" and len(self.messages) > 1:
+            del self.messages[-2:]
+            self._keep()
+        elif name in ("/reset", "/system"):
+            first = self.messages[:1] if self.messages[:1] else []
+            system = first[0]["content"] if first and first[0]["role"] == "system" else None
+            system = rest if name == "/system" else system
+            self.messages = [{"role": "system", "content": system}] if system else []
+            self._keep()
+        elif name in ("/again", "/undo"):
+            say("there is no answer yet")
+        else:
+            for command, meaning in HELP.items():
+                say(f"{command:13} {meaning}")
+
+    def _answer(self) -> None:
+        first, *rest = self.messages
+        asked = [{**first, "tools": self.tools}, *rest] if self.tools else self.messages
+        ids = prompt_ids(self.trained, asked, self.template_kwargs)
+        room = (self.trained.context or sys.maxsize) - len(ids)
+        if room <= 0:
+            say("the conversation fills the model's context; /undo or /reset makes room")
+            self.messages.pop()
+            return
+        if self.beside_base:
+            self.write("base: ")
+            with self.trained.as_base():
+                self._stream(ids, room)
+            self.write("trained: ")
+        try:
+            found = self._stream(ids, room)
+        except KeyboardInterrupt:
+            say("stopped; the message is taken back")
+            self.messages.pop()
+            return
+        if found.finish_reason == "length":
+            say(f"cut after {len(found.ids)} tokens; --max-new-tokens sets how many there may be")
+        self.messages.append({"role": "assistant", "content": found.text})
+        self._keep()
+
+    def _stream(self, ids: list[int], room: int) -> Answer:
+        found = stream(
+            self.trained,
+            ids,
+            Sampling(
+                min(self.sampling.max_new_tokens, room),
+                self.sampling.temperature,
+                self.sampling.top_p,
+                self.sampling.top_k,
+                self.sampling.seed + self.attempt,
+            ),
+            self.write,
+        )
+        self.write("\n")
+        return found
+
+    def _keep(self) -> None:
+        if self.history is not None:
+            text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False)
+            write_whole(self.history, text + "\n")
+
+
+def read_tools(path: Path) -> list[Any]:
+    """The tools of a file, as a template takes them.
+
+    Raises:
+        DataError: If it holds no list of them.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    except ValueError as error:
+        raise DataError(Problem(str(path), f"is no JSON: {error}")) from None
+    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+        fix = 'write [{"type": "function", "function": {"name": …, "parameters": …}}]'
+        raise DataError(Problem(str(path), "holds no list of tools", fix))
+    return found
+
+
+def stream(
+    trained: Trained, ids: list[int], sampling: Sampling, write: Callable[[str], Any]
+) -> Answer:
+    """One answer, written piece by piece as soon as its words are whole."""
+    from transformers import TextStreamer
+
+    class Pieces(TextStreamer):
+        """Hands on each piece of text."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            write(text)
+
+    tokenizer: Any = trained.tokenizer
+    pieces = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return answer_all(trained, [ids], sampling, streamer=pieces)[0]

@@ -1,0 +1,206 @@
+"""Answers to every prompt of a file, written row by row, so that a stopped job goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from modelforge.common.console import say
+from modelforge.common.files import digest, file_digest, write_whole
+from modelforge.common.progress import track
+from modelforge.errors import DataError, Problem, RunError
+from modelforge.evaluation.opened import Named
+from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
+from modelforge.inference.prompts import Asking, read_prompts
+from modelforge.inference.trained import (
+    Trained,
+    find_trained,
+    load_tokenizer,
+    load_trained,
+    weights_of,
+)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a job wrote.
+
+    Attributes:
+        file: Where.
+        rows: How many answers it holds.
+        stopped: How many of them the model ended by itself.
+        resumed: How many were there already.
+    """
+
+    file: Path
+    rows: int
+    stopped: int
+    resumed: int
+
+
+def generate(
+    model: str,
+    prompts: str,
+    output: Path,
+    *,
+    sampling: Sampling | None = None,
+    group: int = 1,
+    batch_size: int = 8,
+    system: str | None = None,
+    base: bool = False,
+    trust_remote_code: bool = False,
+) -> Generated:
+    """Answer every prompt of a file. A job that was stopped goes on behind its last whole row.
+
+    Args:
+        model: A run, a model's folder, or a hub id.
+        prompts: A data file.
+        output: A JSON Lines file: a row for each answer.
+        sampling: How answers are drawn; greedy if not given.
+        group: Answers to a prompt; more than one needs a temperature.
+        batch_size: Prompts answered at once.
+        system: The system message of prompts that have none; by default the run's.
+        base: Answer with the base, without its adapter.
+        trust_remote_code: Whether the model's own code may run.
+
+    Raises:
+        UserError: If an option has no effect, a prompt is too long, or the output is another job's.
+    """
+    sampling = sampling or Sampling()
+    found = find_trained(model, trust_remote_code=trust_remote_code)
+    _refuse_idle(found, sampling, group=group, base=base)
+    asked = _asked(found, prompts, system)
+    job = {
+        "model": model,
+        "weights": weights_digest(Path(weights_of(found))),
+        "prompts": digest([each.prompt for each in asked]),
+        "sampling": asdict(sampling),
+        "group": group,
+        "base": base,
+    }
+    done = _begun(output, job, group)
+    resumed = len(done)
+    if resumed:
+        say(f"{output} holds {resumed} answers already")
+    if resumed < len(asked) * group:
+        trained = load_trained(found)
+        ids = _within(trained, asked, sampling)
+        with (
+            trained.as_base() if base else nullcontext(),
+            output.open("a", encoding="utf-8") as file,
+        ):
+            left = range(resumed // group, len(asked))
+            batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
+            for batch in track(batches, "answering", len(batches), unit="batches"):
+                answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
+                done += _written(file, batch, asked, answers)
+    stopped = sum(row["finish_reason"] == "stop" for row in done)
+    return Generated(output, len(done), stopped, resumed)
+
+
+def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
+    """The prompts as this model takes them: messages, or text where it has no chat template."""
+    return read_prompts(
+        prompts,
+        system=system or found.recorded.get("system_prompt"),
+        conversational=bool(load_tokenizer(found).chat_template),
+    )
+
+
+def _written(
+    file: TextIO, batch: Sequence[int], asked: Sequence[Asking], answers: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """The rows of a batch, on the disk."""
+    group = len(answers) // len(batch)
+    rows = [_row(batch[k // group], k % group, asked, each) for k, each in enumerate(answers)]
+    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.flush()
+    os.fsync(file.fileno())
+    return rows
+
+
+def _row(number: int, sample: int, asked: Sequence[Asking], found: Answer) -> dict[str, Any]:
+    return {
+        "row": number,
+        "sample": sample,
+        "prompt": asked[number].prompt,
+        "reference": asked[number].reference,
+        "completion": found.text,
+        "finish_reason": found.finish_reason,
+        "tokens": len(found.ids),
+    }
+
+
+def _refuse_idle(found: Named, sampling: Sampling, *, group: int, base: bool) -> None:
+    """See that each option has an effect.
+
+    Raises:
+        RunError: If one has none.
+    """
+    if group > 1 and sampling.temperature == 0:
+        what = "has no effect at temperature 0: all answers to a prompt would be the same"
+        raise RunError(Problem("--num", what, "set a temperature, such as 0.7"))
+    if base and found.source.adapter is None:
+        what = f"has no effect: {found.said} holds all weights, and no adapter on a base"
+        raise RunError(Problem("--base", what, "name the base model itself"))
+
+
+def weights_digest(folder: Path) -> str:
+    """Of a folder's weights; of a hub id, its name."""
+    found = sorted(folder.glob("*.safetensors"))
+    return digest([[path.name, file_digest(path)] for path in found] or str(folder))
+
+
+def _begun(output: Path, job: dict[str, Any], group: int) -> list[dict[str, Any]]:
+    """The whole prompts' answers that are there already; the file is cut behind them.
+
+    Raises:
+        RunError: If something else lies there.
+    """
+    about = output.with_suffix(".job.json")
+    if not output.is_file():
+        write_whole(about, json.dumps(job, indent=2) + "\n")
+        return []
+    before = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
+    if before != job:
+        changed = [] if before is None else [key for key in job if job[key] != before.get(key)]
+        what = f"holds answers of another {', '.join(changed)}" if changed else "is there already"
+        raise RunError(Problem(str(output), what, "name another file with --output, or delete it"))
+    done: list[dict[str, Any]] = []
+    for line in output.read_text(encoding="utf-8").split("\n"):
+        try:
+            done.append(json.loads(line))
+        except ValueError:  # the last line, which a kill cut short
+            break
+    done = done[: len(done) // group * group]
+    write_whole(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done))
+    return done
+
+
+def _within(trained: Trained, asked: Sequence[Asking], sampling: Sampling) -> list[list[int]]:
+    """The prompts in tokens, each with room for an answer.
+
+    Raises:
+        DataError: With those that have none.
+    """
+    ids = [prompt_ids(trained, each.prompt) for each in asked]
+    if trained.context is None:
+        return ids
+    room = trained.context - sampling.max_new_tokens
+    long = [
+        Problem(
+            each.where,
+            f"the prompt has {len(tokens)} tokens, and {room} fit before an answer",
+            f"shorten it, or set --max-new-tokens below {sampling.max_new_tokens}",
+        )
+        for each, tokens in zip(asked, ids, strict=True)
+        if len(tokens) > room
+    ]
+    if long:
+        raise DataError(*long[:10])
+    return ids

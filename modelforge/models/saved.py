@@ -1,0 +1,65 @@
+"""What a run saved, loaded to be used: by the calls of its card, as it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelforge.models.lora import exact_4bit_on_cpu
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+    from modelforge.models.attach import Head
+
+
+def load_saved(
+    folder: Path | str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    head: Head,
+    dtype: torch.dtype | str,
+    device: Any,
+    quantization: BitsAndBytesConfig | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A saved model, in evaluation mode.
+
+    Args:
+        folder: The model's or the adapter's; or a hub id.
+        tokenizer: Saved with it. Its pad token decides which token a score is read at.
+        head: ``causal-lm`` or ``reward``.
+        dtype: What the weights are loaded in; ``auto``: the type they are saved in.
+        device: Where to.
+        quantization: That the base was trained under, or None.
+        revision: Of a hub model.
+        trust_remote_code: Whether the model's own code may run.
+    """
+    import peft
+    import transformers
+
+    adapter = Path(folder, "adapter_config.json").is_file()
+    task = "SequenceClassification" if head == "reward" else "CausalLM"
+    library, kind = (peft, "AutoPeftModelFor") if adapter else (transformers, "AutoModelFor")
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "use_safetensors": True,
+    }
+    if revision is not None and not adapter:
+        arguments["revision"] = revision
+    if quantization is not None:
+        arguments["quantization_config"] = quantization
+        arguments["device_map"] = {"": device}
+    if adapter and head == "reward":
+        arguments["num_labels"] = 1
+    model = getattr(library, kind + task).from_pretrained(folder, **arguments)
+    exact_4bit_on_cpu(model)
+    if head == "reward":
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    elif adapter and Path(folder, "generation_config.json").is_file():
+        own = transformers.GenerationConfig.from_pretrained(folder)
+        model.get_base_model().generation_config = own
+    return model.eval() if quantization is not None else model.to(device).eval()
