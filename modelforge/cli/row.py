@@ -113,18 +113,10 @@ def _scored(folder: Path, item: Shown, limit: int | None, *, head: str) -> dict[
 
 def _answers(item: Shown, limit: int | None) -> tuple[list[Answer], int]:
     """A row's sequences as they are scored, and where its answer begins."""
-    from modelforge.evaluation.items import Answer
+    from modelforge.evaluation.items import Answer, sequences
 
     assert item.row is not None, "it was not dropped"
-    found = []
-    for ids in item.row.ids:
-        part = ids[:limit].tolist()
-        labels = (
-            item.row.labels(limit)
-            if item.row.spans is not None
-            else [-100] * min(item.row.start, len(part)) + part[item.row.start :]
-        )
-        found.append(Answer(part, labels, 0, ""))
+    found = [Answer(ids, labels, 0, "") for ids, labels in sequences(item.row, limit)]
     return found, min(item.row.start, len(found[0].ids))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.common.processes import world_size
 from modelforge.common.progress import track
-from modelforge.evaluation.items import Answer
+from modelforge.evaluation.items import Answer, sequences
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
@@ -86,15 +86,7 @@ def _own(data: Data) -> Iterator[dict[str, Any]]:
     if kind not in ("demonstration", "preference"):
         return
     for tokens in data.eval_tokens[: 2 * COUNT]:
-        sides = []
-        for ids in tokens.ids:
-            row = ids.tolist()
-            labels = (
-                tokens.labels()
-                if tokens.spans is not None
-                else [-100] * tokens.start + row[tokens.start :]
-            )
-            sides.append({"ids": row, "labels": labels})
+        sides = [{"ids": ids, "labels": labels} for ids, labels in sequences(tokens)]
         yield {"kind": kind, "sides": sides}
 
 
