@@ -18,11 +18,13 @@ from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.export import export, verify
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
+from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
@@ -69,6 +71,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, check, plan, data, evaluate, compare, report, runs, row, dial, generate, chat),
+    *(export, verify),
+    *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:

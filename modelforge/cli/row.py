@@ -12,6 +12,7 @@ from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say
 from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError
+from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
@@ -55,7 +56,8 @@ def one_row_of(folder: Path, number: str) -> dict[str, Any]:
     from modelforge.data import Watched, preview
     from modelforge.data.shown import one_row
 
-    if not RunDir(folder).finished:
+    run = RunDir(folder)
+    if not run.finished or not (folder / files.CHOICES).is_file():
         fix = "run `modelforge train` to its end; of a run in stages give a stage's folder"
         raise RunError(Problem(str(folder), "holds no finished run of one stage", fix))
     resolved = resolve(load_config(folder))

@@ -15,12 +15,12 @@ from modelforge import registry
 from modelforge.data.ledger import Ledger
 from modelforge.evaluation.report import (
     choices,
-    figures,
+    figures_of,
     forgotten,
     results_of,
     stopped,
     usage_of,
-    verdict,
+    verdict_of,
 )
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -48,9 +48,10 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
     """One run's part of the page."""
     results = results or results_of(run)
     strategy = registry.get_strategy(run.read_json(files.CONFIG)["strategy"])
-    notes = (verdict(results), forgotten(results), stopped(results))
+    notes = (verdict_of(results), forgotten(results), stopped(results))
     return {
         "name": name,
+        "folder": run.path.name,
         "findings": [
             {**found, "change": _change(found)}
             for found in results.get("compared", {}).get("findings", ())
@@ -60,7 +61,7 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
         "summary": strategy.summary,
         "steps": results["steps"],
         "charts": charts(run.read_lines(files.METRICS)),
-        "figures": figures(results),
+        "figures": figures_of(results),
         "samples": [_sample(row) for row in run.read_lines(files.SAMPLES)],
         "data": "\n".join(Ledger.from_dict(run.read_json(files.DATA)).summary_lines()),
         "choices": [

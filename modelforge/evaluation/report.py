@@ -42,13 +42,13 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         *([_compared(results)] if _compared(results) else []),
         *([stopped(results)] if stopped(results) else []),
         "## Figures",
-        _rows(("held-out", "before", "after"), figures(results)) or "No rows were held out.",
-        *([verdict(results)] if verdict(results) else []),
+        rows_of(("held-out", "before", "after"), figures_of(results)) or "No rows were held out.",
+        *([verdict_of(results)] if verdict_of(results) else []),
         *([forgotten(results)] if "neutral" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
-        _rows(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in chosen.items()]),
+        rows_of(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in chosen.items()]),
         "Made with "
         + ", ".join(
             f"{name} {used[name]}"
@@ -121,7 +121,7 @@ def choices(run: RunDir) -> dict[str, dict[str, Any]]:
     return said | stored["choices"]
 
 
-def verdict(results: Mapping[str, Any]) -> str:
+def verdict_of(results: Mapping[str, Any]) -> str:
     """How sure the figure is that the run is judged by; nothing where no rows were held out."""
     if "no_signal" in results:
         silent = results["no_signal"]
@@ -157,7 +157,7 @@ def stopped(results: Mapping[str, Any]) -> str:
     return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
-def figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def figures_of(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Each held-out figure before and after, as text."""
     return [
         (key, _figure(results["before"].get(key)), _figure(value))
@@ -169,7 +169,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
-def _rows(head: tuple[str, ...], rows: list[Any]) -> str:
+def rows_of(head: tuple[str, ...], rows: list[Any]) -> str:
     """A table in Markdown; nothing where there are no rows."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 #: The names that transformers' sequence-classification models give their head.
 HEAD_NAMES = ("score", "classifier", "classification_head")
 
 
 def reward_folder(folder: Path) -> Path:
-    """The folder itself, or ``model`` below it where a whole run's folder was given."""
+    """The folder itself, or ``model`` below it where a run's folder was given."""
+    folder = of_a_run(folder)
     inner = folder / files.MODEL
     # A run's folder has a config.json of its own, which is not a model's.
     is_run = (folder / files.CHOICES).is_file() or not is_model(folder)

@@ -18,11 +18,11 @@ from modelforge import registry
 from modelforge.common.console import headline, say, warn
 from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
-from modelforge.common.processes import is_main
 from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
+from modelforge.evaluation.stages import write_whole
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
@@ -147,16 +147,7 @@ class RLHFTrainer:
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
         with self._left_if_begun():
             self._write_stages()  # with the config: the folder alone is enough to resume
-            result = [calls.get(stage, self.train_ppo)() for stage in stages][-1]
-        self._write_report()
-        return result
-
-    def _write_report(self) -> None:
-        """All stages on one page."""
-        from modelforge.evaluation.page import html_report
-
-        if is_main():
-            RunDir(self.root).write_text(files.REPORT, html_report(self.root))
+            return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
 
     def check(self, stages: Sequence[str] | None = None) -> None:
         """Prepare stages, each on the base in place of the models that stages before it train.
@@ -299,7 +290,13 @@ class RLHFTrainer:
             }
             for name, result in self.done.items()
         }
-        RunDir(self.root).write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
+        run = RunDir(self.root)
+        run.remove(files.RESULTS)
+        run.write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
+        wanted = registry.get_strategy(self.settings.strategy)().stages(self.config)
+        if list(self.done) == list(wanted):
+            folders = {name: result.run_dir.name for name, result in self.done.items()}
+            write_whole(self.root, folders, self.settings.strategy)
 
 
 def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[str, Any]:
