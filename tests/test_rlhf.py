@@ -467,7 +467,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
-            f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=50", "report_to=none",
             "save_strategy=no",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={held_out('preference_b', 32)}",
@@ -477,7 +477,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "save_strategy=no",
+            "save_strategy=no", "reward_stage.max_steps=60", "max_steps=80",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -506,7 +506,7 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
             "gradient_accumulation_steps=8",
             "save_strategy=no",
             "eval_prompts=8",
-            "generation.max_new_tokens=64",
+            "generation.max_new_tokens=24",
         ],
     )
     told = stages(result.run_dir.parent)
