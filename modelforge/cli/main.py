@@ -22,6 +22,7 @@ from modelforge.cli.export import export, verify
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
+from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
@@ -68,6 +69,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, check, plan, data, evaluate, compare, dial, generate, chat),
     *(export, verify),
+    *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:

@@ -39,8 +39,8 @@ def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
         steps=results["steps"],
         stopped=_stopped(results),
-        figures=_figures(results),
-        verdict=_verdict(results),
+        figures=figures_of(results),
+        verdict=verdict_of(results),
         forgotten=_forgotten(results),
         charts=charts(run.read_lines(files.METRICS)),
         sample_head=list(samples[0]) if samples else [],
@@ -77,13 +77,13 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         f"{results['steps']} steps on {rows} rows.",
         *([_stopped(results)] if _stopped(results) else []),
         "## Figures",
-        _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
-        *([_verdict(results)] if _verdict(results) else []),
+        rows_of(("held-out", "before", "after"), figures_of(results)) or "No rows were held out.",
+        *([verdict_of(results)] if verdict_of(results) else []),
         *([_forgotten(results)] if "neutral" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
-        _rows(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in choices.items()]),
+        rows_of(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in choices.items()]),
         "Made with "
         + ", ".join(
             f"{name} {used[name]}"
@@ -151,7 +151,7 @@ def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
     return said | stored["choices"]
 
 
-def _verdict(results: Mapping[str, Any]) -> str:
+def verdict_of(results: Mapping[str, Any]) -> str:
     """How sure the figure is that the run is judged by; nothing where no rows were held out."""
     if "no_signal" in results:
         silent = results["no_signal"]
@@ -181,7 +181,7 @@ def _stopped(results: Mapping[str, Any]) -> str:
     return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
-def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def figures_of(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (key, _figure(results["before"].get(key)), _figure(value))
         for key, value in results["after"].items()
@@ -196,7 +196,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
-def _rows(head: tuple[str, ...], rows: list[Any]) -> str:
+def rows_of(head: tuple[str, ...], rows: list[Any]) -> str:
     """A table in Markdown; nothing where there are no rows."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""

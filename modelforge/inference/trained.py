@@ -13,6 +13,7 @@ from modelforge.errors import ModelError, Problem
 from modelforge.evaluation.opened import Named, named, quantised, trained_dtype
 from modelforge.models.source import local_folder
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,8 +58,8 @@ def find_trained(said: str, *, scores_too: bool = False, trust_remote_code: bool
         ModelError: If there is no such model, its run is not finished, or it is a reward model.
     """
     folder = local_folder(said, Path())
-    if folder is not None and (folder / files.CHOICES).is_file():
-        _refuse_unfinished(said, folder)
+    if folder is not None and any((folder / n).is_file() for n in (files.CHOICES, files.STAGES)):
+        _refuse_unfinished(said, of_a_run(folder))
     found = named(said)
     if found.scores and not scores_too:
         what = "is a reward model: it scores answers and writes none"
