@@ -365,6 +365,10 @@ class Strategy:
 
         trainer_class = by_row(resumable(self.trl_trainer_class()))
         trainer = trainer_class(callbacks=callbacks, **self.all_arguments(parts), **arguments)
+        if getattr(parts.args, "disable_dropout", False):
+            for module in trainer.model.modules():  # TRL turns off what is a module of its own
+                if isinstance(getattr(module, "attention_dropout", None), float):
+                    module.attention_dropout = 0.0
         train_in_float32(trainer.model)
         return trainer
 

@@ -64,7 +64,8 @@ def folder_problem(folder: Path) -> str:
     architectures = config.get("architectures") or []
     if not any("SequenceClassification" in name for name in architectures):
         return f"{folder} is {', '.join(architectures) or 'a model'}, not a reward model"
-    return ""
+    labels = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # transformers' own
+    return f"{folder} gives {labels} labels, and a reward model gives one score" * (labels != 1)
 
 
 def head_keys(path: Path) -> list[str]:
