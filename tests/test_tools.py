@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import talking
+from trl import GRPOTrainer
 
 from modelforge import ConfigError, load_config
 from modelforge.rewards.calls import make_readable
@@ -162,3 +163,23 @@ def test_what_an_environment_says_is_not_trained_on(place):
     assert trainer._compute_loss(trainer.model, batch) != trainer._compute_loss(
         trainer.model, changed
     )
+
+
+def test_held_out_prompts_are_answered_with_tools_too(place, monkeypatch):
+    keys = {"environment": str(place / "mine.py:Guess"), "eval_split": 6, "num_generations_eval": 2}
+    prepared = prepare(load_config(values(place, **keys)))
+    trainer = build_trainer(prepared, load(prepared))
+    tokenizer = trainer.processing_class
+    call = '<tool_call>{"name": "say", "arguments": {"word": "red"}}</tool_call>'
+
+    def scripted(self, prompt_ids, *more, **other):
+        told = ["<|user|>right<" in t or "<|user|>wrong<" in t
+                for t in map(tokenizer.decode, prompt_ids)]  # fmt: skip
+        texts = [("Done." if each else call) + tokenizer.eos_token for each in told]
+        return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", scripted)
+    found = trainer.evaluate()
+    right = [float(word == "red") for word in prepared.data.eval["word"]]
+    assert found["eval_reward"] == pytest.approx(sum(right) / len(right))
+    assert found["eval_tools/call_frequency"] == 1
