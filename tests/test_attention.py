@@ -225,10 +225,11 @@ def test_nothing_is_computed_twice_where_all_fits_without(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_8b_benchmark_runs_at_a_tiny_size(benchmark, capsys, monkeypatch):
+def test_the_8b_benchmark_runs_at_a_tiny_size(benchmark, python, capsys, monkeypatch):
     script = benchmark("gpu_8b")
     said = ["--tiny", "--cards", "12", "--steps", "2", "--strategies", "reward", "ppo"]
     monkeypatch.setattr(sys, "argv", ["gpu_8b.py", *said])
+    monkeypatch.setattr(sys, "executable", python)
     assert script.main() == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 12 |")]
     assert [row.split(" | ")[1] for row in rows] == ["reward", "ppo"]

@@ -29,7 +29,7 @@ from modelforge.checkpointing.saving import carry_rows, save_as_loaded
 from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
-from modelforge.errors import Problem, RunError
+from modelforge.errors import DivergedError, Problem, RunError
 
 #: What of transformers' and TRL's private parts `Resumable` overrides, with the parameters they are
 #: called with. A release that changes one fails the contract test, not a run.
@@ -276,7 +276,7 @@ class Resumable(Trainer):
         """Before the optimiser's step: drop a gradient that is not finite.
 
         Raises:
-            RunError: If it was the last of several in a row.
+            DivergedError: If it was the last of several in a row.
         """
         sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
         if self.accelerator.distributed_type in sharded or self.accelerator.scaler is not None:
@@ -302,7 +302,7 @@ class Resumable(Trainer):
             what = f"{HOPELESS} steps in a row had no finite {what}"
             fix = "lower learning_rate or max_grad_norm, use bf16 in place of fp16, or look at "
             fix += f"the rows named above; the last checkpoint is in {self.args.output_dir}"
-            raise RunError(Problem(f"step {step}", what, fix))
+            raise DivergedError(Problem(f"step {step}", what, fix))
 
     # --- going back to the end of the last step ---------------------------------------------------
 
