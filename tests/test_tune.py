@@ -211,7 +211,7 @@ def losses_and_gradients(lane):
 
 @pytest.mark.parametrize(
     ("kind", "checkpointing"),
-    [("gpt2", False), ("qwen3", True), ("gemma2", False), ("phi3", True), ("mixtral", False)],
+    [("gpt2", False), ("qwen3", True), ("phi3", True), ("mixtral", False)],
 )
 def test_other_architectures_give_each_trial_its_own_gradients(kind, checkpointing):
     torch.manual_seed(0)
