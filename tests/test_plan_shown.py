@@ -19,7 +19,12 @@ from modelforge.training import many_plans
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny" / "sft.json"
 
-FEW = ("--set", "max_samples=60")
+# Few rows, and little left open: each choice that the plan tries is a step to simulate.
+FEW = [
+    word
+    for key in ("max_samples=60", "gradient_checkpointing=true", "per_device_train_batch_size=2")
+    for word in ("--set", key)
+]
 
 
 def run(capsys, monkeypatch, *options):
@@ -77,10 +82,10 @@ def test_one_config_over_cards_shares_what_it_simulates(capsys, monkeypatch):
 
 
 def test_all_strategies_of_one_model_on_one_card(capsys, monkeypatch):
-    monkeypatch.setattr(registry, "list_strategies", lambda: ["sft", "grpo"])
-    outcomes, _ = run(capsys, monkeypatch, "--all", "--vram", "0.6")
-    assert [o["name"] for o in outcomes] == ["sft", "grpo"]
-    assert all(o["fits"] or o["why"] for o in outcomes)
+    monkeypatch.setattr(registry, "list_strategies", lambda: ["sft", "dpo"])
+    outcomes, _ = run(capsys, monkeypatch, "--all", "--vram", "2", *FEW)
+    assert [o["name"] for o in outcomes] == ["sft", "dpo"]
+    assert all(o["fits"] for o in outcomes)
 
 
 def load(name):
@@ -118,15 +123,13 @@ def test_the_gpu_check_keeps_its_parts_apart(tmp_path):
     assert gpu_check.check(made[-1], tiny=False, left=1).state == "left out"
 
 
-def test_the_gpu_check_runs_at_a_tiny_size(tmp_path):
+def test_the_gpu_check_runs_on_a_cpu(tmp_path):
+    """Its parts train in processes of their own: here the one that trains nothing."""
     out = tmp_path / "gpu.json"
     script = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
-    command = [sys.executable, script, "--tiny", "--only", "environment", "expandable", "-o", out]
+    command = [sys.executable, script, "--tiny", "--only", "environment", "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads(out.read_text())
-    assert [(r["name"], r["state"]) for r in results] == [
-        ("environment", "ok"),
-        ("expandable", "ok"),
-    ]
-    assert "hardware" in results[0]["tail"]
+    (result,) = json.loads(out.read_text())
+    assert done.returncode == 0, result["tail"]
+    assert (result["name"], result["state"]) == ("environment", "ok")
+    assert "hardware" in result["tail"]

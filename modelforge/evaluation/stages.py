@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelforge.evaluation.page import html_report
 from modelforge.evaluation.report import figures_of, rows_of, verdict_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.web import render
 
 
 def write_whole(root: Path, stages: Mapping[str, str], strategy: str) -> None:
@@ -42,8 +42,7 @@ def write_whole(root: Path, stages: Mapping[str, str], strategy: str) -> None:
         (name, stages[name], result["steps"], figures_of(result), verdict_of(result))
         for name, result in results.items()
     ]
-    page = render("stages.html", title=root.name, summary=_summary(strategy, parts), parts=parts)
-    run.write_text(files.REPORT, page)
+    run.write_text(files.REPORT, html_report(root))
     run.write_text(files.CARD, _card(root.name, _summary(strategy, parts), parts, last))
 
 

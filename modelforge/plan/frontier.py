@@ -1,7 +1,8 @@
 """What else fits the card: the longest rows for other ranks and micro-batches.
 
 Peaks are affine in the tokens of a micro-batch and in the rank, as long as the same phase has them.
-So three peaks of short models tell the table; its lengths are rounded down, and are estimates.
+So two peaks of short models tell the table, with what LoRA takes of the plan's own; its lengths are
+rounded down, and are estimates.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def frontier(config: Config, plan: Plan, hardware: Hardware) -> tuple[Place, ...
 
     here, shorter = peak(), peak(max_seq_length=max(128, length // 2))
     each = (here - shorter) / max(1, micro * (length - max(128, length // 2)))
-    by_rank = (peak(lora_r=4 * rank) - here) / (3 * rank) if rank else 0.0
+    trained = sum(plan.parts.get(part, 0) for part in ("LoRA", "gradients", "optimiser"))
+    by_rank = trained / rank if rank else 0.0
     # What the allocator and other cards add to the peak of the short models.
     over = (plan.total - plan.context) / here
     limit = ((1 - MARGIN) * plan.budget - plan.context) / over
