@@ -215,6 +215,9 @@ class Rewarded(Sampled):
         for function in self.scorers:
             if isinstance(function, SharedBaseReward):
                 function.attach(trainer.model)
+        for at in range(len(rewards), len(trainer.reward_funcs)):  # an environment's own
+            trainer.reward_funcs[at].__name__ = trainer.reward_func_names[at]
+            trainer.reward_funcs[at] = rollouts.recording(trainer.reward_funcs[at])
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer

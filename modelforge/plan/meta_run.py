@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge import registry
 from modelforge.errors import Problem
+from modelforge.machine.precision import train_in_float32
 from modelforge.models.lora import lora_config, rows_trained
 from modelforge.plan.model import attach_adapter, meta_model
 from modelforge.plan.result import NotPlanned
@@ -76,6 +77,7 @@ def build_meta_run(
         arguments["reward_funcs"] = [_scored_by(scorers)]
 
     def prepare(trainer: Any) -> None:
+        train_in_float32(trainer.model)
         size = args.per_device_train_batch_size
         scorers.extend(put_reward_models(trainer, batch.scored_by, config, architecture, size))
 
