@@ -11,6 +11,7 @@ from tiny import ROOT, held_out, quick, resumed_bitwise
 import modelforge
 from modelforge import load_config
 from modelforge.plan import plan
+from modelforge.registry import get_strategy
 from modelforge.strategies.distill import Distill
 from modelforge.training.prepare import prepare
 
@@ -87,3 +88,19 @@ def test_a_trl_without_its_trainer_is_named_with_the_version_that_has_it(monkeyp
         modelforge.ConfigError, match=r"needs DistillationConfig.*1\.14.*trl>=1\.16"
     ):
         Distill.trl_config_class()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("orpo", "04_orpo.py"), ("simpo", "sigmoid_norm"), ("ipo", "loss_type ipo"),
+     ("gkd", "strategy distill"), ("distil", "did you mean 'distill'")],
+)  # fmt: skip
+def test_a_method_without_a_strategy_leads_to_the_nearest(name, near):
+    with pytest.raises(modelforge.ConfigError, match=f"'{name}' is unknown.*{near}"):
+        get_strategy(name)
+
+
+def test_batches_of_pairs_without_padding_which_trl_has_switched_off_are_refused():
+    said = {"strategy": "dpo", "model_name": "m", "dataset": "d", "padding_free": True}
+    with pytest.raises(modelforge.ConfigError, match=r"padding_free.*TRL 1\.14"):
+        load_config(said)

@@ -123,13 +123,13 @@ def test_the_gpu_check_keeps_its_parts_apart(tmp_path):
     assert gpu_check.check(made[-1], tiny=False, left=1).state == "left out"
 
 
-@pytest.mark.parametrize("name", ["environment", "expandable"])
-def test_the_gpu_check_runs_at_a_tiny_size(name, tmp_path):
+def test_the_gpu_check_runs_on_a_cpu(tmp_path):
+    """Its parts train in processes of their own: here the one that trains nothing."""
     out = tmp_path / "gpu.json"
     script = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
-    command = [sys.executable, script, "--tiny", "--only", name, "-o", out]
+    command = [sys.executable, script, "--tiny", "--only", "environment", "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (result,) = json.loads(out.read_text())
     assert done.returncode == 0, result["tail"]
-    assert (result["name"], result["state"]) == (name, "ok")
-    assert name != "environment" or "hardware" in result["tail"]
+    assert (result["name"], result["state"]) == ("environment", "ok")
+    assert "hardware" in result["tail"]

@@ -164,9 +164,11 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import EarlyStoppingCallback, PrinterCallback
 
+    from modelforge.callbacks.alarms import Alarms
     from modelforge.callbacks.longest_batch import LongestBatchFirst
     from modelforge.callbacks.metrics import MetricsFile
     from modelforge.callbacks.progress import Progress
+    from modelforge.callbacks.watchdog import LossWatch
 
     trackers, parts.args.report_to = parts.args.report_to, []
     shown = Progress(prepared.strategy.measure.key)
@@ -175,6 +177,8 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, prepared.run)
+    if not any(isinstance(each, Alarms) for each in trainer.callback_handler.callbacks):
+        trainer.add_callback(LossWatch(prepared.run.path))  # rewards have alarms of their own
     stopping = prepared.config.settings.early_stopping
     if stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
