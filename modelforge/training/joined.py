@@ -13,6 +13,7 @@ So its losses are those of a run by itself, to the noise of a matrix product in 
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,12 +97,24 @@ class Lane:
     def __post_init__(self) -> None:
         base = self.trainer.accelerator.unwrap_model(self.trainer.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        self.decoder = getattr(base, base.base_model_prefix)
-        self.forward = self.decoder.forward
+        decoder = getattr(base, base.base_model_prefix, None)
+        if decoder is None:
+            raise CannotJoinError(f"{type(base).__name__} has no decoder apart from its head")
+        if any(map(_drops_out, decoder.modules())):
+            raise CannotJoinError("the base drops values at random, for each trial others")
+        self.decoder: Any = decoder
+        self.forward = decoder.forward
+        self.names = list(inspect.signature(decoder.forward).parameters)
         self.adapted = dict(_outermost(self.decoder))
         self.alone = {name: layer.forward for name, layer in self.adapted.items()}
         self.sync = {**GradientState._shared_state, "_dataloader_references_ref": [None]}
         self.turn = threading.Semaphore(0)
+
+
+def _drops_out(module: Any) -> bool:
+    share = module.p if isinstance(module, torch.nn.Dropout) else None
+    share = getattr(module, "attention_dropout", None) if share is None else share
+    return isinstance(share, float) and share > 0
 
 
 def _outermost(module: torch.nn.Module, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -222,8 +235,11 @@ class Joined:
     # --- in a trainer's thread --------------------------------------------------------------------
 
     def _decode(self, lane: Lane, *args: Any, **inputs: Any) -> Any:
-        if args or inputs.get("past_key_values") is not None:  # it generates
-            return lane.forward(*args, **inputs)
+        inputs |= dict(zip(lane.names, args, strict=False))
+        if inputs.get("past_key_values") is not None:  # it generates
+            return lane.forward(**inputs)
+        if inputs.get("input_ids") is None:
+            raise CannotJoinError("the decoder is given vectors in place of tokens")
         device = inputs["input_ids"].device.type
         how = (
             *(torch.is_grad_enabled(), lane.decoder.training, device),
@@ -259,8 +275,10 @@ class Joined:
         self.running = _Pass(lanes, rows)
         with torch.set_grad_enabled(grad), torch.autocast(device, dtype=dtype, enabled=cast):
             found = lanes[0].forward(**_together(asked))
-        hidden = found.last_hidden_state
-        if any(value is not None for name, value in found.items() if name != "last_hidden_state"):
+        hidden = getattr(found, "last_hidden_state", None)
+        if hidden is None or any(
+            value is not None for name, value in found.items() if name != "last_hidden_state"
+        ):
             raise CannotJoinError("the decoder gives more than hidden states")
         parts = []
         for inputs, part in zip(asked, hidden.split(rows), strict=True):
