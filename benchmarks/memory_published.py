@@ -28,6 +28,7 @@ from modelforge.plan.meta_run import build_meta_run
 from modelforge.plan.model import meta_model
 from modelforge.plan.planner import card, find
 from modelforge.plan.step import MetaRun, alone, log_steps
+from modelforge.plan.tracker import Tracker
 
 PEFT_ROW = 692
 TRL_GRPO = "jsboige/CoursIA PostTraining/_measurements: TRL GRPO, nf4 double quant, r 8, batch 8"
@@ -58,34 +59,39 @@ def peft_comparison(lora: dict[str, Any] | None) -> Callable[[], tuple[int, int]
     """Llama-3.2-3B in bfloat16, batch 4, no checkpointing, AdamW, transformers' own loss."""
 
     def predict() -> tuple[int, int]:
-        from peft import LoraConfig, get_peft_model
-        from transformers import Trainer, TrainingArguments, default_data_collator
-
-        found = find_architecture("llama-3.2-3b", base_dir=Path(), revision=None, where="")
-        settings = config(strategy="sft", use_4bit=False).settings
-        with alone(), tempfile.TemporaryDirectory() as folder:
-            model: Any = meta_model(
-                found.architecture, settings, head="causal-lm", dtype=torch.bfloat16
-            )
-            if lora is not None:
-                with torch.device("meta"):
-                    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
-            rows = [{k: [2] * PEFT_ROW for k in ("input_ids", "attention_mask", "labels")}] * 4
-            args = TrainingArguments(
-                output_dir=folder, use_cpu=True, bf16=False, per_device_train_batch_size=4,
-                optim="adamw_torch", report_to=[], disable_tqdm=True, gradient_checkpointing=False,
-            )  # fmt: skip
-            arguments = {
-                "model": model,
-                "args": args,
-                "train_dataset": rows,
-                "data_collator": default_data_collator,
-            }
-            job = MetaRun(Trainer, arguments, rows, 4 * PEFT_ROW, padded=True)
-            tracker, _ = log_steps(job, cuda((8, 9)))
+        tracker = peft_log(lora, length=PEFT_ROW)
         return tracker.peak, CachingAllocator().replay(tracker.events).max_reserved
 
     return predict
+
+
+def peft_log(lora: dict[str, Any] | None, *, length: int) -> Tracker:
+    """The log of its step on four rows of this length."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    found = find_architecture("llama-3.2-3b", base_dir=Path(), revision=None, where="")
+    settings = config(strategy="sft", use_4bit=False).settings
+    with alone(), tempfile.TemporaryDirectory() as folder:
+        model: Any = meta_model(
+            found.architecture, settings, head="causal-lm", dtype=torch.bfloat16
+        )
+        if lora is not None:
+            with torch.device("meta"):
+                model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+        rows = [{k: [2] * length for k in ("input_ids", "attention_mask", "labels")}] * 4
+        args = TrainingArguments(
+            output_dir=folder, use_cpu=True, bf16=False, per_device_train_batch_size=4,
+            optim="adamw_torch", report_to=[], disable_tqdm=True, gradient_checkpointing=False,
+        )  # fmt: skip
+        arguments = {
+            "model": model,
+            "args": args,
+            "train_dataset": rows,
+            "data_collator": default_data_collator,
+        }
+        job = MetaRun(Trainer, arguments, rows, 4 * length, padded=True)
+        return log_steps(job, cuda((8, 9)))[0]
 
 
 def grpo_with_full_logits(model_name: str) -> Callable[[], tuple[int, int]]:

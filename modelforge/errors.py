@@ -6,6 +6,7 @@ ModelForgeError
 │   ├── DataError        a file, row or column of the data
 │   ├── ModelError       a model, tokenizer or template that cannot serve
 │   └── RunError         the run's folder, or what the machine lacks
+│       └── DivergedError    loss or gradient stay infinite
 ├── Interrupted      a signal stopped a run that can be resumed; exit code 75
 └── (anything else is a bug of ours and keeps its traceback; exit code 1)
 """
@@ -69,6 +70,10 @@ class RunError(UserError):
     """The run's folder cannot be used, or this machine lacks what the run needs."""
 
 
+class DivergedError(RunError):
+    """A run's loss or gradient was not finite for several steps in a row."""
+
+
 class Interrupted(ModelForgeError):
     """A run was stopped by a signal after it saved itself.
 
@@ -80,12 +85,11 @@ class Interrupted(ModelForgeError):
     #: sysexits.h's EX_TEMPFAIL: not done, and trying again will do.
     exit_code = 75
 
-    def __init__(self, run_dir: Path, step: int) -> None:
+    def __init__(self, run_dir: Path, step: int, *, again: str = "") -> None:
         self.run_dir = run_dir
         self.step = step
-        super().__init__(
-            f"the run stopped after step {step}; `modelforge train {run_dir}` resumes it"
-        )
+        again = again or f"`modelforge train {run_dir}` resumes it"
+        super().__init__(f"the run stopped after step {step}; {again}")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:

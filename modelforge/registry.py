@@ -26,12 +26,22 @@ STRATEGIES = {
     "reward": "modelforge.strategies.reward:Reward",
     "dpo": "modelforge.strategies.dpo:DPO",
     "kto": "modelforge.strategies.kto:KTO",
+    "distill": "modelforge.strategies.distill:Distill",
     "grpo": "modelforge.strategies.grpo:GRPO",
     "rloo": "modelforge.strategies.rloo:RLOO",
     "ppo": "modelforge.strategies.ppo:PPO",
     "rlhf": "modelforge.strategies.rlhf:RLHF",
 }
 
+
+# Methods that are no strategy of their own here, and the nearest one.
+_EXPERIMENTAL = {
+    "orpo": "take examples/04_orpo.py",
+    "cpo": "write a strategy of your own as examples/04_orpo.py does",
+    "simpo": "set strategy dpo with loss_type sigmoid_norm",
+    "ipo": "set strategy dpo with loss_type ipo",
+    "gkd": "set strategy distill",
+}
 
 _registered: dict[str, type[Strategy]] = {}
 
@@ -67,9 +77,8 @@ def get_strategy(name: str) -> type[Strategy]:
         return _registered[name]
     for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return point.load()
-    raise ConfigError(
-        Problem("strategy", f"'{name}' is unknown", did_you_mean(name, list_strategies()))
-    )
+    near = _EXPERIMENTAL.get(name) or did_you_mean(name, list_strategies())
+    raise ConfigError(Problem("strategy", f"'{name}' is unknown", near))
 
 
 def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:

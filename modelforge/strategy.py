@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from modelforge.common.console import warn
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import ConfigError, Problem
+from modelforge.machine.precision import train_in_float32
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,6 +88,8 @@ class LongestBatch:
             trainer then takes ``reward_funcs``.
         scored_by: Reward models that score a rollout: folders or hub ids; empty for one that is
             yet to be trained on the policy's base.
+        teacher: The model that the trainer takes as ``teacher_model``, a folder or hub id, and
+            whether it is in 4-bit; None without one. Then nothing scores a rollout.
         reference: Whether the trainer takes a frozen second model as ``ref_model``.
     """
 
@@ -97,6 +100,7 @@ class LongestBatch:
     padded: bool = True
     rollout: tuple[int, int, int] | None = None
     scored_by: tuple[str, ...] = ()
+    teacher: tuple[str, bool] | None = None
     reference: bool = False
 
 
@@ -360,7 +364,13 @@ class Strategy:
         from modelforge.measuring.by_row import by_row
 
         trainer_class = by_row(resumable(self.trl_trainer_class()))
-        return trainer_class(callbacks=callbacks, **self.all_arguments(parts), **arguments)
+        trainer = trainer_class(callbacks=callbacks, **self.all_arguments(parts), **arguments)
+        if getattr(parts.args, "disable_dropout", False):
+            for module in trainer.model.modules():  # TRL turns off what is a module of its own
+                if isinstance(getattr(module, "attention_dropout", None), float):
+                    module.attention_dropout = 0.0
+        train_in_float32(trainer.model)
+        return trainer
 
     def all_arguments(self, parts: Parts) -> dict[str, Any]:
         """What TRL's trainer is made with: the parts, and `trainer_arguments`."""

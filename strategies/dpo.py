@@ -48,6 +48,7 @@ class DPO(Strategy):
     ignored = {
         "label_smoothing_factor": "set label_smoothing",
         "dataset_num_proc": "remove it: the rows are tokenised when they are read",
+        "padding_free": "remove it: TRL 1.14 to 1.16 has switched it off for pairs",
     }
 
     @classmethod

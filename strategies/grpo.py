@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Collection, Iterable, Mapping
 from math import gcd
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from modelforge.common.console import warn
+from modelforge.common.paths import LocalText
 from modelforge.config import Choice, Config
-from modelforge.errors import Problem
+from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import processes_of
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
+from modelforge.strategy import Parts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FEW = 8  # prompts a step, below which a step learns from chance
 
@@ -30,12 +36,35 @@ class GroupSettings(RewardedSettings):
     ] = 16
 
 
+Tool = Annotated[LocalText, Field(min_length=1)]
+
+
+class GRPOSettings(GroupSettings):
+    """What GRPO adds: tools that the policy may call, and environments that it acts in."""
+
+    tools: Annotated[
+        Tool | Annotated[list[Tool], Field(min_length=1)] | None,
+        Field(
+            description="The functions that the policy may call: file.py (all of it), "
+            "file.py:function or module:function, or a list of these."
+        ),
+    ] = None
+    environment: Annotated[
+        LocalText | None,
+        Field(
+            description="The class that each answer acts in, file.py:Class or module:Class: its "
+            "methods are tools, and it may reward.",
+            min_length=1,
+        ),
+    ] = None
+
+
 class GRPO(Rewarded):
     """GRPO (Shao et al. 2024): each completion against the others of its prompt."""
 
     name = "grpo"
     summary = "reinforcement learning from verifiable or learned rewards (LoRA)"
-    settings = GroupSettings
+    settings = GRPOSettings
     defaults = {
         "learning_rate": (1e-5, "usual for GRPO with LoRA"),
         "num_train_epochs": (1, "each prompt is sampled several times a pass"),
@@ -59,6 +88,7 @@ class GRPO(Rewarded):
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
+        yield from self._unusable_tools(config)
         micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
         said = [key for key in (micro, accumulation) if config.given(key)]
         if not config.given("prompts_per_step"):
@@ -77,6 +107,65 @@ class GRPO(Rewarded):
         least = processes // gcd(processes, self.group(config))
         fix = f"leave {' and '.join(said)} out" if said else f"set a multiple of {least}"
         yield Problem(f"{config.name}: prompts_per_step", what, fix)
+
+    def _unusable_tools(self, config: Config) -> Iterable[Problem]:
+        from modelforge.rewards.tools import environment_problems, tool_problems
+
+        where, names, environment = config.name, tools_of(config), config.get("environment")
+        yield from tool_problems(names, f"{where}: tools", config.base_dir)
+        if environment:
+            yield from environment_problems(environment, f"{where}: environment", config.base_dir)
+        if config.given("max_tool_calling_iterations") and not (names or environment):
+            fix = "remove it, or set tools or environment"
+            yield Problem(
+                f"{where}: max_tool_calling_iterations", "has no effect: nothing can be called", fix
+            )
+
+    def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
+        from modelforge.data.carried import is_special
+        from modelforge.rewards.of_a_run import parse
+        from modelforge.rewards.tools import owns_reward
+
+        environment = config.get("environment")
+        if (tools_of(config) or environment) and any(map(is_special, rows["prompt"])):
+            key = "environment" if environment else "tools"
+            what = (
+                "is set, and rows of the data have functions of their own, which nobody could call"
+            )
+            raise ConfigError(Problem(f"{config.name}: {key}", what, "remove the column tools"))
+        found = parse(config)
+        others = self.functions or found["rewards"] or found["reward_model"]
+        if environment and not others and owns_reward(environment, config.base_dir):
+            return {}
+        return super().check_data(config, rows)
+
+    def figures(self, config: Config) -> Collection[str]:
+        return () if tools_of(config) or config.get("environment") else super().figures(config)
+
+    def trainer_arguments(self, parts: Parts) -> dict[str, Any]:
+        """With the tools and the environment, of which the user's files are run."""
+        given, config = super().trainer_arguments(parts), parts.config
+        names, environment = tools_of(config), config.get("environment")
+        if not (names or environment):
+            return given
+        from modelforge.rewards.calls import make_readable
+        from modelforge.rewards.tools import load_environment, load_tools
+
+        known = inspect.signature(self.trl_trainer_class().__init__).parameters
+        for key, theirs in (("tools", names and "tools"),
+                            ("environment", environment and "environment_factory")):  # fmt: skip
+            if theirs and theirs not in known:
+                import trl
+
+                what = f"TRL {trl.__version__} has no {theirs} in its {self.name} trainer"
+                raise ConfigError(Problem(f"{config.name}: {key}", what, "pip install -U trl"))
+        arguments = config.settings.chat_template_kwargs
+        make_readable(parts.tokenizer, f"{config.name}: chat_template", arguments)
+        if names:
+            given["tools"] = load_tools(names, config.base_dir)
+        if environment:
+            given["environment_factory"] = load_environment(environment, config.base_dir)
+        return given
 
     def group(self, config: Config) -> int:
         return config.get("num_generations") or self.defaults["num_generations"][0]
@@ -107,3 +196,9 @@ class GRPO(Rewarded):
                     f"gradient_accumulation_steps out, or set prompts_per_step to {FEW} or more"
                 )
         return {k: c for k, c in choices.items() if not config.given(k)}
+
+
+def tools_of(config: Config) -> list[str]:
+    """The sources of the tools that a config names."""
+    said = config.get("tools") or []
+    return [said] if isinstance(said, str) else list(said)

@@ -53,12 +53,3 @@ class Reward(Strategy):
         ids = [STAND_IN_ID] * length
         row = {"chosen_ids": ids, "rejected_ids": ids}
         return LongestBatch([row] * count, tokens=2 * count * length)
-
-    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
-        trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
-        # TRL casts what a 4-bit model trains to bfloat16. A score head of that type meets float32
-        # hidden states outside of autocast and fails; and its small steps would round away.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        return trainer

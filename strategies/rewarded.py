@@ -9,18 +9,10 @@ from pydantic import Field
 
 from modelforge.common.console import say, warn
 from modelforge.common.paths import LocalText
-from modelforge.config import (
-    REWARD_MODEL,
-    Choice,
-    Config,
-    Generation,
-    RewardEntry,
-    Rewards,
-    Settings,
-)
+from modelforge.config import REWARD_MODEL, Choice, Config, RewardEntry, Rewards
 from modelforge.errors import ConfigError, Problem
-from modelforge.machine import vllm
-from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts, Strategy
+from modelforge.strategies.sampled import Sampled, SampledSettings
+from modelforge.strategy import STAND_IN_WORD, LongestBatch, Measure, Parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,13 +34,7 @@ _FIGURES = (
 )
 
 
-# Tokens of the longest answer, where the user does not say. TRL's own default is 256. A thinking
-# model needs its thoughts whole.
-ANSWER, THOUGHT = 512, 2048
-BY_TASK = {"summarization": 128, "question-answering": 256}
-
-
-class RewardedSettings(Settings):
+class RewardedSettings(SampledSettings):
     """What learning from rewards adds to ModelForge's keys."""
 
     rewards: Annotated[
@@ -70,20 +56,9 @@ class RewardedSettings(Settings):
             min_length=1,
         ),
     ] = None
-    generation: Annotated[
-        Generation, Field(description="The settings that completions are sampled with.")
-    ] = Generation()
-    eval_prompts: Annotated[
-        int,
-        Field(
-            description="The number of held-out prompts that each evaluation answers; each costs "
-            "a generation.",
-            ge=1,
-        ),
-    ] = 64
 
 
-class Rewarded(Strategy):
+class Rewarded(Sampled):
     """Samples answers to prompts and learns from what rewards say of them.
 
     Args:
@@ -91,10 +66,8 @@ class Rewarded(Strategy):
             of the config: for code that has them at hand.
     """
 
-    data_kind = "prompt"
     settings = RewardedSettings
     measure = Measure("eval_reward", "held-out mean reward", higher_is_better=True)
-    generates = True
     ignored = {
         "data_seed": "set seed",
         "label_smoothing_factor": "remove it: there are no labels to smooth",
@@ -113,15 +86,7 @@ class Rewarded(Strategy):
     def check(self, config: Config) -> Iterable[Problem]:
         settings = config.settings
         assert isinstance(settings, RewardedSettings)
-        new_tokens = settings.generation.max_new_tokens
-        if new_tokens is not None and new_tokens >= settings.max_seq_length:
-            yield Problem(
-                f"{config.name}: generation.max_new_tokens",
-                f"is {new_tokens}: nothing of max_seq_length "
-                f"({settings.max_seq_length}) is left for the prompt",
-                "lower it, or raise max_seq_length",
-            )
-        yield from vllm.config_problems(config)
+        yield from super().check(config)
         if settings.reward_model is not None:
             yield from lora_alone(config, "a reward model may share the policy's base")
         if config.get("remove_unused_columns"):
@@ -172,22 +137,6 @@ class Rewarded(Strategy):
         _warn_of_sampling(config)
         try_rewards(config, rows, tokenizer)
 
-    def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
-        settings = config.settings
-        assert isinstance(settings, RewardedSettings)
-        choices: dict[str, Choice] = {}
-        if not config.given("per_device_eval_batch_size"):
-            at_once = config.get("steps_per_generation")
-            rollout = config.micro_batch * (
-                at_once or config.get("gradient_accumulation_steps") or 1
-            )
-            why = "as many as a rollout generates at once"
-            choices["per_device_eval_batch_size"] = Choice(rollout, "default", why)
-        if config.get("use_vllm") and not config.given("vllm_max_model_length"):
-            length = Choice(settings.max_seq_length, "default", "no row is longer")
-            choices["vllm_max_model_length"] = length
-        return choices
-
     def figures(self, config: Config) -> Collection[str]:
         """TRL's, those of each reward, and none where a function may log some of its own."""
         from modelforge.rewards.of_a_run import may_log_more, names
@@ -197,38 +146,6 @@ class Rewarded(Strategy):
         named = [name for name, _ in names(config, self.functions)]
         rewards = [f"rewards/{name}/{part}" for name in named for part in ("mean", "std")]
         return (*_FIGURES, *rewards)
-
-    def completion_tokens(self, config: Config) -> int:
-        """The longest completion, in tokens."""
-        assert isinstance(config.settings, RewardedSettings)
-        longest = config.settings.max_seq_length
-        return config.settings.generation.max_new_tokens or min(ANSWER, longest // 2)
-
-    def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
-        task = config.settings.task
-        if thinks:
-            return THOUGHT, "the chat template thinks before it answers"
-        return BY_TASK.get(task, ANSWER), f"answers of {task}"
-
-    def max_row_tokens(self, config: Config) -> int:
-        return config.settings.max_seq_length - self.completion_tokens(config)
-
-    def arguments(self, config: Config) -> dict[str, Any]:
-        settings = config.settings
-        assert isinstance(settings, RewardedSettings)
-        return {
-            "max_completion_length": self.completion_tokens(config),
-            "temperature": settings.generation.temperature,
-            "top_k": settings.generation.top_k,
-            "top_p": settings.generation.top_p,
-            **self._penalty(config),
-            "chat_template_kwargs": settings.chat_template_kwargs or None,
-        }
-
-    def _penalty(self, config: Config) -> dict[str, float]:
-        """transformers takes a float alone, and breaks on 2 once it generates."""
-        penalty = config.get("repetition_penalty")
-        return {} if penalty is None else {"repetition_penalty": float(penalty)}
 
     def reward_models(self, config: Config) -> list[str]:
         """Folders and hub ids of the reward models that are learned from."""
@@ -251,15 +168,6 @@ class Rewarded(Strategy):
             rollout=(sequences, prompt, new),
             scored_by=(*self.reward_models(config), *([judge] if judge else [])),
         )
-
-    def datasets(self, parts: Parts) -> Any:
-        train, evaluation = super().datasets(parts)
-        assert isinstance(parts.config.settings, RewardedSettings)
-        count = parts.config.settings.eval_prompts
-        if evaluation is not None and len(evaluation) > count:
-            say(f"evaluating on the first {count} of {len(evaluation)} held-out prompts")
-            evaluation = evaluation.select(range(count))
-        return train, evaluation
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
         """Tell TRL's config object what each of the rewards counts."""
@@ -307,6 +215,9 @@ class Rewarded(Strategy):
         for function in self.scorers:
             if isinstance(function, SharedBaseReward):
                 function.attach(trainer.model)
+        for at in range(len(rewards), len(trainer.reward_funcs)):  # an environment's own
+            trainer.reward_funcs[at].__name__ = trainer.reward_func_names[at]
+            trainer.reward_funcs[at] = rollouts.recording(trainer.reward_funcs[at])
         trainer.add_callback(rollouts)
         trainer.add_callback(Alarms(parts.run_dir))
         return trainer

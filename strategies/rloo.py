@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from modelforge.strategies.grpo import GRPO
+from modelforge.strategies.grpo import GRPO, GroupSettings
 
 
 class RLOO(GRPO):
     """RLOO (Ahmadian et al. 2024): as GRPO, with the others' mean as baseline, KL in the reward."""
 
     name = "rloo"
+    settings = GroupSettings  # TRL's trainer has no tools
     summary = "REINFORCE with a leave-one-out baseline, from rewards (LoRA)"
     defaults = {
         "learning_rate": (1e-5, "usual for RLOO with LoRA"),

@@ -11,12 +11,15 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# A model this small is slower on several threads, and much slower where they are shared.
-os.environ["OMP_NUM_THREADS"] = "1"
+# One thread for a worker, unless the user says another number: a model this small is slower on
+# several, and much slower where they are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-tests-"))
 
+
+frozen = 0  # modules that no collection of garbage looks through
 
 #: Begun first, so that two workers end together.
 SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step", "test_train",
@@ -28,10 +31,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
 
 
-def pytest_collection_finish():
+def pytest_runtest_teardown(item, nextitem):
     """What was imported by now stays: no collection of garbage need look through it again."""
-    gc.collect()
-    gc.freeze()
+    global frozen
+    ends = nextitem is None or nextitem.path != item.path
+    if len(sys.modules) > frozen + (100 if ends else 1000):
+        frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -246,3 +246,11 @@ def test_of_an_adapter_that_goes_on_training(tmp_path, strategy):
     prepared, trainer = built(made)
     assert trainer.model.peft_config["default"].r == 4
     see_that_all_agree(prepared, trainer)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_trains_beside_packed_weights_is_of_32_bits(tmp_path, strategy):
+    """TRL casts it to bfloat16, in which the steps of a small rate round away."""
+    _, trainer = built(config(tmp_path, strategy, max_steps=STEPS, use_4bit=True))
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert trained and {p.dtype for p in trained} == {torch.float32}

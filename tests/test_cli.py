@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -163,11 +162,9 @@ def loud_config(folder):
 
 
 @pytest.mark.slow
-def test_json_is_pure_whatever_a_library_prints_and_how(tmp_path):
+def test_json_is_pure_whatever_a_library_prints_and_how(python, tmp_path):
     loud_config(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", LOUD], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([python, "-c", LOUD], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["config"] == "ok"
     for words in ("a library says hello", "compiled code", "a child", "a library says goodbye"):

@@ -27,7 +27,8 @@ def blocks(text, language):
 
 
 def commands():
-    return {command.callback.__name__ for command in cli.app.registered_commands}
+    groups = {group.name for group in cli.app.registered_groups}
+    return groups | {command.callback.__name__ for command in cli.app.registered_commands}
 
 
 def readme_config():

@@ -1,6 +1,7 @@
 """The section ``lora``: PEFT's own fields, and its other methods."""
 
 import json
+import shutil
 
 import pytest
 from tiny import ROOT, held_out, quick, resumed_bitwise
@@ -9,6 +10,8 @@ import modelforge
 from modelforge.configfile.adapters import KINDS
 from modelforge.plan import plan
 from modelforge.training.prepare import prepare
+from modelforge.training.run import build_trainer
+from modelforge.training.run import load as load_weights
 
 TINY = ROOT / "configs" / "tiny"
 
@@ -134,3 +137,18 @@ def test_other_beginnings_and_methods_train_and_load_as_they_were_saved(tmp_path
     assert result.after["eval_loss"] < result.before["eval_loss"]
     saved = json.loads((result.run_dir / "results.json").read_text())["saved"]
     assert saved["difference"] < 1e-3
+
+
+@pytest.mark.parametrize("strategy", ["dpo", "ppo"])
+def test_dropout_that_is_off_is_off_in_attention_too(strategy, tmp_path):
+    """A number of the attention's, no module: TRL leaves it, and both sides of a ratio differ."""
+    shutil.copytree(ROOT / "examples" / "tiny" / "model", tmp_path / "model")
+    shape = tmp_path / "model" / "config.json"
+    shape.write_text(json.dumps(json.loads(shape.read_text()) | {"attention_dropout": 0.5}))
+    said = [f"output_dir={tmp_path}", f"model_name={tmp_path / 'model'}", "report_to=none"]
+    path = TINY / f"{strategy}.json"
+    prepared = prepare(modelforge.load_config(path, overrides=said))
+    prepared.run.path.mkdir(parents=True)
+    model = build_trainer(prepared, load_weights(prepared)).model
+    rates = {m.attention_dropout for m in model.modules() if hasattr(m, "attention_dropout")}
+    assert rates == {0.0} and model.config.attention_dropout == 0.5

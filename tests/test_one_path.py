@@ -62,7 +62,7 @@ def configs(draw):
     return values | {
         "strategy": strategy,
         "model_name": str(TINY / "model"),
-        "dataset": str(TINY / "data" / f"{DATA[strategy]}_eval.jsonl"),
+        "dataset": str(few(f"{DATA[strategy]}_eval", 80)),
     }
 
 

@@ -81,8 +81,11 @@ def test_what_bfd_throws_away_is_counted(ready):
     assert any("cut at max_length" in warning for warning in ledger.warnings)
 
 
-def test_held_out_rows_are_not_packed_and_what_is_cut_of_them_is_counted(ready):
-    run = ready(packing=True)
+def test_held_out_rows_are_not_packed_and_what_is_cut_of_them_is_counted(ready, tmp_path):
+    rows = [{"prompt": f"held {i}", "completion": SHORT if i else LONG} for i in range(4)]
+    held = tmp_path / "held.jsonl"
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ready(packing=True, eval_split=0, eval_dataset=str(held))
     ledger = run.data.ledger
     _, evaluation = packed(run)
     whole = [len(row.ids[0]) for row in run.data.eval_tokens]

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import few
 
 import modelforge
 from modelforge import UserError, load_config
@@ -29,7 +30,7 @@ MEMORY = {
 
 
 def values_of(strategy, **said):
-    data = TINY / "data" / f"{DATA[strategy]}_eval.jsonl"
+    data = few(f"{DATA[strategy]}_eval", 80)
     rewards = {"rewards": ["numeric_answer"]} if strategy == "ppo" else {}
     base = {"strategy": strategy, "model_name": str(TINY / "model"), "dataset": str(data)}
     return base | rewards | said

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 
 import modelforge
 from modelforge.errors import RunError
-from modelforge.evaluation.report import html_report, model_card
+from modelforge.evaluation.page import html_report
+from modelforge.evaluation.report import model_card
 from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +102,94 @@ def test_the_readme_names_files_of_the_table():
         r"`([^`]+)`", "".join(re.findall(r"^(\| `.*?) \|", rest.split("\n## ")[0], re.M))
     )
     assert len(named) > 8 and {name.rstrip("/") for name in named} <= set(files.TABLE)
+
+
+def test_curves_have_axes_and_stay_small():
+    from modelforge.web import charts, render
+
+    rows = [
+        {"step": step, "loss": 5 / step, "odd/figure": float("nan"), "more": step % 7,
+         "session": {"tokens_per_second": 900.0 + step % 3}}
+        for step in range(1, 10_001)
+    ]  # fmt: skip
+    rows += [{"step": step, "eval_loss": 4.0, "eval_more": 1.0} for step in (0, 10_000)]
+    found = {chart.title: chart for chart in charts(rows)}
+    assert list(found) == ["Loss", "Speed", "more"] and found["Loss"].unit == "nats a token"
+    assert [curve.name for curve in found["Loss"].curves] == ["training", "held-out"]
+    assert [tick.text for tick in found["Loss"].across] == [
+        "0",
+        "2000",
+        "4000",
+        "6000",
+        "8000",
+        "10k",
+    ]
+    heights = [float(tick.text) for tick in found["Loss"].up]
+    assert 3 <= len(heights) <= 6 and heights == sorted(heights)
+    first = found["Loss"].curves[0].points.split()
+    assert len(first) <= 241  # and the highest and the last are among them
+    assert float(first[0].split(",")[1]) < 20
+    parts = [{"name": "n", "findings": [], "main": None, "notes": [], "summary": "s", "steps": 1,
+              "charts": list(found.values()) * 6, "figures": [], "samples": [], "data": "",
+              "choices": [], "machine": [], "files": [], "usage": []}]  # fmt: skip
+    assert len(render("report.html", title="t", parts=parts)) < 150 * 1024
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-3, 7, [-2, 0, 2, 4, 6]), (0.0013, 0.0029, 3)],
+)
+def test_ticks_are_round(low, high, expected):
+    from modelforge.web.charts import ticks
+
+    found = ticks(low, high)
+    assert (len(found) if isinstance(expected, int) else found) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_report_and_runs_are_commands(folder, tmp_path):
+    from typer.testing import CliRunner
+
+    from modelforge.cli.main import app
+
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(folder), "-o", str(page)])
+    assert done.exit_code == 0 and page.read_text() == html_report(folder)
+    listed = CliRunner().invoke(app, ["runs", str(folder.parent), "--json"])
+    (run,) = json.loads(listed.stdout)
+    assert run["strategy"] == "sft" and run["finished"] and run["after"] > 0
+    for command in ("report", "runs"):
+        wrong = CliRunner().invoke(app, [command, str(tmp_path / "nothing")])
+        assert wrong.exit_code == 2
+    assert CliRunner().invoke(app, ["runs", str(folder.parent)]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_run_in_stages_is_one_page(folder, tmp_path):
+    for stage in ("sft", "dpo"):
+        shutil.copytree(folder, tmp_path / f"{stage}-1")
+    stages = {stage: {"run": f"{stage}-1"} for stage in ("sft", "dpo")}
+    (tmp_path / files.STAGES).write_text(json.dumps({"said": {}, "stages": stages}))
+    page = html_report(tmp_path)
+    assert page.count("<h2>") == 2 and "<h2>sft</h2>" in page and page.count("<!doctype") == 1
+
+
+@pytest.mark.slow
+def test_a_row_is_followed_through_a_run(tmp_path):
+    from tiny import quick
+    from typer.testing import CliRunner
+
+    from modelforge.cli.main import app
+
+    run = quick("sft", tmp_path, "max_steps=12", "learning_rate=5e-3").run_dir
+    done = CliRunner().invoke(app, ["row", str(run), "sft_train.jsonl:3", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    (row,) = told["rows"]
+    assert row["fate"] == "trained on" and 0 < row["supervised"] < row["tokens"]
+    assert row["loss_after"] < row["loss_before"] and row["answer"]
+    shares = [near["shared"] for near in told["nearest"]]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True)
+    gone = CliRunner().invoke(app, ["row", str(run), "99999"])
+    assert gone.exit_code == 2
+    assert CliRunner().invoke(app, ["row", str(tmp_path), "1"]).exit_code == 2

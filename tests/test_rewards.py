@@ -239,6 +239,9 @@ def test_every_problem_is_named_at_once(tmp_path):
     (tmp_path / "r.py").write_text("def good(completions, **kwargs): ...\ndef bare(x): ...\n")
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "labels").mkdir()
+    shape = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    (tmp_path / "labels" / "config.json").write_text(json.dumps(shape))
     wrong = [
         "exact_mach",
         {"name": "regex"},
@@ -252,6 +255,7 @@ def test_every_problem_is_named_at_once(tmp_path):
         "missing.py:f",
         "broken.py:f",
         "empty",
+        "labels",
         "no/such/folder",
         {"name": "org/reward-model", "arguments": {"batchsize": 1}},
     ]
@@ -261,7 +265,7 @@ def test_every_problem_is_named_at_once(tmp_path):
     for part in ("did you mean 'exact_match'", "needs 'pattern'", "not a regular expression",
                  "did you mean 'tolerance'", "valid number, not 'small'", "'search' or 'fullmatch'",
                  "min at most max", "did you mean 'good'", "must take **kwargs", "no such file",
-                 "is not Python", "holds no model", "no such folder",
+                 "is not Python", "holds no model", "no such folder", "gives 2 labels",
                  "did you mean 'batch_size'"):  # fmt: skip
         assert part in text
 

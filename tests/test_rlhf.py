@@ -160,6 +160,21 @@ def test_pairs_alone_train_a_reward_model_and_a_policy_each_in_its_folder(quick,
 
 
 @pytest.mark.slow
+def test_the_whole_has_figures_a_page_and_the_last_stages_model(quick):
+    from modelforge.models.source import find_model
+
+    root = quick.run_dir.parent
+    results = json.loads((root / "results.json").read_text())
+    assert list(results["stages"]) == ["reward", "ppo"]
+    assert results["stages"]["ppo"]["after"] == quick.after and results["steps"] > 0
+    assert results["model"] == f"{quick.run_dir.name}/model"
+    page, card = (root / "report.html").read_text(), (root / "README.md").read_text()
+    for run in results["stages"].values():
+        assert f'href="{run["run"]}/report.html"' in page and f"`{run['run']}`" in card
+    source = find_model(str(root), base_dir=Path(), revision=None, where="model_name")
+    assert source.adapter == quick.run_dir / "model"
+
+
 def test_rollouts_hold_answers_with_the_scores_of_the_reward_model_loaded_alone(quick):
     from modelforge.rewards.model import RewardModel
 
@@ -452,7 +467,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
     judge = modelforge.train(
         ROOT / "configs" / "tiny" / "reward.json",
         overrides=[
-            f"output_dir={tmp_path}", "run_name=judge", "max_steps=80", "report_to=none",
+            f"output_dir={tmp_path}", "run_name=judge", "max_steps=50", "report_to=none",
             "save_strategy=no",
             f"dataset={TINY / 'data' / 'preference_b_train.jsonl'}",
             f"eval_dataset={held_out('preference_b', 32)}",
@@ -462,7 +477,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "save_strategy=no",
+            "save_strategy=no", "reward_stage.max_steps=60", "max_steps=80",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -491,7 +506,7 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
             "gradient_accumulation_steps=8",
             "save_strategy=no",
             "eval_prompts=8",
-            "generation.max_new_tokens=64",
+            "generation.max_new_tokens=24",
         ],
     )
     told = stages(result.run_dir.parent)

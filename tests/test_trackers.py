@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import modelforge
+from modelforge.callbacks import trackers
 
 ROOT = Path(__file__).parents[1]
 WARNING = "failed and is off for this run"
@@ -51,7 +52,7 @@ def raising(event):
 def test_a_tracker_that_raises_is_said_once_and_the_run_ends_well(
     event, tmp_path, monkeypatch, capsys
 ):
-    # codecarbon: one that ModelForge does not look for before the run.
+    monkeypatch.setitem(trackers._PACKAGES, "codecarbon", ("json", "json"))  # it is installed
     monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "codecarbon", raising(event))
     result = train(tmp_path, report_to=["codecarbon", "tensorboard"])
     said = capsys.readouterr().err
@@ -97,3 +98,15 @@ def test_wandb_with_a_bad_key_and_no_network_does_not_end_the_run(tmp_path, monk
     said = capsys.readouterr().err
     assert said.count(WARNING) == 1 and "a-key-of-no-account" not in said
     assert steps(result) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("neptune", "neptune"), ("azure_ml", "azureml-core"), ("flyte", "flytekit")],
+)
+def test_a_tracker_that_is_not_installed_is_refused_before_the_run(name, package, tmp_path):
+    with pytest.raises(
+        modelforge.RunError, match=f"{name} is not installed.*pip install {package}"
+    ):
+        train(tmp_path, report_to=["tensorboard", name])
+    assert not (tmp_path / "runs").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DATA, held_out
+from tiny import DATA, few, held_out
 
 import modelforge
 from modelforge import load_config
@@ -16,12 +16,13 @@ TINY = ROOT / "configs" / "tiny"
 STEPS = {"sft": 20, "qlora": 12, "reward": 45, "dpo": 55, "grpo": 40}
 
 
-def run(strategy, tmp_path, *overrides, rows=32):
-    held = f"eval_dataset={held_out(DATA[strategy], rows)}"
+def run(strategy, tmp_path, *overrides, rows=640):
     return modelforge.train(
         TINY / f"{strategy}.json",
         overrides=[
-            *(f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", held, "save_steps=0.5"),
+            *(f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", "save_steps=0.5"),
+            f"dataset={few(f'{DATA[strategy]}_train', rows)}",
+            f"eval_dataset={held_out(DATA[strategy], 32)}",
             *overrides,
         ],
     )
@@ -208,12 +209,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
         options += ["per_device_train_batch_size=8", "eval_prompts=8"]
     if adapter:
         options.append(f"model_name={results('sft').run_dir}")
-    whole = run(strategy, tmp_path / "whole", *options)
+    whole = run(strategy, tmp_path / "whole", *options, rows=120)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
-            run(strategy, tmp_path / "cut", *options)
-    resumed = run(strategy, tmp_path / "cut", *options)
+            run(strategy, tmp_path / "cut", *options, rows=120)
+    resumed = run(strategy, tmp_path / "cut", *options, rows=120)
     assert resumed.resumed_from.name == "checkpoint-2"
     first, second = weights(whole.model_dir), weights(resumed.model_dir)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -15,7 +15,7 @@ from modelforge.data import load_tokenizer_template
 
 ROOT = Path(__file__).parents[1]
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",
-        "kto": "labelled", "grpo": "prompts", "ppo": "prompts"}  # fmt: skip
+        "kto": "labelled", "grpo": "prompts", "ppo": "prompts", "distill": "prompts"}  # fmt: skip
 
 
 def held_out(name: str, rows: int = 16) -> Path:

@@ -49,8 +49,7 @@ class Alarms(TrainerCallback):
         """Load the logs of the run that is resumed, and the warnings that it has had."""
         for logs in state.log_history:
             self._keep(logs)
-        self.said = {problem.where for problem in findings(self.train, self.eval, args)}
-        self.said |= {problem.where for problem in [too_many_cut(self.train, args)] if problem}
+        self.said = self.before(args)
 
     def on_log(
         self,
@@ -67,16 +66,30 @@ class Alarms(TrainerCallback):
         if "loss" in (logs or {}) and state.global_step <= FIRST_STEPS:
             for line in first_words(self.train[-1], first=len(self.train) == 1):
                 say(f"step {state.global_step}: {line}")
-        found: list[Problem | None] = [*findings(self.train, self.eval, args)]
-        if state.global_step >= FIRST_STEPS:
-            found += [no_signal(self.train, args), too_many_cut(self.train, args)]
-        for problem in found:
+        for problem in self.found(args, state.global_step):
             if problem is not None and problem.where not in self.said:
                 self.said.add(problem.where)
                 warn(str(problem), step=state.global_step)
                 row = {"step": state.global_step, **vars(problem)}
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def before(self, args: Any) -> set[str]:
+        """What a run that is resumed was told."""
+        found = [*findings(self.train, self.eval, args), too_many_cut(self.train, args)]
+        return {problem.where for problem in found if problem is not None}
+
+    def found(self, args: Any, step: int) -> list[Problem | None]:
+        """What is wrong as it stands.
+
+        Args:
+            args: The TRL config.
+            step: The last one.
+        """
+        found: list[Problem | None] = [*findings(self.train, self.eval, args)]
+        if step >= FIRST_STEPS:
+            found += [no_signal(self.train, args), too_many_cut(self.train, args)]
+        return found
 
     def _keep(self, logs: Mapping[str, Any]) -> None:
         if "loss" in logs:

@@ -45,7 +45,8 @@ def longest_rows(trainer: Any, *, generates: bool) -> list[dict[str, Any]]:
     dataset = trainer.train_dataset
     count = trainer.args.per_device_train_batch_size
     if generates:
-        count *= trainer.args.steps_per_generation
+        args = trainer.args  # distillation samples once a step, and has no key for it
+        count *= getattr(args, "steps_per_generation", args.gradient_accumulation_steps)
     names = dataset.column_names
     keys = [name for name in names if name.endswith("_ids") and not generates]
     keys = keys or [name for name in names if name == "prompt"]

@@ -14,6 +14,17 @@ from modelforge.common.files import forget_after
 from modelforge.runs import files
 
 ROWS = 4  # completions kept of each rollout
+# What TRL gives a reward besides the columns of the data.
+NOT_COLUMNS = frozenset(
+    ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+) | {"environments"}
+
+
+def _told(values: Any) -> bool:
+    """Whether it is a column of plain values, which JSON can hold."""
+    return isinstance(values, list) and isinstance(
+        values[0] if values else None, str | int | float | list | dict
+    )
 
 
 class Rollouts(TrainerCallback):
@@ -23,6 +34,7 @@ class Rollouts(TrainerCallback):
         self.path = run_dir / files.ROLLOUTS
         self.model: Any = None
         self.latest: dict[str, list[Any]] = {}
+        self.columns: dict[str, Any] = {}  # of the data
         self.scores: dict[str, list[Any]] = {}
 
     def recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,6 +44,7 @@ class Rollouts(TrainerCallback):
         def keep(asked: dict[str, Any], scores: Any) -> Any:
             if self.model is not None and self.model.training:
                 self.latest = {"prompt": asked["prompts"], "completion": asked["completions"]}
+                self.columns = {key: asked[key] for key in asked.keys() - NOT_COLUMNS}
                 self.scores[name] = list(scores)
             return scores
 
@@ -68,6 +81,9 @@ class Rollouts(TrainerCallback):
             for i in range(min(ROWS, len(self.latest["prompt"]))):
                 row: dict[str, Any] = {"step": state.global_step}
                 row |= {key: values[i] for key, values in self.latest.items()}
+                row["columns"] = {
+                    key: values[i] for key, values in self.columns.items() if _told(values)
+                }
                 row["rewards"] = {name: scores[i] for name, scores in self.scores.items()}
                 file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         self.latest = {}  # a rollout serves several updates

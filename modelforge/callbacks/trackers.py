@@ -19,15 +19,8 @@ from modelforge.runs.folder import RunDir
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-# What transformers imports for a tracker; the others fail with their own clear message.
-_TRACKER_MODULES = {
-    "comet_ml": "comet_ml",
-    "mlflow": "mlflow",
-    "swanlab": "swanlab",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "wandb": "wandb",
-}
+# The package whose module transformers imports for a tracker, where it has another name.
+_PACKAGES = {"azure_ml": ("azureml", "azureml-core"), "flyte": ("flytekit", "flytekit")}
 
 
 def check_trackers(config: Config) -> None:
@@ -36,15 +29,14 @@ def check_trackers(config: Config) -> None:
     Raises:
         RunError: If one is not installed.
     """
-    trackers = _named(config)
-    missing = [t for t in trackers if t in _TRACKER_MODULES and not find_spec(_TRACKER_MODULES[t])]
-    if missing:
-        raise RunError(
-            *(
-                Problem(f"{config.name}: report_to", f"{t} is not installed", f"pip install {t}")
-                for t in missing
-            )
-        )
+    packages = [_PACKAGES.get(name, (name, name)) for name in _named(config)]
+    problems = [
+        Problem(f"{config.name}: report_to", f"{name} is not installed", f"pip install {package}")
+        for name, (module, package) in zip(_named(config), packages, strict=True)
+        if name != "none" and not find_spec(module)
+    ]
+    if problems:
+        raise RunError(*problems)
 
 
 def prepare_trackers(config: Config) -> None:

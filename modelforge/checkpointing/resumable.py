@@ -29,7 +29,7 @@ from modelforge.checkpointing.saving import carry_rows, save_as_loaded
 from modelforge.common.console import say, warn
 from modelforge.common.files import open_folder, refuse_replaced
 from modelforge.common.processes import anyone
-from modelforge.errors import Problem, RunError
+from modelforge.errors import DivergedError, Problem, RunError
 
 #: What of transformers' and TRL's private parts `Resumable` overrides, with the parameters they are
 #: called with. A release that changes one fails the contract test, not a run.
@@ -226,7 +226,9 @@ class Resumable(Trainer):
         """Whether the next step uses answers that were sampled before."""
         if getattr(self, "_buffered_inputs", None) is None:
             return False
-        return self._step % (self.args.steps_per_generation * self.args.num_iterations) != 0
+        args = self.args  # distillation samples once a step, and has no key for it
+        parts = getattr(args, "steps_per_generation", args.gradient_accumulation_steps)
+        return self._step % (parts * getattr(args, "num_iterations", 1)) != 0
 
     def _load_state(self, checkpoint: Path) -> None:
         folder = checkpoint / "modelforge"
@@ -274,7 +276,7 @@ class Resumable(Trainer):
         """Before the optimiser's step: drop a gradient that is not finite.
 
         Raises:
-            RunError: If it was the last of several in a row.
+            DivergedError: If it was the last of several in a row.
         """
         sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
         if self.accelerator.distributed_type in sharded or self.accelerator.scaler is not None:
@@ -300,7 +302,7 @@ class Resumable(Trainer):
             what = f"{HOPELESS} steps in a row had no finite {what}"
             fix = "lower learning_rate or max_grad_norm, use bf16 in place of fp16, or look at "
             fix += f"the rows named above; the last checkpoint is in {self.args.output_dir}"
-            raise RunError(Problem(f"step {step}", what, fix))
+            raise DivergedError(Problem(f"step {step}", what, fix))
 
     # --- going back to the end of the last step ---------------------------------------------------
 

@@ -56,6 +56,15 @@ OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Where rows 
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Rows at once; by default as many as fit.")
 ]
+JudgeName = Annotated[
+    str | None,
+    typer.Option("--judge", help="Who says which answer wins: a model, a URL, file.py:function."),
+]
+JudgeModel = Annotated[str | None, typer.Option("--judge-model", help="Its name at a URL.")]
+JudgeData = Annotated[
+    str | None,
+    typer.Option("--judge-data", help="Pairs that the judge is audited on; by default --data."),
+]
 KEPT = Path("runs/evaluate")
 
 
@@ -126,16 +135,20 @@ def compare(
     needs: Annotated[
         float | None, typer.Option("--needs", help="Say how many rows find this difference.")
     ] = None,
+    judge: JudgeName = None,
+    judge_model: JudgeModel = None,
+    judge_data: JudgeData = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare models on the same rows, and say what is better, worse and not distinguishable."""
     said = dict(locals())
     roles = {name: said.pop(f"{long}_model") for name, long in _ROLES.items()}
     asked = {name: said.pop(name) for name in ("gate", "margin", "needs")}
+    who = tuple(said.pop(name) for name in ("judge", "judge_model", "judge_data"))
     del said["models"], said["as_json"]
     with working(as_json=as_json):
         options = _options(start=None, **said)
-        told = _compared(_pairs(models or (), roles), options, by=by, **asked)
+        told = _compared(_pairs(models or (), roles), options, by=by, who=who, **asked)
     if as_json:
         print_json(told)
     code = told.get("gate", {}).get("code", 0)
@@ -154,6 +167,7 @@ def _compared(
     gate: bool,
     margin: float | None,
     needs: float | None,
+    who: tuple[str | None, str | None, str | None],
 ) -> dict[str, Any]:
     """Compare, show, and give what ``--json`` prints.
 
@@ -164,6 +178,7 @@ def _compared(
         raise ConfigError(Problem("--margin", "has no effect", "add --gate, or leave it out"))
     if needs is not None and needs <= 0:
         raise ConfigError(Problem("--needs", f"is {needs}", "set a difference above 0"))
+    ask = _judge(who, options.data)
     found, verdicts = run_compare(pairs, options, by=by)
     _show_compared(found, verdicts)
     told: dict[str, Any] = {
@@ -173,8 +188,45 @@ def _compared(
     }
     if needs is not None:
         told["needs"] = _show_needs(verdicts, needs)
+    if ask is not None:
+        told["judge"] = _show_contests(ask, found)
     if gate:
         told["gate"] = vars(_gate(verdicts, 0.02 if margin is None else margin))
+    return told
+
+
+def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:
+    """The judge, which has passed its audit; None where none is asked for.
+
+    Raises:
+        UserError: If there is none, or it cannot be trusted.
+    """
+    name, model, pairs = who
+    if name is None:
+        if model is not None or pairs is not None:
+            raise ConfigError(Problem("--judge-data", "has no effect", "add --judge"))
+        return None
+    from modelforge.evaluation import judge as judges
+
+    known = judges.read_pairs(pairs or data)
+    opened = judges.open_judge(name, model=model)
+    audited = judges.audit(opened, known, name=name)
+    if not audited.passed:
+        what = f"awards no win rate: {'; '.join(audited.problems)}"
+        raise ConfigError(Problem(f"--judge {name}", what, "take another judge"))
+    say(f"the judge agrees with people in {audited.agreement:.1%} of {audited.rows} pairs")
+    return opened
+
+
+def _show_contests(judge: Any, found: Sequence[Evaluation]) -> dict[str, Any]:
+    from modelforge.evaluation.contest import contests
+
+    told = contests(judge, found)
+    headline("Before the judge")
+    for line in told["told"]:
+        say(line)
+    for name, (value, low, high) in told["strengths"].items():
+        say(f"strength of {name}: {value:+.2f} [{low:+.2f}, {high:+.2f}] log odds (Bradley–Terry)")
     return told
 
 

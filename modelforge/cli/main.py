@@ -18,10 +18,16 @@ from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.export import export, verify
+from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.plan import plan
+from modelforge.cli.report import report, runs
+from modelforge.cli.rewards import play, replay, validate
+from modelforge.cli.row import row
 from modelforge.cli.train import check, train
+from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
@@ -63,12 +69,22 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     return answering
 
 
-_COMMANDS = (
-    *(train, check, plan, data, evaluate, compare, dial, generate, chat),
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(train, tune, check, plan, data, evaluate, compare, report, runs, row, dial, generate, chat),
+    *(export, verify),
+    *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
 for _command in _COMMANDS:
     app.command()(_answering(_command))
+_judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
+_judge.command()(_answering(audit))
+app.add_typer(_judge, name="judge")
+
+
+@_judge.callback()
+def _of_judge() -> None:
+    """Whether a judge of answers can be trusted."""
 
 
 def main() -> None:

@@ -135,6 +135,20 @@ def plain_rows(asked: Asked, *, conversational: bool = True) -> list[Named]:
     return [(row.where, example) for rows in made for row, example in rows]
 
 
+def plain_pairs(asked: Asked) -> list[Named]:
+    """The pairs of a data set with their places, in messages.
+
+    Raises:
+        DataError: With all problems of the files.
+    """
+    ledger = Ledger("preference")
+    parts = replace(read_parts(asked, ledger), evaluation=[])
+    made: list[list[Pair]] = convert_all(
+        parts, Mode("preference", conversational=True), ledger, None, list
+    )
+    return [(row.where, example) for rows in made for row, example in rows]
+
+
 def described(choice: TemplateChoice | None) -> dict[str, str]:
     """A template choice for the ledger."""
     return {} if choice is None else {"name": choice.name, "reason": choice.reason}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.load import read_rows
+from modelforge.data.tokens import MASKED
 from modelforge.errors import DataError
 from modelforge.evaluation.samples import prompt_and_reference
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from modelforge.data import Data, DataKind
+    from modelforge.data.tokens import Encoded
 
 
 @dataclass(frozen=True)
@@ -147,18 +149,31 @@ def _sides(
     if kind == "prompt":
         return ()
     found = []
+    for ids, labels in sequences(tokens, limit):
+        text = _text(tokenizer, ids, labels)
+        found.append(Answer(ids, labels, len(text.encode()), text))
+    return tuple(found)
+
+
+def sequences(tokens: Encoded, limit: int | None = None) -> list[tuple[list[int], list[int]]]:
+    """Of each sequence of a row its ids and labels, cut at a limit.
+
+    Args:
+        tokens: A demonstration, or the two sides of a pair.
+        limit: In tokens; None for no cut.
+    """
+    found = []
     for ids in tokens.ids:
         part = ids[:limit].tolist()
         if tokens.spans is not None:
-            labels = tokens.labels(limit)
+            labels = list(tokens.labels(limit))
         else:
-            labels = [-100] * min(tokens.start, len(part)) + part[tokens.start :]
-        text = _text(tokenizer, part, labels)
-        found.append(Answer(part, labels, len(text.encode()), text))
-    return tuple(found)
+            labels = [MASKED] * min(tokens.start, len(part)) + part[tokens.start :]
+        found.append((part, labels))
+    return found
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int]) -> str:
     """What is scored of a row, as text."""
-    scored = [token for token, label in zip(ids, labels, strict=True) if label != -100]
+    scored = [token for token, label in zip(ids, labels, strict=True) if label != MASKED]
     return str(tokenizer.decode(scored, skip_special_tokens=True))

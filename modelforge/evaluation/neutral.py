@@ -65,17 +65,21 @@ def begun(model: Any, tokenizer: PreTrainedTokenizerBase, count: int) -> dict[st
         count: How many texts.
 
     Returns:
-        ``texts`` and ``tokens``; ``loss``, in nats a token; ``places``: of each text the `KEPT`
+        ``texts`` and ``tokens``; ``loss``, in nats a token; ``losses``: that of each text, and its
+        tokens; ``places``: of each text the `KEPT`
         likeliest tokens at each place, and their log probabilities.
     """
-    places, losses = [], []
+    places, losses, each = [], [], []
     for ids, logps in _read(model, tokenizer, count):
         best = logps.topk(min(KEPT, logps.shape[1]), dim=1)
         rounded = [[round(p, 5) for p in row] for row in best.values.tolist()]
         places.append({"tokens": best.indices.tolist(), "logps": rounded})
-        losses += (-logps.gather(1, ids[:, None])[:, 0]).tolist()
+        own = (-logps.gather(1, ids[:, None])[:, 0]).tolist()
+        losses += own
+        each.append(_mean(own))
     loss = math.fsum(losses) / len(losses) if losses else None
-    return {"texts": count, "tokens": len(losses), "loss": loss, "places": places}
+    found = {"texts": count, "tokens": len(losses), "loss": loss}
+    return {**found, "losses": each, "places": places}
 
 
 def moved(
@@ -89,15 +93,19 @@ def moved(
         start: What `begun` found.
 
     Returns:
-        ``texts``, ``tokens``, ``loss_before`` and ``loss_after``; ``kl``, in nats a token.
+        ``texts``, ``tokens``, ``loss_before`` and ``loss_after``; ``kl``, in nats a token;
+        ``losses``: the loss of each text, and its tokens.
     """
     import torch
 
     losses: list[float] = []
+    each: list[tuple[float, int]] = []
     gaps: list[float] = []
     looks = _read(model, tokenizer, start["texts"])
     for (ids, logps), places in zip(looks, start["places"], strict=True):
-        losses += (-logps.gather(1, ids[:, None])[:, 0]).tolist()
+        own = (-logps.gather(1, ids[:, None])[:, 0]).tolist()
+        losses += own
+        each.append(_mean(own))
         tokens = torch.tensor(places["tokens"], device=logps.device)
         first = torch.tensor(places["logps"], device=logps.device, dtype=torch.float64)
         now = logps.gather(1, tokens).double()
@@ -111,7 +119,13 @@ def moved(
         "loss_before": start["loss"],
         "loss_after": math.fsum(losses) / count,
         "kl": max(math.fsum(gaps) / count, 0.0),
+        "losses": each,
     }
+
+
+def _mean(losses: list[float]) -> tuple[float, int]:
+    """The loss of a text, and its tokens."""
+    return math.fsum(losses) / max(len(losses), 1), len(losses)
 
 
 def told(found: Mapping[str, Any]) -> str:

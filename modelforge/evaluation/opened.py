@@ -17,6 +17,7 @@ from modelforge.models.source import ModelSource, find_model, local_folder
 from modelforge.models.vocabulary import Vocabulary, grow
 from modelforge.rewards.folder import folder_problem, reward_folder
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 # What of an adapter is more than low-rank parts beside the base, which PEFT switches off and on.
 _MORE = ("modules_to_save", "trainable_token_indices")
@@ -68,7 +69,7 @@ def named(said: str, *, name: str | None = None, where: str = "MODEL") -> Named:
     source = find_model(said, base_dir=Path(), revision=None, where=where)
     run = None
     if folder is not None:
-        inner = folder.parent if folder.name == files.MODEL else folder
+        inner = folder.parent if folder.name == files.MODEL else of_a_run(folder)
         run = inner if (inner / files.CHOICES).is_file() else None
     scores = folder is not None and not folder_problem(folder)
     called = name or _called(said, run)

@@ -1,8 +1,7 @@
-"""What a finished run says of itself, read from its folder: the model card, and one page."""
+"""What a finished run says of itself, read from its folder: the model card."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,46 +10,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from modelforge import registry
-from modelforge.data.ledger import Ledger
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.neutral import told
 from modelforge.evaluation.usage import usage
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.web import charts, render
-
-
-def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
-    """The run as one page without scripts or outside files: figures, curves, samples, choices.
-
-    Args:
-        folder: The run's folder.
-        results: What ``results.json`` is going to hold, where it is not written yet.
-
-    Raises:
-        RunError: If the run is not finished and no results are given.
-    """
-    run = RunDir(folder)
-    results = results or _results(run)
-    samples = run.read_lines(files.SAMPLES)
-    return render(
-        "report.html",
-        title=folder.name,
-        summary=registry.get_strategy(run.read_json(files.CONFIG)["strategy"]).summary,
-        steps=results["steps"],
-        stopped=_stopped(results),
-        figures=_figures(results),
-        verdict=_verdict(results),
-        forgotten=_forgotten(results),
-        charts=charts(run.read_lines(files.METRICS)),
-        sample_head=list(samples[0]) if samples else [],
-        samples=[[_text(value) for value in sample.values()] for sample in samples],
-        data="\n".join(Ledger.from_dict(run.read_json(files.DATA)).summary_lines()),
-        choices=[
-            (key, choice["value"], choice["source"], choice["reason"])
-            for key, choice in _choices(run).items()
-        ],
-    )
 
 
 def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
@@ -64,26 +28,27 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         RunError: If the run is not finished and no results are given.
     """
     run = RunDir(folder)
-    results = results or _results(run)
+    results = results or results_of(run)
     strategy = registry.get_strategy(run.read_json(files.CONFIG)["strategy"])
-    choices = _choices(run)
+    chosen = choices(run)
     rows = run.read_json(files.DATA)["train_rows"]
     used = run.read_json(files.ENVIRONMENT)["versions"]
     summary = strategy.summary[0].upper() + strategy.summary[1:]
     lines = [
         f"---\n{_metadata(run, results).to_yaml()}\n---",
         f"# {folder.name}",
-        f"{summary}, from `{_code(choices['model_name']['value'])}`, "
+        f"{summary}, from `{_code(chosen['model_name']['value'])}`, "
         f"{results['steps']} steps on {rows} rows.",
-        *([_stopped(results)] if _stopped(results) else []),
+        *([_compared(results)] if _compared(results) else []),
+        *([stopped(results)] if stopped(results) else []),
         "## Figures",
-        _rows(("held-out", "before", "after"), _figures(results)) or "No rows were held out.",
-        *([_verdict(results)] if _verdict(results) else []),
-        *([_forgotten(results)] if "neutral" in results else []),
+        rows_of(("held-out", "before", "after"), figures_of(results)) or "No rows were held out.",
+        *([verdict_of(results)] if verdict_of(results) else []),
+        *([forgotten(results)] if "neutral" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
-        _rows(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in choices.items()]),
+        rows_of(("key", "value"), [(k, f"`{_code(c['value'])}`") for k, c in chosen.items()]),
         "Made with "
         + ", ".join(
             f"{name} {used[name]}"
@@ -95,7 +60,12 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _results(run: RunDir) -> Mapping[str, Any]:
+def results_of(run: RunDir) -> Mapping[str, Any]:
+    """What its ``results.json`` holds.
+
+    Raises:
+        RunError: If the run is not finished.
+    """
     if not run.finished:
         what = "holds no finished run"
         raise RunError(Problem(str(run.path), what, "run `modelforge train` on it to its end"))
@@ -144,14 +114,14 @@ def _is_adapter(run: RunDir) -> bool:
     return (run.model / "adapter_config.json").is_file()
 
 
-def _choices(run: RunDir) -> dict[str, dict[str, Any]]:
+def choices(run: RunDir) -> dict[str, dict[str, Any]]:
     """The config's values worth a reader's time: those said, in their order, and those chosen."""
     stored = run.read_json(files.CHOICES)
     said = {key: stored["choices"][key] for key in stored["said"] if key in stored["choices"]}
     return said | stored["choices"]
 
 
-def _verdict(results: Mapping[str, Any]) -> str:
+def verdict_of(results: Mapping[str, Any]) -> str:
     """How sure the figure is that the run is judged by; nothing where no rows were held out."""
     if "no_signal" in results:
         silent = results["no_signal"]
@@ -167,7 +137,13 @@ def _verdict(results: Mapping[str, Any]) -> str:
     return told
 
 
-def _forgotten(results: Mapping[str, Any]) -> str:
+def _compared(results: Mapping[str, Any]) -> str:
+    """What got better, worse and cannot be told apart; nothing where nothing was compared."""
+    found: str = results.get("compared", {}).get("told", "")
+    return found
+
+
+def forgotten(results: Mapping[str, Any]) -> str:
     """How far the model moved on neutral texts; nothing where it was not looked at."""
     if "neutral" not in results:
         return ""
@@ -175,13 +151,14 @@ def _forgotten(results: Mapping[str, Any]) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _stopped(results: Mapping[str, Any]) -> str:
+def stopped(results: Mapping[str, Any]) -> str:
     """Where and why the run stopped early; nothing where it did not."""
     words: str = results.get("stopped_early", {}).get("told", "")
     return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
-def _figures(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def figures_of(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Each held-out figure before and after, as text."""
     return [
         (key, _figure(results["before"].get(key)), _figure(value))
         for key, value in results["after"].items()
@@ -192,11 +169,7 @@ def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "–"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-
-
-def _rows(head: tuple[str, ...], rows: list[Any]) -> str:
+def rows_of(head: tuple[str, ...], rows: list[Any]) -> str:
     """A table in Markdown; nothing where there are no rows."""
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
@@ -208,11 +181,16 @@ def _code(value: Any) -> str:
 
 
 def _usage(run: RunDir, head: str, results: Mapping[str, Any]) -> str:
-    blocks = usage(
+    blocks = usage_of(run, head, results)
+    return "\n\n".join(f"```python\n{block}\n```" for block in blocks)
+
+
+def usage_of(run: RunDir, head: str, results: Mapping[str, Any]) -> list[str]:
+    """Blocks of Python that load and use the model."""
+    return usage(
         run.model.resolve(),
         head=head,
         config=run.read_json(files.CONFIG),
         dtype=results["dtype"],
         chat=(run.model / "chat_template.jinja").is_file(),
     )
-    return "\n\n".join(f"```python\n{block}\n```" for block in blocks)

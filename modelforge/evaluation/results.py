@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
 from modelforge.errors import Problem, RunError
+from modelforge.evaluation.guards import Guard, looked
 from modelforge.evaluation.headline import judged
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
@@ -30,6 +31,7 @@ def measured(
     head: Literal["causal-lm", "reward"],
     limit: int,
     texts: int = 0,
+    guards: Sequence[Guard] = (),
     start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
@@ -47,6 +49,7 @@ def measured(
         head: Whether the model answers or scores.
         limit: Longest prompt and answer together, in tokens.
         texts: How many neutral texts to read; 0: none.
+        guards: Rows that came along from the run that this one began with.
         start: What was found there before training; None before it.
     """
     from modelforge.evaluation import neutral
@@ -71,6 +74,10 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
+    if whole and guards:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with undisturbed(model):
+            found["guards"] = looked(model, tokenizer, guards)
     return found
 
 
@@ -139,8 +146,10 @@ def write_end(
         saved: What `reload.see_that_it_loads` found.
     """
     from modelforge.callbacks.alarms import no_signal, too_short_to_tell
-    from modelforge.evaluation.report import html_report, model_card
+    from modelforge.evaluation.page import html_report
+    from modelforge.evaluation.report import model_card
     from modelforge.evaluation.stopped import stopped_early
+    from modelforge.evaluation.verdict import compared
 
     if not is_main():
         return  # card and report read the folder, which only the main process writes
@@ -169,6 +178,7 @@ def write_end(
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
     further["neutral"] = after.get("neutral")
+    further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
     run.write_text(files.REPORT, html_report(run.path, results))
@@ -180,6 +190,8 @@ def write_end(
 def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
     """The figure that the run is judged by, what it forgot, and where it lies."""
     headline("Nothing was learned" if "no_signal" in results else "Done")
+    if "compared" in results:
+        say(results["compared"]["told"])
     if measure.key in results["after"]:
         both = [results[when].get(measure.key) for when in ("before", "after")]
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)

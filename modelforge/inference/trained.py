@@ -13,6 +13,7 @@ from modelforge.errors import ModelError, Problem
 from modelforge.evaluation.opened import Named, named, quantised, trained_dtype
 from modelforge.models.source import local_folder
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,17 +46,22 @@ class Trained:
             yield
 
 
-def find_trained(said: str, *, trust_remote_code: bool = False) -> Named:
+def find_trained(said: str, *, scores_too: bool = False, trust_remote_code: bool = False) -> Named:
     """A finished run, a model's or an adapter's folder, or a hub id, that answers. Loads nothing.
+
+    Args:
+        said: What the user calls it.
+        scores_too: Whether it may be a reward model.
+        trust_remote_code: Whether the model's own code may run.
 
     Raises:
         ModelError: If there is no such model, its run is not finished, or it is a reward model.
     """
     folder = local_folder(said, Path())
-    if folder is not None and (folder / files.CHOICES).is_file():
-        _refuse_unfinished(said, folder)
+    if folder is not None and any((folder / n).is_file() for n in (files.CHOICES, files.STAGES)):
+        _refuse_unfinished(said, of_a_run(folder))
     found = named(said)
-    if found.scores:
+    if found.scores and not scores_too:
         what = "is a reward model: it scores answers and writes none"
         raise ModelError(Problem(said, what, "name the run of a language model"))
     return replace(found, source=replace(found.source, trust_remote_code=trust_remote_code))
@@ -110,7 +116,7 @@ def load_trained(found: Named) -> Trained:
         model = load_saved(
             folder,
             tokenizer=tokenizer,
-            head="causal-lm",
+            head="reward" if found.scores else "causal-lm",
             dtype=trained_dtype(found),
             device=detect_hardware().device,
             quantization=quantised(found),

@@ -285,6 +285,16 @@ class ByPrompt(ByRow):
         trainer: Any = super()
         if self._asked is None:
             return trainer._generate_single_turn(prompt_ids, *more, **other)
+        if getattr(self, "tools", None):
+            # A turn follows from what a tool gave in the turn before: each prompt by itself.
+            draws = draws_of(
+                prompt_ids,
+                seed=self.args.seed,
+                group=len(prompt_ids),
+                length=self.args.max_completion_length,
+            )
+            with sampled_with(self.accelerator.unwrap_model(self.model), draws):
+                return trainer._generate_single_turn(prompt_ids, *more, **other)
         if self._answers is None:
             self._answers = self._answers_to(self._asked, *more[2:], **other)
         part = slice(self._begin, self._begin + len(prompt_ids))

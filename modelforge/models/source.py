@@ -12,6 +12,7 @@ from typing import Any
 from modelforge.common.paths import find_path
 from modelforge.errors import ModelError, Problem
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def _found(name: str, *, base_dir: Path, revision: str | None, where: str) -> Mo
         if _looks_like_a_path(name):
             raise ModelError(Problem(where, f"there is no folder {name}", _nearest(name, base_dir)))
         return ModelSource(base=name, adapter=None, revision=revision, tokenizer=name)
+    folder = of_a_run(folder)
     if (folder / files.MODEL).is_dir() and (folder / files.CHOICES).is_file():
         folder = folder / files.MODEL
     if (folder / "adapter_config.json").is_file():

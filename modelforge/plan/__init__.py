@@ -14,6 +14,8 @@
 ``memory``         from the log to the peak, by part
 ``allocator``      PyTorch's caching allocator, emulated
 ``shards``         several cards, by arithmetic
+``speed``          how long a step takes on a card of the table
+``frontier``       the longest rows that fit for other ranks and micro-batches
 ``planner``        plan; ``fitting``: fit; ``result``: what they return
 
 Importing this package imports no ML library.

@@ -58,11 +58,11 @@ class _Casting(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.is_autocast_enabled("cpu"):
-            dtype = self.dtype_of(getattr(func, "__name__", ""))
-            if dtype is not None:
-                args = tuple(self.cast(args, dtype))
-                kwargs = dict(zip(kwargs, self.cast(kwargs.values(), dtype), strict=True))
+        # The name first: most calls only read a shape, and asking for the state takes longer.
+        dtype = self.dtype_of(getattr(func, "__name__", ""))
+        if dtype is not None and torch.is_autocast_enabled("cpu"):
+            args = tuple(self.cast(args, dtype))
+            kwargs = dict(zip(kwargs, self.cast(kwargs.values(), dtype), strict=True))
         return func(*args, **kwargs)
 
     def dtype_of(self, name: str) -> torch.dtype | None:

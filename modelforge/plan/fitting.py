@@ -16,7 +16,7 @@ the error names the smallest budget that does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,6 +86,35 @@ def fit(
                 return best, plan
             search.learn(best, plan)
     raise search.refusal(lean)
+
+
+def estimates(
+    config: Config,
+    *,
+    budgets: Sequence[float],
+    hardware: Hardware,
+    longest_row: int | None,
+    peaks: dict[tuple[Any, ...], int],
+) -> list[tuple[Config, int] | None]:
+    """What :func:`fit` would choose for each budget, and about how many bytes that takes.
+
+    By short models alone: the whole model is not simulated, so both are estimates.
+
+    Args:
+        config: With every value filled in.
+        budgets: In GiB; each is a card of its own.
+        hardware: Of the machines, which differ in memory alone.
+        longest_row: As in :func:`fit`.
+        peaks: Of what was simulated so far, which is added to.
+    """
+    found, wanted = find(config), _wanted_length(config, longest_row)
+    chosen: list[tuple[Config, int] | None] = []
+    for budget in budgets:
+        search = _Search(config, found, hardware, budget, 1, Calibration(), wanted, peaks=peaks)
+        fitting = (search.best(*lever) for lever in _levers(config, hardware))
+        best = next((found for found in fitting if found is not None), None)
+        chosen.append(None if best is None else (best, round(search.total(best))))
+    return chosen
 
 
 def _wanted_length(config: Config, longest_row: int | None) -> int:
@@ -206,10 +235,13 @@ class _Search:
             Problem(f"{self.config.name}: memory_budget_gb", what, _what_could_give(self.config))
         )
 
-    def _fits(self, config: Config) -> bool:
+    def total(self, config: Config) -> float:
+        """About what the card must hold, by short models."""
         context = self.calibration.context_gb * GIB if self.hardware.device == "cuda" else 0.0
-        total = self._peak(config) * self.ratio * self.calibration.reserved + context
-        return total <= (1 - MARGIN) * self.budget_gb * GIB
+        return self._peak(config) * self.ratio * self.calibration.reserved + context
+
+    def _fits(self, config: Config) -> bool:
+        return self.total(config) <= (1 - MARGIN) * self.budget_gb * GIB
 
     def _peak(self, config: Config) -> int:
         from modelforge.plan.memory import probe

@@ -7,18 +7,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge.errors import Problem, UserError
 from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
 from modelforge.plan.architectures import Found, repeats, with_layers
 from modelforge.plan.result import GIB, NotPlanned
+from modelforge.plan.speed import Rollout, sampling_seconds, seconds
 from modelforge.plan.tracker import TooSlow
 
 if TYPE_CHECKING:
     from modelforge.config import Config
+    from modelforge.machine.cards import Card
     from modelforge.machine.hardware import Hardware
+    from modelforge.plan.step import MetaRun
     from modelforge.plan.tracker import Tracker
 
 PARTS = (
@@ -74,11 +77,22 @@ class Simulation:
         tracker: The log.
         tokens: Of one optimiser step on one device.
         flops: Floating point operations of it, without generation; 0 on the CPU.
+        micro_batches: Of one optimiser step.
+        rollout: What a step samples; None where nothing is, or vLLM does.
     """
 
     tracker: Tracker
     tokens: int
     flops: int
+    micro_batches: int = 1
+    rollout: Rollout | None = None
+
+    def seconds(self, card: Card) -> float:
+        """How long one optimiser step takes on a card, sampling included."""
+        work = self.tracker.work
+        took = self.micro_batches * seconds(work["micro-batch"], card)
+        took += seconds(work["update"], card)
+        return took + (sampling_seconds(self.rollout, card) if self.rollout else 0.0)
 
 
 def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
@@ -105,7 +119,25 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
             fix = "set a shorter max_seq_length, or train without a plan"
             raise NotPlanned(Problem(f"{config.name}: model_name", what, fix)) from None
     accumulation = trainer.args.gradient_accumulation_steps
-    return Simulation(tracker, meta_run.tokens * accumulation, tracker.flops * accumulation)
+    layers = architecture.get_text_config().num_hidden_layers
+    return Simulation(
+        tracker,
+        meta_run.tokens * accumulation,
+        tracker.flops * accumulation,
+        accumulation,
+        _rollout(meta_run, tracker, trainer.args, layers),
+    )
+
+
+def _rollout(meta_run: MetaRun, tracker: Tracker, args: Any, layers: int) -> Rollout | None:
+    if meta_run.generates is None or meta_run.by_vllm:
+        return None
+    _, _, new = meta_run.generates
+    uses = (getattr(args, "steps_per_generation", None) or 1) * getattr(args, "num_iterations", 1)
+    static = sum(n for i, n in tracker.events if i > 0 and tracker.tags[i].phase == "static")
+    grown = max(0, tracker.peaks().get("generation", static) - static)
+    passes = new * args.gradient_accumulation_steps / uses
+    return Rollout(passes, weights=static, cache=grown // 2, layers=layers)
 
 
 def probe(config: Config, found: Found, hardware: Hardware) -> int:

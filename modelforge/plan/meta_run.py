@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge import registry
 from modelforge.errors import Problem
+from modelforge.machine.precision import train_in_float32
 from modelforge.models.lora import lora_config, rows_trained
 from modelforge.plan.model import attach_adapter, meta_model
 from modelforge.plan.result import NotPlanned
@@ -70,10 +71,13 @@ def build_meta_run(
         batch, args, config, architecture, hardware, adapter=adapter, head=strategy.head
     )
     scorers: list[Callable[[int], None]] = []
-    if batch.rollout is not None:
+    if batch.teacher is not None:
+        arguments["teacher_model"] = _teacher(batch.teacher, config, architecture, hardware)
+    elif batch.rollout is not None:
         arguments["reward_funcs"] = [_scored_by(scorers)]
 
     def prepare(trainer: Any) -> None:
+        train_in_float32(trainer.model)
         size = args.per_device_train_batch_size
         scorers.extend(put_reward_models(trainer, batch.scored_by, config, architecture, size))
 
@@ -131,6 +135,25 @@ def _arguments(
         reference: Any = meta_model(architecture, config.settings, head=head, dtype=dtype)
         arguments["ref_model"] = reference.requires_grad_(False)
     return arguments
+
+
+def _teacher(
+    named: tuple[str, bool], config: Config, architecture: PretrainedConfig, hardware: Hardware
+) -> Any:
+    """The teacher's shape beside the student, with as many words."""
+    from modelforge.models.providers.huggingface import weights_dtype
+    from modelforge.plan.architectures import find_architecture
+
+    name, in_4bit = named
+    where = f"{config.name}: teacher_model"
+    found = find_architecture(name, base_dir=config.base_dir, revision=None, where=where)
+    shape = found.architecture
+    shape.get_text_config().vocab_size = architecture.get_text_config().vocab_size
+    settings = config.settings.model_copy(update={"use_4bit": in_4bit, "use_8bit": False})
+    model: Any = meta_model(
+        shape, settings, head="causal-lm", dtype=weights_dtype(config, hardware)
+    )
+    return model.requires_grad_(False)
 
 
 def _scored_by(scorers: list[Callable[[int], None]]) -> Callable[..., list[float]]:

@@ -193,7 +193,8 @@ def track_weights(tracker: Tracker, trainer: Any) -> None:
 
     for part, tensor in weights(trainer.model):
         tracker.add(tensor, tag=Tag("static", part))
-    beside = [getattr(trainer, "ref_model", None), *getattr(trainer, "models_beside", [])]
+    frozen = [getattr(trainer, name, None) for name in ("ref_model", "teacher_model")]
+    beside = [*frozen, *getattr(trainer, "models_beside", [])]
     for model in (model for model in beside if model is not None):
         for _, tensor in weights(model):
             tracker.add(tensor, tag=Tag("static", "reference, reward, value"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.errors import Problem
+from modelforge.machine.cards import known_card
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.result import GIB, Calibration, DoesNotFit, Plan
@@ -127,7 +128,7 @@ def assemble(
         held += 0 if engine.sleeps else engine.nbytes
         for phase in ["generation"] if engine.sleeps else phases:
             phases[phase] += engine.nbytes
-    speed = calibration.flops_per_second
+    took, between = _time(simulation, hardware, calibration)
     return Plan(
         strategy=config.settings.strategy,
         model=config.settings.model_name,
@@ -142,9 +143,25 @@ def assemble(
         budget=None if budget_gb is None else round(budget_gb * GIB),
         tokens_per_step=simulation.tokens * num_processes,
         flops_per_step=simulation.flops,
-        seconds_per_step=simulation.flops / speed if speed and simulation.flops else None,
+        seconds_per_step=took,
+        seconds_between=between,
         notes=tuple(_notes(config, found, hardware, num_processes, calibration)),
     )
+
+
+def _time(
+    simulation: Simulation, hardware: Hardware, calibration: Calibration
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Seconds of a step, and between which they are where no run has measured them."""
+    from modelforge.plan.speed import FASTER, SLOWER
+
+    if calibration.flops_per_second and simulation.flops:
+        return simulation.flops / calibration.flops_per_second, None
+    of_the_table = known_card(hardware.device_name)
+    if of_the_table is None or hardware.device != "cuda":
+        return None, None
+    took = simulation.seconds(of_the_table)
+    return took, (FASTER * took, SLOWER * took)
 
 
 def _refuse_too_small(config: Config, engine: Engine, found: Found) -> None:

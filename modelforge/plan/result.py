@@ -57,9 +57,10 @@ class Plan:
         tokens_per_step: Tokens of one optimiser step, over all cards.
         flops_per_step: Floating point operations of it on one card, without generation; 0 where
             they were not counted.
-        seconds_per_step: Of training, without generation; None where no run has shown how fast
-            this machine is.
+        seconds_per_step: As runs on this machine taught, without generation; or as the table of
+            cards tells, with it. None where neither knows the card.
         notes: What the figures rest on, and what they leave out.
+        seconds_between: Where the table tells them: between which seconds four of five are.
     """
 
     strategy: str
@@ -77,6 +78,7 @@ class Plan:
     flops_per_step: int
     seconds_per_step: float | None
     notes: tuple[str, ...] = ()
+    seconds_between: tuple[float, float] | None = None
 
     @property
     def total(self) -> int:
@@ -126,8 +128,14 @@ class Plan:
         if self.flops_per_step:
             tokens += f", {self.flops_per_step / 1e12:.0f} TFLOP"
         if self.seconds_per_step is None:
-            return [tokens + "; time not estimated: no run has shown this machine's speed"]
-        return [tokens + f", about {self.seconds_per_step:.1f} s"]
+            why = "no run has shown this machine's speed, and no card of the table is named"
+            return [f"{tokens}; time not estimated: {why}"]
+        rate = self.tokens_per_step / self.seconds_per_step
+        between = ""
+        if self.seconds_between is not None:
+            low, high = self.seconds_between
+            between = f" (by the table of cards: {low:.1f} to {high:.1f})"
+        return [f"{tokens}, about {self.seconds_per_step:.1f} s{between}, {rate:,.0f} tokens/s"]
 
 
 def _gib(size: int) -> str:

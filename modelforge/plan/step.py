@@ -193,6 +193,7 @@ def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
 
         def _micro_batch(self, model: Any) -> None:
             tracker.flops = 0  # those of the last micro-batch stay
+            tracker.forget_work()
             with tracker.within(phase="forward", scope="head"):
                 items = torch.ones((), dtype=torch.long, device="meta")
                 self.training_step(model, self.data_collator(meta_run.batch), items)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelforge.plan import repeats
 from modelforge.plan.allocator import Event, rounded
+from modelforge.plan.speed import bytes_moved
 
 # Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
 Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
@@ -83,6 +85,8 @@ class Tracker(TorchDispatchMode):
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
         flops: Floating point operations of matrix products and attention.
+        work: (operations, bytes) of each operator since they were last forgotten, and how many
+            had so many: of the micro-batch, and of the optimiser's step apart.
     """
 
     def __init__(self, device: Device) -> None:
@@ -97,6 +101,7 @@ class Tracker(TorchDispatchMode):
         self.padded = False
         self.gradients: set[int | None] = set()
         self.flops = 0
+        self.work: dict[str, Counter[tuple[int, int]]] = {}
         self._until = time.process_time() + _PATIENCE
         self._alive: dict[int, tuple[int, Any]] = {}
         self._once: set[str] = set()
@@ -203,10 +208,12 @@ class Tracker(TorchDispatchMode):
         kwargs = kwargs or {}
         if time.process_time() > self._until:
             raise TooSlow(f"a step took more than {_PATIENCE} s to simulate")
-        run = self.device.operators.get(func._schema.name)
+        name, before = func._schema.name, self.flops
+        run = self.device.operators.get(name)
         out = run(self, func, args, kwargs) if run else repeats.run(func, args, kwargs)
         if not self._looks:
             return out
+        self._count(name, args, out, self.flops - before)
         if isinstance(out, torch.Tensor):
             self.add(out)
         elif isinstance(out, list | tuple):
@@ -214,6 +221,18 @@ class Tracker(TorchDispatchMode):
                 if isinstance(item, torch.Tensor):
                     self.add(item)
         return out
+
+    def forget_work(self) -> None:
+        """Begin to count operators anew."""
+        self.work = {"micro-batch": Counter(), "update": Counter()}
+
+    def _count(self, name: str, args: Any, out: Any, flops: int) -> None:
+        if not self.work or self.phase in ("static", "prompt", "generation"):
+            return
+        moved = bytes_moved(name, args, out)
+        if moved is not None:
+            part = "update" if self.phase == "optimizer" else "micro-batch"
+            self.work[part][(flops, moved)] += 1
 
     def _rounded(self, nbytes: int) -> int:
         return rounded(nbytes) if self.device.rounds else nbytes

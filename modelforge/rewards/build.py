@@ -175,7 +175,7 @@ def _of_the_user(entry: RewardEntry, base_dir: Path) -> tuple[RewardFunction, st
     if kind_of(entry.name) == "module":
         module = importlib.import_module(entry.name.rpartition(":")[0])
     else:
-        module = _load_module(path.resolve())
+        module = load_module(path.resolve())
     function = getattr(module, name)
     if not callable(function):
         what = f"'{name}' is {type(function).__name__}, not a function"
@@ -187,7 +187,7 @@ def _of_the_user(entry: RewardEntry, base_dir: Path) -> tuple[RewardFunction, st
     return checked(function, name, where=entry.name, bound=entry.arguments), name
 
 
-def _load_module(path: Path) -> Any:
+def load_module(path: Path) -> Any:
     """Run the user's file; what it raises keeps its traceback. Modules beside it are found."""
     module_name = f"modelforge_user_{path.stem}_{abs(hash(str(path)))}"
     if module_name in sys.modules:

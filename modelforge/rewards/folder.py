@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 from modelforge.runs import files
+from modelforge.runs.folder import of_a_run
 
 #: The names that transformers' sequence-classification models give their head.
 HEAD_NAMES = ("score", "classifier", "classification_head")
 
 
 def reward_folder(folder: Path) -> Path:
-    """The folder itself, or ``model`` below it where a whole run's folder was given."""
+    """The folder itself, or ``model`` below it where a run's folder was given."""
+    folder = of_a_run(folder)
     inner = folder / files.MODEL
     # A run's folder has a config.json of its own, which is not a model's.
     is_run = (folder / files.CHOICES).is_file() or not is_model(folder)
@@ -62,7 +64,8 @@ def folder_problem(folder: Path) -> str:
     architectures = config.get("architectures") or []
     if not any("SequenceClassification" in name for name in architectures):
         return f"{folder} is {', '.join(architectures) or 'a model'}, not a reward model"
-    return ""
+    labels = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # transformers' own
+    return f"{folder} gives {labels} labels, and a reward model gives one score" * (labels != 1)
 
 
 def head_keys(path: Path) -> list[str]:

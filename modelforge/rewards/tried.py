@@ -105,11 +105,16 @@ def _tried(
     """What it gives for each row's own reference, and for that of the next row."""
     columns = rows[:count]
     prompts = columns.pop("prompt")
-    texts = [_reference(cell) for cell in columns.get("answer", [None] * len(prompts))]
+    texts = references(columns, len(prompts))
     return (
-        _called(function, prompts, texts, columns, where),
-        _called(function, prompts, [*texts[1:], *texts[:1]], columns, where),
+        called(function, prompts, texts, columns, where),
+        called(function, prompts, [*texts[1:], *texts[:1]], columns, where),
     )
+
+
+def references(columns: dict[str, list[Any]], count: int) -> list[str]:
+    """The reference answers of so many rows; some text where there are none."""
+    return [_reference(cell) for cell in columns.get("answer", [None] * count)]
 
 
 def _reference(cell: Any) -> str:
@@ -117,22 +122,37 @@ def _reference(cell: Any) -> str:
     return answers[0] if answers else SOME_TEXT
 
 
-def _called(
+def called(
     function: Callable[..., Any],
     prompts: Sequence[Any],
     texts: Sequence[str],
     columns: dict[str, list[Any]],
     where: str,
+    completions: Sequence[Any] | None = None,
 ) -> list[float | None]:
+    """What a reward gives, called as in training.
+
+    Args:
+        function: The reward.
+        prompts: As the data has them.
+        texts: The answers.
+        columns: Of the data.
+        where: What messages name.
+        completions: The answers in TRL's form, where they are more than a text.
+
+    Raises:
+        ConfigError: If it fails.
+    """
     from transformers import TrainerState
 
-    completions: list[Any] = [
-        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
+    if completions is None:
+        completions = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
     asked = {
         "prompts": list(prompts),
-        "completions": completions,
+        "completions": list(completions),
         "completion_ids": [[0] * (len(text.split()) or 1) for text in texts],
         "trainer_state": TrainerState(),
         "log_extra": lambda column, values: None,

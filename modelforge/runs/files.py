@@ -27,9 +27,12 @@ HELD_OUT = _named(
     "held_out.jsonl", "the figures of each held-out row (or pair, or prompt), before and after"
 )
 SAMPLES = _named("samples.jsonl", "held-out prompts, answered (or scored) before and after")
+GUARDS = _named("guards.jsonl", "held-out rows in tokens that go along to runs that begin here")
 RESULTS = _named("results.json", "held-out figures before and after; it marks a finished run")
 REPORT = _named("report.html", "the run on one page")
+CARD = _named("README.md", "a run in stages: what each stage came to, and where the model lies")
 STAGES = _named("stages.json", "a run in stages: what was asked for, and what each stage came to")
+TRIALS = _named("trials.json", "of `modelforge tune`: each trial, its figures, and the chosen one")
 CHECKPOINTS = _named("checkpoints", "where a stopped run resumes")
 MODEL = _named("model", "the adapter (or all weights), tokenizer, chat template and model card")
 TENSORBOARD = _named("tensorboard", "TensorBoard's curves")

@@ -39,6 +39,17 @@ _LENGTHS = ("max_steps", "num_train_epochs")
 _LONGER = "; more max_steps (or more num_train_epochs) than before train on here"
 
 
+def of_a_run(folder: Path) -> Path:
+    """The folder of the run whose model a folder stands for: of a run in stages the last one's.
+
+    Itself where it is no run in stages, or where one that is not finished.
+    """
+    if not (folder / files.STAGES).is_file():
+        return folder
+    model = (RunDir(folder).read_json(files.RESULTS) or {}).get("model")
+    return (folder / model).parent if model else folder
+
+
 class RunDir:
     """The folder of one run; `modelforge.runs.files` names what lies there.
 

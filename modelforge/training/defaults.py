@@ -47,7 +47,7 @@ class Facts:
         provider: Who loads the model, and why.
         context: The model's context in tokens; None where the model does not tell.
         size: The model's family and size.
-        adapter: What the adapter that is trained further is; None without one.
+        given: What a base that is stored quantised is, and an adapter that is trained further.
         apart: What keeps rows of one sequence apart in the model, and why; None where
             the model is not known.
     """
@@ -57,7 +57,7 @@ class Facts:
     provider: Choice | None = None
     context: int | None = None
     size: recipe.Size = field(default_factory=recipe.Size)
-    adapter: Mapping[str, Choice] | None = None
+    given: Mapping[str, Choice] = field(default_factory=dict)
     apart: tuple[str | None, str] | None = None
 
 
@@ -153,8 +153,8 @@ def _context(config: Config, facts: Facts) -> Choices:
 
 
 def _lora(config: Config, facts: Facts) -> Choices:
-    """The adapter's own shape, or the LoRA scale; and quantisation where it cannot be."""
-    return lora_defaults(config, facts.hardware) | dict(facts.adapter or {})
+    """What base and adapter are already, or the LoRA scale; and quantisation where it cannot be."""
+    return lora_defaults(config, facts.hardware) | dict(facts.given)
 
 
 def _vllm(config: Config, facts: Facts) -> Choices:

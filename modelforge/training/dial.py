@@ -22,7 +22,7 @@ from modelforge.config import OUT_OF_BASE
 from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError, UserError
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir
+from modelforge.runs.folder import RunDir, of_a_run
 from modelforge.training.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ def dial(
     Raises:
         UserError: If the run cannot be dialled, a condition is none, or no λ meets them all.
     """
+    folder = of_a_run(folder)
     run = RunDir(folder)
     if run.read_json(files.RESULTS) is None or not run.model.is_dir():
-        fix = "run `modelforge train` to its end; of a run in stages give a stage's folder"
-        raise RunError(Problem(str(folder), "holds no finished run of one stage", fix))
+        fix = "run `modelforge train` to its end"
+        raise RunError(Problem(str(folder), "holds no finished run", fix))
     wanted = [_condition(text) for text in keep]
     _refuse_what_cannot_be_saved(at, wanted, output, run.path)
     config = load_config(folder, trust_remote_code=trust_remote_code)

@@ -59,16 +59,10 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     planned = None
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):
-        # How long answers get is not in the data.
-        longest = None
-        if data is not None and strategy.data_kind != "prompt":
-            longest = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
-            if config.get("packing"):
-                longest = max(longest, config.settings.max_seq_length)
         config, planned = within_budget(
             config,
             resolved.hardware,
-            longest_row=longest,
+            longest_row=None if data is None else longest_row(config, resolved, data),
             run=resolved.run,
             resumed=resolved.checkpoint is not None,
             planning=resolved.planning,
@@ -77,6 +71,14 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
         data = cut(read.rows, config, strategy)
     return Fitted(config, data, planned)
+
+
+def longest_row(config: Config, resolved: Resolved, data: Data) -> int | None:
+    """Tokens of the longest row that is trained on; None where the data do not tell."""
+    if resolved.strategy.data_kind == "prompt":
+        return None  # how long answers get is not in the data
+    longest = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
+    return max(longest, config.settings.max_seq_length) if config.get("packing") else longest
 
 
 def _by_rows(config: Config, resolved: Resolved, read: Read | None) -> dict[str, Choice]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from modelforge.plan import Plan
     from modelforge.runs.folder import RunDir
     from modelforge.strategy import Strategy
+    from modelforge.training.read import Read
+    from modelforge.training.resolve import Resolved
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,34 @@ def prepare(
     Raises:
         UserError: If a part of it cannot be used. Nothing is written.
     """
-    from modelforge.data import fingerprint
-
     resolved = resolve(config, strategy, opened=opened)
     rows = read(resolved)
+    prepared = prepare_on(resolved, rows)
+    try_out(prepared, resolved, rows)
+    return prepared
+
+
+def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
+    """Build the trainer without weights, show what was chosen, and try the first rows.
+
+    Raises:
+        UserError: If a part of it cannot be used.
+    """
+    config, strategy, data = prepared.config, prepared.strategy, prepared.data
+    rehearse(config, resolved, rows, data)
+    show_choices(config.choices)
+    warn_of_known(config, strategy, data)
+    strategy.try_out(config, data.train, prepared.tokenizer)
+
+
+def prepare_on(resolved: Resolved, rows: Read) -> Prepared:
+    """What follows from the rows, which may have been read for another config on the same data.
+
+    Raises:
+        UserError: As `prepare`.
+    """
+    from modelforge.data import fingerprint
+
     fitted = fit(resolved, rows)
     assert fitted.data is not None, "there are rows"
     config, run, strategy = fitted.config, resolved.run, resolved.strategy
@@ -91,10 +117,6 @@ def prepare(
         refuse_what_it_keeps(config, resolved.checkpoint, strategy)
     args = build_args(config, strategy, resolved.provider, resolved.hardware, run)
     refuse_uneven(args, config)
-    rehearse(config, resolved, rows, fitted.data)
-    show_choices(config.choices)
-    warn_of_known(config, strategy, fitted.data)
-    strategy.try_out(config, fitted.data.train, rows.tokenizer)
     return Prepared(
         config=config,
         strategy=strategy,

@@ -31,6 +31,7 @@ from modelforge.models.lora import adapter_choices
 from modelforge.models.providers.choice import choose_provider, planned_provider
 from modelforge.models.rates import model_type
 from modelforge.models.source import ModelSource, find_model
+from modelforge.models.stored import stored_choices, stored_problems
 from modelforge.plan.planner import find
 from modelforge.runs.folder import RunDir, open_run, run_path
 from modelforge.training.defaults import Facts, fill
@@ -128,9 +129,9 @@ def resolve(
 
     take_over()  # transformers is imported by now
     context = getattr(architecture.get_text_config(), "max_position_embeddings", None)
-    shape = _shape_of_adapter(config, strategy, source, architecture)
+    given = _as_they_are(config, strategy, source, architecture)
     size, apart = Size(model_type(architecture), *sizes(architecture)), rows_apart(architecture)
-    facts = Facts(strategy, hardware, choice, context, size, shape, apart)
+    facts = Facts(strategy, hardware, choice, context, size, given, apart)
     config = with_experts_said(fill(config, facts), architecture)
     refuse_without_effect(config, strategy)
     _refuse_together(config, strategy, provider, apart)
@@ -154,23 +155,25 @@ def _refuse_together(
         raise ConfigError(*problems)
 
 
-def _shape_of_adapter(
+def _as_they_are(
     config: Config, strategy: Strategy, source: ModelSource, architecture: Any
-) -> dict[str, Choice] | None:
-    """What the adapter that is trained further is; None without one.
+) -> dict[str, Choice]:
+    """How the base is stored quantised, and the shape of the adapter that is trained further.
 
     Raises:
-        ConfigError: If the user says otherwise.
+        ConfigError: If the user says otherwise of the adapter.
     """
+    stored = stored_choices(architecture)
     if source.adapter is None:
-        return None
+        return stored
 
     def linear() -> set[str]:
         from modelforge.plan.model import linear_layers
 
         return linear_layers(architecture)
 
-    return adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+    shape = adapter_choices(config, source.adapter, head=strategy.head, linear=linear)
+    return stored | shape
 
 
 def _say_machine(config: Config, hardware: Hardware) -> None:
@@ -197,6 +200,7 @@ def _shape(
         architecture = find(config).architecture
     where = f"{config.name}: model_name"
     problems = list(head_problems(source, architecture, head=strategy.head, where=where))
+    problems += stored_problems(config, architecture, here=not planning)
     if problems:
         raise ModelError(*problems)
     return architecture

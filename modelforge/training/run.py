@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.callbacks.trackers import add_trackers, prepare_trackers
@@ -23,6 +25,7 @@ from modelforge.training.prepare import Prepared, prepare
 from modelforge.training.prompts import record
 
 if TYPE_CHECKING:
+    from modelforge.evaluation.guards import Guard
     from modelforge.strategy import Parts, Strategy
 
 
@@ -48,23 +51,15 @@ def _run(config: Config, strategy: Strategy) -> Result:
     prepared = prepare(config, strategy, opened=opened)
     # Not before: Unsloth has to be imported ahead of the libraries that these import.
     from modelforge.callbacks.usage import Usage
-    from modelforge.evaluation.neutral import affordable
-    from modelforge.evaluation.results import measured, write_end
+    from modelforge.evaluation.results import write_end
     from modelforge.training.fit_to_card import compare
     from modelforge.training.preflight import preflight
     from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
 
     usage = Usage()
-    measure = partial(
-        measured,
-        data=prepared.data,
-        tokenizer=prepared.tokenizer,
-        head=strategy.head,
-        limit=prepared.config.settings.max_seq_length,
-        texts=affordable(prepared.data, prepared.args) if strategy.head == "causal-lm" else 0,
-    )
+    measure = _measuring(prepared)
     with run.locked(), reported(run.checkpoints):
-        _write_start(prepared)
+        write_start(prepared)
         wait_for_everyone()  # the main process has made the folder
         prepare_trackers(prepared.config)
         trainer = build_trainer(prepared, load(prepared))
@@ -93,9 +88,46 @@ def _run(config: Config, strategy: Strategy) -> Result:
             hardware=prepared.hardware,
             run=run,
         )
+        _leave_guards(prepared)
         write_end(run, trainer, strategy.measure, before=before, after=after, saved=saved)
         wait_for_everyone()
     return result_of(run, checkpoint)
+
+
+def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
+    """What measures the model before and after training: held-out rows, and what may be lost."""
+    from modelforge.evaluation import guards
+    from modelforge.evaluation.neutral import affordable
+    from modelforge.evaluation.results import measured
+
+    head, data, args = prepared.strategy.head, prepared.data, prepared.args
+    return partial(
+        measured,
+        data=data,
+        tokenizer=prepared.tokenizer,
+        head=head,
+        limit=prepared.config.settings.max_seq_length,
+        texts=affordable(data, args) if head == "causal-lm" else 0,
+        guards=guards.affordable(_guards(prepared), data, args),
+    )
+
+
+def _guards(prepared: Prepared) -> list[Guard]:
+    """The rows that came along from the run that this one begins with; a score is not held to."""
+    from modelforge.evaluation.guards import of_parent
+
+    source = prepared.source
+    begin = source.adapter or Path(source.base)
+    return of_parent(begin) if prepared.strategy.head == "causal-lm" else []
+
+
+def _leave_guards(prepared: Prepared) -> None:
+    """Leave rows for the runs that begin with this one's model."""
+    from modelforge.evaluation.guards import left_by
+
+    if prepared.strategy.head == "causal-lm":
+        rows = left_by(prepared.data, prepared.run.path.name, _guards(prepared))
+        prepared.run.write_lines(files.GUARDS, rows)
 
 
 def load(prepared: Prepared) -> Parts:
@@ -132,9 +164,11 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     """The strategy's trainer with the run's callbacks."""
     from transformers import EarlyStoppingCallback, PrinterCallback
 
+    from modelforge.callbacks.alarms import Alarms
     from modelforge.callbacks.longest_batch import LongestBatchFirst
     from modelforge.callbacks.metrics import MetricsFile
     from modelforge.callbacks.progress import Progress
+    from modelforge.callbacks.watchdog import LossWatch
 
     trackers, parts.args.report_to = parts.args.report_to, []
     shown = Progress(prepared.strategy.measure.key)
@@ -143,6 +177,8 @@ def build_trainer(prepared: Prepared, parts: Parts) -> Any:
     refuse_other_group(trainer, prepared.config)
     trainer.remove_callback(PrinterCallback)
     add_trackers(trainer, trackers, prepared.run)
+    if not any(isinstance(each, Alarms) for each in trainer.callback_handler.callbacks):
+        trainer.add_callback(LossWatch(prepared.run.path))  # rewards have alarms of their own
     stopping = prepared.config.settings.early_stopping
     if stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(stopping.patience, stopping.min_delta))
@@ -178,7 +214,7 @@ def _save_model(prepared: Prepared, trainer: Any) -> dict[str, Any]:
         )
 
 
-def _write_start(prepared: Prepared) -> None:
+def write_start(prepared: Prepared) -> None:
     from modelforge.machine.versions import versions
     from modelforge.models.hub import origin
 

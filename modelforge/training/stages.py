@@ -22,6 +22,7 @@ from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config, under
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
+from modelforge.evaluation.stages import write_whole
 from modelforge.machine.environment import prepare_environment
 from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
@@ -289,7 +290,13 @@ class RLHFTrainer:
             }
             for name, result in self.done.items()
         }
-        RunDir(self.root).write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
+        run = RunDir(self.root)
+        run.remove(files.RESULTS)
+        run.write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
+        wanted = registry.get_strategy(self.settings.strategy)().stages(self.config)
+        if list(self.done) == list(wanted):
+            folders = {name: result.run_dir.name for name, result in self.done.items()}
+            write_whole(self.root, folders, self.settings.strategy)
 
 
 def stage_values(config: Config, name: str, strategy: type[Strategy]) -> dict[str, Any]:

@@ -1,62 +1,192 @@
-"""Curves of a run's metrics as the points of inline SVG."""
+"""Curves of a run's metrics, with axes and units, as the parts of inline SVG: no script draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-WIDTH, HEIGHT, MARGIN, MOST, BINS = 420, 140, 10, 8, 24
+WIDTH, HEIGHT, MARGIN, BINS = 420, 140, 10, 24
+LEFT, BOTTOM, TALL = 58, 24, 180  # the room of a curve's axes, and its height
+MOST = 16  # curves of figures that `SHOWN` does not name
+POINTS = 240  # of a curve: more than the paper has room for
 # What counts the way and is no figure.
 _COUNTERS = ("step", "epoch", "num_tokens")
+
+#: The curves in their order: key, title, unit, and the key of the same of held-out rows.
+SHOWN = (
+    ("loss", "Loss", "nats a token", "eval_loss"),
+    ("reward", "Reward", "score", "eval_reward"),
+    ("reward/total", "Reward less KL", "score", ""),
+    ("rewards/margins", "Margin of the implicit rewards", "nats × beta", "eval_rewards/margins"),
+    ("rewards/accuracies", "Pairs on the right side", "share", "eval_rewards/accuracies"),
+    ("accuracy", "Pairs scored the right way", "share", "eval_accuracy"),
+    ("margin", "Margin of the scores", "score", "eval_margin"),
+    ("kl", "KL from the reference", "nats a token", "eval_kl"),
+    ("kl/reference", "KL from the reference", "nats an answer", ""),
+    ("entropy", "Entropy", "nats a token", "eval_entropy"),
+    ("mean_token_accuracy", "Tokens foreseen", "share", "eval_mean_token_accuracy"),
+    ("policy/loss", "Policy's loss", "", ""),
+    ("value/loss", "Value's loss", "score²", ""),
+    ("value/explained_variance", "Variance that the critic explains", "share", ""),
+    ("completions/mean_length", "Length of an answer", "tokens", "eval_completions/mean_length"),
+    ("completions/clipped_ratio", "Answers cut off", "share", "eval_completions/clipped_ratio"),
+    ("grad_norm", "Norm of the gradient", "", ""),
+    ("learning_rate", "Learning rate", "", ""),
+    ("tokens_per_second", "Speed", "tokens a second", ""),
+    ("memory_gb", "Memory", "GiB", ""),
+)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: its place in pixels, and what is written there."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a drawing.
+
+    Attributes:
+        name: What it is of.
+        points: ``x,y x,y …`` in pixels, for an SVG polyline.
+        last: The place of its last point, in pixels.
+    """
+
+    name: str
+    points: str
+    last: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One curve.
+    """One drawing.
 
     Attributes:
         title: The figure's name.
-        caption: Its first, last, lowest and highest value.
-        points: ``x,y x,y …`` in pixels, for an SVG polyline.
+        unit: Of the axis that goes up; may be empty.
+        caption: First, last, lowest and highest value.
+        curves: In training and, where it was measured, on held-out rows.
+        across, up: The marks of the axes.
         width, height: The drawing's size, in pixels.
+        left, bottom: Where the axes stand, in pixels.
     """
 
     title: str
+    unit: str
     caption: str
-    points: str
+    curves: list[Curve]
+    across: list[Tick] = field(default_factory=list)
+    up: list[Tick] = field(default_factory=list)
     width: int = WIDTH
-    height: int = HEIGHT
+    height: int = TALL
+    left: int = LEFT
+    bottom: int = TALL - BOTTOM
 
 
 def charts(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    """One curve for each figure that is logged at two steps or more; the first few of them.
+    """A drawing for each figure that was logged at two steps or more.
 
     Args:
-        rows: Lines of ``metrics.jsonl``: the ``step`` and the figures logged there.
+        rows: Lines of ``metrics.jsonl``: the ``step``, the figures logged there, and ``session``.
     """
-    curves: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        for key, value in row.items():
+        for key, value in {**row.get("session", {}), **row}.items():
             # A value that is not finite has no place on the paper.
             number = isinstance(value, int | float) and math.isfinite(value)
-            if number and key not in _COUNTERS:
-                curves.setdefault(key, []).append((row["step"], value))
-    return [_chart(key, points) for key, points in curves.items() if len(points) > 1][:MOST]
+            if number and not isinstance(value, bool) and key not in _COUNTERS:
+                found.setdefault(key, []).append((row["step"], value))
+    drawn, taken = [], set()
+    for key, title, unit, held_out in SHOWN:
+        lines = {"training": found.get(key, []), "held-out": found.get(held_out, [])}
+        lines = {name: points for name, points in lines.items() if points}
+        taken |= {key, held_out}
+        if any(len(points) > 1 for points in lines.values()):
+            drawn.append(_chart(title, unit, lines))
+    rest = dict.fromkeys(key.removeprefix("eval_") for key in found if key not in taken)
+    for key in [key for key in rest if key not in taken and _is_figure(key)]:
+        lines = {"training": found.get(key, []), "held-out": found.get(f"eval_{key}", [])}
+        lines = {name: points for name, points in lines.items() if points}
+        if any(len(points) > 1 for points in lines.values()):
+            drawn.append(_chart(key, "", lines))
+    return drawn[: len(SHOWN) + MOST]
 
 
-def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
-    steps, values = zip(*points, strict=True)
+def _is_figure(key: str) -> bool:
+    """Whether a key is more than a time, or a held-out figure of a curve that is drawn already."""
+    return not key.endswith(("runtime", "_per_second", "_time", "seconds", "/std"))
+
+
+def _chart(title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+    steps = [step for points in lines.values() for step, _ in points]
+    values = [value for points in lines.values() for _, value in points]
     low, high = min(values), max(values)
-    across = (WIDTH - 2 * MARGIN) / max(steps[-1] - steps[0], 1)
-    up = (HEIGHT - 2 * MARGIN) / ((high - low) or 1)
-    path = " ".join(
-        f"{MARGIN + (step - steps[0]) * across:.1f},{HEIGHT - MARGIN - (value - low) * up:.1f}"
-        for step, value in points
-    )
-    caption = f"{values[0]:.4g} → {values[-1]:.4g} (between {low:.4g} and {high:.4g})"
-    return Chart(title, caption, path)
+    room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    begin, end = min(steps), max(max(steps), min(steps) + 1)
+    across = (WIDTH - LEFT - MARGIN) / (end - begin)
+    up = (TALL - BOTTOM - MARGIN) / (high - low + 2 * room)
+
+    def x(step: float) -> float:
+        return round(LEFT + (step - begin) * across, 1)
+
+    def y(value: float) -> float:
+        return round(TALL - BOTTOM - (value - low + room) * up, 1)
+
+    curves = []
+    for name, points in lines.items():
+        places = [(x(step), y(value)) for step, value in thinned(points)]
+        drawn = " ".join(f"{a},{b}" for a, b in places)
+        curves.append(Curve(name, drawn, places[-1]))
+    main = next(iter(lines.values()))
+    caption = f"{said(main[0][1])} → {said(main[-1][1])}, between {said(low)} and {said(high)}"
+    marks = [Tick(x(step), said(step)) for step in ticks(begin, end, whole=True)]
+    heights = [Tick(y(value), said(value)) for value in ticks(low - room, high + room)]
+    return Chart(title, unit, caption, curves, marks, heights)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` of the points, with the lowest and highest of each stretch."""
+    if len(points) <= POINTS:
+        return list(points)
+    size = math.ceil(len(points) / (POINTS // 2))
+    kept: list[tuple[float, float]] = []
+    for begin in range(0, len(points), size):
+        part = points[begin : begin + size]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept if kept[-1] == points[-1] else [*kept[:-1], points[-1]]
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Three to six round values between two.
+
+    Args:
+        low: The least.
+        high: The greatest; more than the least.
+        whole: Whether they are whole numbers.
+    """
+    least = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(least * by for by in (1, 2, 5, 10) if (high - low) / (least * by) <= 5.001)
+    step = max(step, 1.0) if whole else step
+    count = math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9)
+    first = math.ceil(low / step - 1e-9)
+    return [(first + i) * step for i in range(count + 1)]
+
+
+def said(value: float) -> str:
+    """A number in few characters.
+
+    >>> [said(v) for v in (0, 0.25, 1500, 12000, 0.00002)]
+    ['0', '0.25', '1500', '12k', '2e-05']
+    """
+    if abs(value) >= 1e4 and abs(value) < 1e6:
+        return f"{value / 1e3:.4g}k"
+    return f"{value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -92,15 +222,15 @@ def histogram(title: str, values: Sequence[float], *, percent: bool = False) -> 
     for value in ordered:
         counts[min(BINS - 1, int((value - low) / width))] += 1
 
-    def said(value: float) -> str:
+    def told(value: float) -> str:
         return f"{value:.0%}" if percent else f"{value:.0f}"
 
     across, most = (WIDTH - 2 * MARGIN) / BINS, max(counts)
     bars = []
     for i, count in enumerate(counts):
         x, height = round(MARGIN + i * across, 1), round((HEIGHT - 2 * MARGIN) * count / most, 1)
-        words = f"{said(low + i * width)} to {said(low + (i + 1) * width)}: {count}"
+        words = f"{told(low + i * width)} to {told(low + (i + 1) * width)}: {count}"
         bars.append((x, HEIGHT - MARGIN - height, round(across - 1, 1), height, words))
     middle = ordered[(len(ordered) - 1) // 2]
-    caption = f"{said(ordered[0])} to {said(ordered[-1])}, median {said(middle)}"
+    caption = f"{told(ordered[0])} to {told(ordered[-1])}, median {told(middle)}"
     return Histogram(title, caption, bars)

@@ -18,6 +18,7 @@ from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
 from modelforge.models.source import ModelSource
+from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import Vocabulary, grow
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class HuggingFace:
                 source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
             )
             adapter = find_adapter_config_file(source.base, revision=source.revision)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        ) as error:
             raise ModelError(unreadable(source.base, "model", error)) from None
         if adapter is not None:
             # transformers would follow it to another model, and take a pickled adapter too.
@@ -143,7 +146,8 @@ class HuggingFace:
         kwargs["attn_implementation"] = self._attention(source, config, auto)
         quantization = quantization_config(settings, dtype)
         if quantization is not None:
-            kwargs["quantization_config"] = quantization
+            if stored_as(self.load_model_config(source)) is None:
+                kwargs["quantization_config"] = quantization
             if not settings.distributed.shards_weights:  # those place the weights themselves
                 kwargs["device_map"] = {"": own_device(hardware.device)}
         try:

@@ -1,0 +1,96 @@
+"""What GRPO learns in the same CPU time: one prompt a step, or the default of 16.
+
+    OMP_NUM_THREADS=1 python benchmarks/grpo_batch.py --seconds 40 --seeds 0 1 2
+
+The tiny model answers arithmetic; the reward is that of `numeric_answer`. Both runs have the tiny
+preset's rate and eight answers to a prompt, and end after so many seconds of CPU time. Shown are
+the held-out reward before and after, and the share of groups whose answers all score alike: from
+these GRPO learns nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parents[1]
+PROMPTS = (1, 16)
+SILENT = "frac_reward_zero_std"
+
+
+def stop_after(seconds: float) -> Any:
+    """A callback that ends training after so many seconds of CPU time (of the one thread)."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.begin = time.process_time()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = time.process_time() - self.begin > seconds
+
+    return Stop()
+
+
+def learned(prompts: int, seed: int, options: argparse.Namespace) -> tuple[float, float, float]:
+    """The held-out reward before and after, and the share of groups without signal."""
+    from modelforge.configfile.load import load_config
+    from modelforge.training.prepare import prepare
+    from modelforge.training.run import build_trainer, load
+
+    preset = ROOT / "configs" / "tiny" / "grpo.json"
+    held_out = ROOT / "examples" / "tiny" / "data" / "prompts_eval.jsonl"
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
+        few = Path(scratch, "eval.jsonl")
+        rows = held_out.read_text(encoding="utf-8").splitlines()
+        few.write_text("\n".join(rows[: options.held_out]) + "\n", encoding="utf-8")
+        values = json.loads(preset.read_text(encoding="utf-8"))
+        for key in ("$schema", "per_device_train_batch_size"):
+            del values[key]
+        values |= {"model_name": str(ROOT / "examples" / "tiny" / "model"), "seed": seed}
+        values |= {"dataset": str(held_out.with_name("prompts_train.jsonl"))}
+        values |= {"eval_dataset": str(few), "output_dir": scratch, "max_steps": 100_000}
+        values |= {"prompts_per_step": prompts, "lr_scheduler_type": "constant"}
+        values |= {"warmup_ratio": 0.0, "save_strategy": "no", "report_to": "none"}
+        values |= {"logging_steps": 1}
+        prepared = prepare(load_config(values))
+        trainer = build_trainer(prepared, load(prepared))
+        before = trainer.evaluate()["eval_reward"]
+        trainer.add_callback(stop_after(options.seconds))
+        trainer.train()
+        after = trainer.evaluate()["eval_reward"]
+    silent = [row[SILENT] for row in trainer.state.log_history if SILENT in row]
+    return before, after, statistics.mean(silent)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--held-out", type=int, default=64)
+    options = parser.parse_args()
+    print("| seed | prompts a step | reward before | after | gain | groups without signal |")
+    print("|---|---|---|---|---|---|")
+    gains: dict[int, list[float]] = {prompts: [] for prompts in PROMPTS}
+    for seed in options.seeds:
+        for prompts in PROMPTS:
+            before, after, silent = learned(prompts, seed, options)
+            gains[prompts].append(after - before)
+            cells = (seed, prompts, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+            print("| " + " | ".join(map(str, (*cells, f"{silent:.0%}"))) + " |", flush=True)
+    few, many = (statistics.mean(gains[prompts]) for prompts in PROMPTS)
+    print(f"gain with {PROMPTS[1]} prompts a step over that with {PROMPTS[0]}: {many / few:.2f} ×")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Who wins before a judge: the kept answers of several models, held together two by two."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from modelforge.errors import ConfigError, DataError, Problem
+from modelforge.evaluation.judge import Judge, both_orders, hard, text_of
+from modelforge.evaluation.kept import Evaluation
+from modelforge.evaluation.preferences import bradley_terry, length_controlled, win_rate
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One model against another before a judge.
+
+    Attributes:
+        model, against: The two.
+        rows: Prompts that both answered.
+        wins, low, high: The share that the model wins over both orders, a tie a half, and its 95 %
+            interval.
+        at_equal_length, equal_low, equal_high: The same with the liking for length taken out.
+    """
+
+    model: str
+    against: str
+    rows: int
+    wins: float
+    low: float
+    high: float
+    at_equal_length: float
+    equal_low: float
+    equal_high: float
+
+    def told(self) -> str:
+        """The result in words."""
+        return (
+            f"{self.model} against {self.against}: wins {self.wins:.1%} [{self.low:.1%}, "
+            f"{self.high:.1%}] of {self.rows}; at equal length {self.at_equal_length:.1%} "
+            f"[{self.equal_low:.1%}, {self.equal_high:.1%}]"
+        )
+
+
+def contests(judge: Judge, found: Sequence[Evaluation]) -> dict[str, Any]:
+    """Every model against every other, by their first answer to each prompt.
+
+    Args:
+        judge: One that has passed its audit.
+        found: Evaluations of the same rows, with answers.
+
+    Returns:
+        ``contests``; ``strengths`` of all, where there are more than two models.
+
+    Raises:
+        UserError: If there are no answers to judge.
+    """
+    told, pairs, prompts = [], [], []
+    for (i, first), (j, second) in itertools.combinations(enumerate(found), 2):
+        cases, ids = _cases(first, second)
+        straight, turned = both_orders(judge, cases)
+        won = 1 - (hard(straight) + hard(turned)) / 2  # of the second model
+        longer = np.array([len(b) - len(a) for _, a, b in cases], float)
+        share, low, high = win_rate(won)
+        level = length_controlled(won, longer)
+        told.append(
+            Contest(
+                second.model,
+                first.model,
+                len(cases),
+                share,
+                low,
+                high,
+                level.win_rate,
+                level.low,
+                level.high,
+            )
+        )
+        pairs += [(j, i, float(each)) for each in won]
+        prompts += ids
+    strengths = {}
+    if len(found) > 2:
+        fitted = bradley_terry(pairs, len(found), prompts=prompts)
+        for i, each in enumerate(found):
+            strengths[each.model] = [fitted.strength[i], fitted.low[i], fitted.high[i]]
+    return {"contests": [asdict(each) for each in told], "strengths": strengths,
+            "told": [each.told() for each in told]}  # fmt: skip
+
+
+def _cases(first: Evaluation, second: Evaluation) -> tuple[list[tuple[str, str, str]], list[int]]:
+    """The prompts that both answered, with their first answers."""
+    if any("length" not in each.table for each in (first, second)):
+        what = "asks for no answers, and a judge reads them"
+        raise ConfigError(Problem("--metrics", what, "add length, or leave --metrics out"))
+    theirs = {row["doc_id"]: row for row in second.rows}
+    cases, ids = [], []
+    for row in first.rows:
+        other = theirs[row["doc_id"]]
+        if row["resps"][0] and other["resps"][0]:
+            prompt = text_of(row["doc"]["prompt"])
+            cases.append((prompt, row["resps"][0][0], other["resps"][0][0]))
+            ids.append(row["doc_id"])
+    if len(cases) < 4:
+        what = f"{len(cases)} prompts were answered by both, and a judge needs 4"
+        raise DataError(Problem(str(first.folder), what, "give more rows with prompts"))
+    return cases, ids

@@ -1,0 +1,174 @@
+"""An export against the model as it was trained: the same prompts, token by token.
+
+Both read the trained model's own greedy answers. At each place of an answer the next token's
+distribution of the export is compared with that of the trained model: KL(trained ‖ export). So one
+early difference does not hide what follows. An export is the same model if the divergence is within
+what rounding to its type gives, and if it says another token only where the trained model itself
+was near a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+NEW_TOKENS = 32  # of each answer
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What an export may differ by.
+
+    Attributes:
+        mean: KL divergence, in nats a token.
+        p99: Its 99th percentile.
+        tie: Log probabilities nearer to each other than this are a tie.
+    """
+
+    mean: float
+    p99: float
+    tie: float
+
+
+# Rounding to 24, 11 and 8 bits of mantissa, or to blocks of 8-bit integers. docs/use.md has what
+# good exports of three models measure; each bound is about ten times the largest of them.
+BOUNDS = {
+    "f32": Bound(1e-6, 1e-5, 1e-2),
+    "f16": Bound(1e-5, 1e-4, 0.05),
+    "bf16": Bound(1e-4, 1e-3, 0.1),
+    "q8_0": Bound(1e-3, 1e-2, 0.2),
+}
+# Of an adapter in the base before it was rounded to 4 bits, which is another model: what tells it
+# from a wrong one.
+ORIGINAL = Bound(0.1, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt as the trained model took and answered it.
+
+    Attributes:
+        prompt: Messages, or text.
+        ids: Its tokens.
+        answer: The greedy answer's tokens, the one that ended it included.
+        finish_reason: ``stop`` or ``length``.
+        logps: (T, V): log probabilities before each token of the answer.
+    """
+
+    prompt: Any
+    ids: list[int]
+    answer: list[int]
+    finish_reason: str
+    logps: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an export compares with the trained model.
+
+    Attributes:
+        prompts: How many were asked.
+        tokens: Places that were compared.
+        kl_mean: Mean KL divergence, in nats a token.
+        kl_p99: Its 99th percentile.
+        kl_max: Its largest.
+        others: Places with another likeliest token, beyond a near tie.
+        ties: Places with another likeliest token at a near tie.
+    """
+
+    prompts: int
+    tokens: int
+    kl_mean: float
+    kl_p99: float
+    kl_max: float
+    others: int
+    ties: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``export.json``."""
+        return asdict(self)
+
+    def wrong(self, bound: Bound) -> list[str]:
+        """Each way in which an export is beyond its bound, in words."""
+        found = []
+        for name, value, most in (
+            ("mean", self.kl_mean, bound.mean),
+            ("99th percentile", self.kl_p99, bound.p99),
+        ):
+            if not value <= most:  # not a comparison that NaN passes
+                found.append(
+                    f"its KL divergence from the trained model is {value:.3g} nats a token "
+                    f"({name}), and its type explains {most:g}"
+                )
+        if self.others:
+            found.append(
+                f"at {self.others} of {self.tokens} places it says another token, where the "
+                "trained model was not near a tie"
+            )
+        return found
+
+
+def logps_of(model: Any, ids: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
+    """(T, V): the log probabilities before each token of an answer, in float32 on the CPU."""
+    import torch
+
+    whole = torch.tensor([[*ids, *answer]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=whole).logits[0, len(ids) - 1 : -1]
+    return logits.float().log_softmax(-1).cpu()
+
+
+def compared(cases: Sequence[Case], found: Sequence[torch.Tensor], bound: Bound) -> Proof:
+    """The figures of an export.
+
+    Args:
+        cases: Of the trained model.
+        found: The export's log probabilities at the same places: (T, V) each.
+        bound: What tells a near tie.
+    """
+    import torch
+
+    kls, others, ties = [], 0, 0
+    for case, logps in zip(cases, found, strict=True):
+        reference = case.logps
+        # A token that the trained model rules out adds nothing; one that the export does, all.
+        gap = torch.where(reference.exp() > 0, reference - logps, torch.zeros_like(reference))
+        kls.append((reference.exp() * gap).sum(-1).clamp(min=0))
+        first, second = reference.topk(2).values.unbind(-1)
+        differs = reference.argmax(-1) != logps.argmax(-1)
+        near = first - second < bound.tie
+        others += int((differs & ~near).sum())
+        ties += int((differs & near).sum())
+    kl = torch.cat(kls).double()
+    return Proof(
+        prompts=len(cases),
+        tokens=len(kl),
+        kl_mean=kl.mean().item(),
+        kl_p99=kl.quantile(0.99).item(),
+        kl_max=kl.max().item(),
+        others=others,
+        ties=ties,
+    )
+
+
+Difference = Literal["none", "tie", "other"]
+
+
+def answers_differ(case: Case, ids: Sequence[int], bound: Bound) -> Difference:
+    """How a greedy answer differs from the trained model's: not, from a near tie on, or beyond it.
+
+    Args:
+        case: The trained model's.
+        ids: The answer's tokens, the one that ended it included.
+        bound: What tells a near tie.
+    """
+    length = len(case.answer)
+    for place, (own, other) in enumerate(zip(case.answer, ids, strict=False)):
+        if own != other:
+            first, second = case.logps[place].topk(2).values.tolist()
+            return "tie" if first - second < bound.tie else "other"
+    return "none" if len(ids) >= length else "other"

@@ -1,0 +1,72 @@
+"""The average of several adapters on one base, as the last checkpoint of a run of its own.
+
+Averaging what runs of one start have learned often does better than the best of them (Wortsman et
+al. 2022, "Model soups"). The mean of products B·A is one product again, with all ranks side by
+side.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from modelforge.checkpointing.checkpoints import PARTIAL, seal
+from modelforge.errors import Problem, RunError
+from modelforge.runs.folder import RunDir
+
+#: The run's folder, among those of the trials.
+AVERAGE = "average"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def write_average(run: RunDir, trials: Sequence[RunDir], best: RunDir) -> None:
+    """Write the checkpoint from which a run of the average has nothing left to train.
+
+    Args:
+        run: Of the average.
+        trials: Finished ones, on one base.
+        best: That of them whose counters are taken over.
+
+    Raises:
+        RunError: If a trial has no adapter.
+    """
+    from safetensors.torch import load_file, save_file
+
+    last = {trial.path: trial.last_checkpoint() for trial in trials}
+    for path, checkpoint in last.items():
+        if checkpoint is None or not (checkpoint / _WEIGHTS).is_file():
+            raise RunError(Problem(str(path), "has no adapter to average", "set keep to best"))
+    folders = [checkpoint for checkpoint in last.values() if checkpoint is not None]
+    settings = [json.loads((folder / _CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    weights = [load_file(folder / _WEIGHTS) for folder in folders]
+    scales = [_scale(each) / len(folders) for each in settings]
+    mean = {name: _mean(name, [each[name] for each in weights], scales) for name in weights[0]}
+    rank = sum(each["r"] for each in settings)
+    begin = last[best.path]
+    assert begin is not None, "it is one of them"
+    aside = run.checkpoints / PARTIAL / begin.name
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(begin, aside)
+    save_file(mean, aside / _WEIGHTS, metadata={"format": "pt"})
+    shape = {"r": rank, "lora_alpha": rank, "use_rslora": False}
+    text = json.dumps(settings[0] | shape, indent=2)
+    (aside / _CONFIG).write_text(text, encoding="utf-8")
+    seal(aside, run.checkpoints / begin.name)
+
+
+def _scale(settings: dict[str, Any]) -> float:
+    rank = settings["r"]
+    return settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def _mean(name: str, each: Sequence[Any], scales: Sequence[float]) -> Any:
+    """One matrix of all ranks, or the mean of what is trained whole."""
+    import torch
+
+    if ".lora_A." in name:
+        return torch.cat(list(each)).contiguous()
+    if ".lora_B." in name:
+        return torch.cat([b * s for b, s in zip(each, scales, strict=True)], dim=1).contiguous()
+    return torch.stack(list(each)).mean(0)

@@ -1,0 +1,195 @@
+"""Exports: each is the model that was trained, or is refused and not there."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny import ROOT, quick
+
+from modelforge.errors import UserError
+from modelforge.export import export as exports
+from modelforge.export import gguf
+from modelforge.export.convert import rule_of
+from modelforge.export.export import export, verify
+
+MODEL = str(ROOT / "examples/tiny/model")
+LESS = ("save_strategy=no", "eval_split=0")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Its base in 4 bits."""
+    folder = tmp_path_factory.mktemp("export")
+    keys = {"max_steps": 10, "learning_rate": 0.02, "use_4bit": "true"}
+    return quick("qlora", folder, *LESS, **keys).run_dir
+
+
+@pytest.fixture(scope="module")
+def merged(run):
+    return export(str(run))
+
+
+def test_a_4bit_run_is_merged_into_what_it_was_trained_on(merged, run):
+    proof = merged.about["proof"]
+    assert merged.folder == run / "export-merged-bf16" and proof["kl_mean"] <= 1e-5
+    assert proof["prompts"] >= 12 and proof["others"] == 0
+    weights = load_file(merged.folder / "model.safetensors")
+    assert {str(w.dtype) for w in weights.values()} == {"torch.bfloat16"}
+    assert json.loads((merged.folder / "export.json").read_text()) == merged.about
+    assert merged.about["merged_into"] == "dequantised"
+    again = verify(merged.folder)
+    assert again.about["proof"] == proof and "is the model that was trained" in again.told()
+
+
+def test_the_base_before_rounding_is_another_model_and_called_so(merged, run, tmp_path):
+    other = export(str(run), base="original", output=tmp_path / "original", kind="f32")
+    assert other.about["proof"]["kl_mean"] > 10 * merged.about["proof"]["kl_mean"]
+    assert "and another" in other.told()
+
+
+def test_an_adapter_travels_as_it_is(run, tmp_path):
+    made = export(str(run), format="adapter", output=tmp_path / "adapter")
+    assert made.about["proof"]["kl_max"] == 0
+    assert load_file(made.folder / "adapter_model.safetensors").keys()
+
+
+def weights_of_the_base(folder):
+    shutil.copy(f"{MODEL}/model.safetensors", folder)
+
+
+def another_template(folder):
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("user", "human"))
+
+
+def a_doubled_bos(folder):
+    path = folder / "tokenizer.json"
+    about = json.loads(path.read_text())
+    bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    token = json.loads((folder / "tokenizer_config.json").read_text())["bos_token"]
+    bos["SpecialToken"]["id"] = token
+    ids = [each["id"] for each in about["added_tokens"] if each["content"] == token]
+    about["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": ids, "tokens": [token]}},
+    }
+    path.write_text(json.dumps(about))
+
+
+def a_removed_stop_token(folder):
+    path = folder / "generation_config.json"
+    about = json.loads(path.read_text())
+    about["eos_token_id"] = [*about["eos_token_id"], 7]
+    path.write_text(json.dumps(about))
+
+
+def a_bent_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    weights[name] = weights[name] * 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (weights_of_the_base, "KL divergence from the trained model"),
+        (a_bent_weight, "KL divergence from the trained model"),
+        (another_template, "its chat template is another than in training"),
+        (a_doubled_bos, "prompts become other tokens than in training"),
+        (a_removed_stop_token, "answers end at the tokens"),
+    ],
+)
+def test_a_damaged_export_is_found(merged, tmp_path, damage, said):
+    folder = tmp_path / "export"
+    shutil.copytree(merged.folder, folder)
+    damage(folder)
+    with pytest.raises(UserError, match=said):
+        verify(folder)
+
+
+def test_an_export_of_another_training_is_found(merged, run, tmp_path):
+    folder, model = tmp_path / "export", run / "model/adapter_model.safetensors"
+    shutil.copytree(merged.folder, folder)
+    kept = model.read_bytes()
+    weights = load_file(model)
+    save_file({name: weight * 0.5 for name, weight in weights.items()}, model)
+    try:
+        with pytest.raises(UserError, match="was made of another model than now lies in"):
+            verify(folder)
+    finally:
+        model.write_bytes(kept)
+
+
+def test_a_reward_model_keeps_its_head(tmp_path):
+    run = quick("reward", tmp_path, *LESS, max_steps=2, learning_rate=0.02).run_dir
+    made = export(str(run), kind="f32")
+    assert made.about["proof"]["largest_difference"] < 1e-3
+    weights = load_file(made.folder / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"] * 0
+    save_file(weights, made.folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="its scores differ by"):
+        verify(made.folder)
+    with pytest.raises(UserError, match="a reward model's head has no place in it"):
+        export(str(run), format="gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"format": "onnx"}, "--format onnx: is none of ours: it is not written yet"),
+        ({"format": "torchscript"}, "drops the cache of keys and values"),
+        ({"format": "mergd"}, "did you mean 'merged'"),
+        ({"kind": "q8_0"}, "--type q8_0: is no type of merged → use one of bf16, f16, f32"),
+        ({"base": "other"}, "use dequantised"),
+        ({"format": "adapter", "base": "original"}, "nothing is merged"),
+        ({"model": MODEL, "base": "original"}, "was not trained on quantised weights"),
+        ({"model": MODEL, "format": "adapter"}, "holds all weights → use --format merged"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_first(run, tmp_path, keys, said):
+    given = {"model": str(run), "output": tmp_path / "out"} | keys
+    with pytest.raises(UserError) as caught:
+        export(given.pop("model"), **given)
+    assert said in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_failed_proof_leaves_nothing(run, tmp_path, monkeypatch):
+    """The bound of a finer type than the export has."""
+    monkeypatch.setitem(exports.BOUNDS, "bf16", exports.Bound(1e-12, 1e-12, 0.0))
+    with pytest.raises(UserError, match="KL divergence"):
+        export(str(run), output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_place_is_left_alone(run, merged):
+    with pytest.raises(UserError, match="is there already → name another with --output"):
+        export(str(run))
+    with pytest.raises(UserError, match=r"holds no export\.json"):
+        verify(run)
+
+
+def test_the_rule_of_a_tokenizer_is_known_by_its_expression():
+    assert rule_of(ROOT / "examples/tiny/model") is not None
+
+
+@pytest.mark.skipif(
+    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+)
+@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
+    made = export(str(run), format="gguf", kind=kind, output=tmp_path / "gguf")
+    assert sorted(path.name for path in made.folder.iterdir()) == ["export.json", "model.gguf"]
+    assert made.about["proof"]["others"] == 0
+
+
+def test_the_command_exports_and_verifies(run, command, tmp_path):
+    folder = tmp_path / "out"
+    code, out, err = command("export", run, "--type", "f32", "-o", folder, "--json")
+    assert code == 0, err
+    assert json.loads(out)["proof"]["kl_mean"] < 1e-6
+    code, _, err = command("export", run, "--format", "ollama")
+    assert code == 2 and "FROM ./model.gguf" in err

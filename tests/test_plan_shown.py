@@ -1,0 +1,135 @@
+"""What `modelforge plan` shows beside memory: time, cost, what else fits, cards and strategies."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelforge import registry
+from modelforge.cli.main import main
+from modelforge.machine.cards import card_named, list_cards
+from modelforge.plan.result import Plan
+from modelforge.plan.speed import LAUNCH, Rollout, bytes_moved, sampling_seconds, seconds
+from modelforge.training import many_plans
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny" / "sft.json"
+
+# Few rows, and little left open: each choice that the plan tries is a step to simulate.
+FEW = [
+    word
+    for key in ("max_samples=60", "gradient_checkpointing=true", "per_device_train_batch_size=2")
+    for word in ("--set", key)
+]
+
+
+def run(capsys, monkeypatch, *options):
+    monkeypatch.setattr("sys.argv", ["modelforge", "plan", str(TINY), "--json", *options])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    shown = capsys.readouterr()
+    return json.loads(shown.out), shown.err
+
+
+def test_an_operator_takes_as_long_as_its_slower_part():
+    card = card_named("a100-80gb")
+    busy, moving = (10**15, 1), (1, 10**12)
+    alone = [seconds(Counter([kind]), card, share=0.5) for kind in (busy, moving)]
+    assert alone == pytest.approx([1e15 / (0.5 * 312e12), 1e12 / (0.5 * 2039e9)])
+    both = Counter({busy: 2, moving: 1, (1, 1): 1000})
+    assert seconds(both, card, share=0.5) == pytest.approx(2 * alone[0] + alone[1] + 1000 * LAUNCH)
+    one = Rollout(passes=100, weights=16 * 10**9, cache=10**9, layers=32)
+    slow, fast = (sampling_seconds(one, card_named(name)) for name in ("l4", "h100"))
+    assert slow > 2 * fast > 0
+
+
+def test_views_move_nothing_and_what_is_expanded_is_read_once():
+    x = torch.empty(4, 8, device="meta")
+    assert bytes_moved("aten::t", (x,), x.t()) is None
+    assert bytes_moved("aten::empty", (), x) is None
+    assert bytes_moved("aten::mul", (x, 2.0), x * 2) == 2 * 128
+    assert bytes_moved("aten::mul_", (x, 2.0), x) == 128
+    wide = torch.empty(8, device="meta").expand(4, 8)
+    assert bytes_moved("aten::add", ([x, wide],), x + wide) == 128 + 32 + 128
+
+
+def test_a_plan_for_a_named_card_says_time_cost_and_what_else_fits(capsys, monkeypatch):
+    made, said = run(capsys, monkeypatch, "--gpu", "rtx-4090", "--price", "3.6", *FEW)
+    low, high = made["seconds_between"]
+    assert low < made["seconds_per_step"] < high
+    assert made["hours"] == pytest.approx(made["steps"] * made["seconds_per_step"] / 3600)
+    assert made["cost"] == pytest.approx(3.6 * made["hours"])
+    (chosen,) = [place for place in made["frontier"] if place["chosen"]]
+    assert chosen["rank"] == made["choices"]["lora_r"]["value"] or chosen["length"] > 0
+    by_rank = [p["length"] for p in made["frontier"] if p["micro_batch"] == 1]
+    assert by_rank == sorted(by_rank, reverse=True)  # a higher rank leaves less for the rows
+    assert "by the table of cards" in said and "at once" in said
+    assert Plan.from_dict(made).seconds_per_step == made["seconds_per_step"]
+
+
+def test_one_config_over_cards_shares_what_it_simulates(capsys, monkeypatch):
+    few = tuple(card for card in list_cards() if card.name in ("rtx-3070", "rtx-4090", "h100"))
+    monkeypatch.setattr(many_plans, "list_cards", lambda: few)
+    outcomes, said = run(capsys, monkeypatch, "--cards", *FEW)
+    assert [o["name"] for o in outcomes] == ["RTX 3070", "RTX 4090", "H100"]
+    assert all(o["fits"] and 0 < o["total"] < o["budget_gb"] * 2**30 for o in outcomes)
+    assert "rows" in said
+
+
+def test_all_strategies_of_one_model_on_one_card(capsys, monkeypatch):
+    monkeypatch.setattr(registry, "list_strategies", lambda: ["sft", "dpo"])
+    outcomes, _ = run(capsys, monkeypatch, "--all", "--vram", "2", *FEW)
+    assert [o["name"] for o in outcomes] == ["sft", "dpo"]
+    assert all(o["fits"] for o in outcomes)
+
+
+def load(name):
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks its own module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_a_plan_and_a_run_choose_the_same_for_one_card(seed):
+    """`benchmarks/plan_and_train.py` does the same for 200 configs."""
+    assert load("plan_and_train").differences(seed) == {}
+
+
+def test_the_gpu_check_keeps_its_parts_apart(tmp_path):
+    """One that fails, one that hangs and one that is missing take no other with them."""
+    gpu_check = load("gpu_check")
+
+    def part(name, code, **more):
+        command = ((sys.executable, "-c", code),)
+        return gpu_check.Part(name, command, command, 1 if name == "hangs" else 60, **more)
+
+    made = [
+        part("fails", "raise SystemExit(3)"),
+        part("hangs", "import time; print('on', flush=True); time.sleep(60)"),
+        part("lacks", "", missing="Unsloth is not installed"),
+        part("works", "import os; print(os.environ['X'])", environment={"X": "seen"}),
+    ]
+    results = [gpu_check.check(one, tiny=False, left=100) for one in made]
+    assert [r.state for r in results] == ["failed", "too long", "left out", "ok"]
+    assert results[-1].tail.strip() == "seen" and results[2].tail == "Unsloth is not installed"
+    assert gpu_check.check(made[-1], tiny=False, left=1).state == "left out"
+
+
+def test_the_gpu_check_runs_on_a_cpu(tmp_path):
+    """Its parts train in processes of their own: here the one that trains nothing."""
+    out = tmp_path / "gpu.json"
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
+    command = [sys.executable, script, "--tiny", "--only", "environment", "-o", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (result,) = json.loads(out.read_text())
+    assert done.returncode == 0, result["tail"]
+    assert (result["name"], result["state"]) == ("environment", "ok")
+    assert "hardware" in result["tail"]
