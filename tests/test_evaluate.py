@@ -183,7 +183,7 @@ def test_rewards_pass_at_k_and_slices(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 4])
 def test_a_cut_evaluation_goes_on_to_the_same_rows(kept, tmp_path, monkeypatch, moment):
-    """benchmarks/killed_evaluation.py does it with kill -9."""
+    """Cut within a line, as a kill may leave it."""
     _, _, options = kept
     asked = ("accuracy", "ended")
     options = replace(options, output_dir=tmp_path, metrics=asked, batch_size=5)

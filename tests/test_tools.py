@@ -1,5 +1,6 @@
 """Tools and environments of GRPO: checked before a model is loaded, called, and masked right."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -183,3 +184,13 @@ def test_held_out_prompts_are_answered_with_tools_too(place, monkeypatch):
     right = [float(word == "red") for word in prepared.data.eval["word"]]
     assert found["eval_reward"] == pytest.approx(sum(right) / len(right))
     assert found["eval_tools/call_frequency"] == 1
+
+
+@pytest.mark.slow
+def test_the_worked_example_finds_the_treasure(tmp_path):
+    spec = importlib.util.spec_from_file_location("game", EXAMPLES / "05_game.py")
+    game = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(game)
+    result = game.main(tmp_path)
+    # the standard error of 24 prompts is at most 0.1
+    assert result.after["eval_reward"] - result.before["eval_reward"] > 0.2

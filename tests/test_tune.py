@@ -2,15 +2,20 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny import DATA, ROOT, few, held_out
-from transformers import Trainer
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
 import modelforge
 from modelforge.training import trials
+from modelforge.training.joined import CannotJoinError, Joined, Lane, sharing
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
 from modelforge.training.trials import on_one_card, trained_until, trials_of
@@ -188,3 +193,58 @@ def test_the_plan_counts_all_adapters_and_the_rows_of_a_step_stay(tmp_path):
     assert planned.settings["per_device_train_batch_size"] == 4 * micro
     assert micro < ready.config.micro_batch
     assert together[0].args.gradient_accumulation_steps * micro == 16
+
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+    "n_embd": 32, "n_layer": 2, "n_head": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0, "sliding_window": 4,
+}  # fmt: skip
+
+
+def losses_and_gradients(lane):
+    model, ids = lane
+    found = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    return found.loss, [p for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpointing"),
+    [("gpt2", False), ("qwen3", True), ("phi3", True), ("mixtral", False)],
+)
+def test_other_architectures_give_each_trial_its_own_gradients(kind, checkpointing):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL))
+    each = []
+    for rank, length in ((2, 5), (4, 9)):
+        shape = LoraConfig(r=rank, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(sharing(base, frozen_only=False), shape).train()
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        each.append((model, torch.randint(1, 64, (3, length))))
+
+    def work(accelerator, lane):
+        loss, trained = losses_and_gradients(lane)
+        accelerator.backward(loss)
+        return loss.item(), [p.grad for p in trained]
+
+    alone = []
+    for lane in each:
+        alone.append(work(SimpleNamespace(backward=torch.Tensor.backward), lane))
+        lane[0].zero_grad()
+    lanes = []
+    for lane in each:
+        accelerator = Accelerator(cpu=True)
+        trainer = SimpleNamespace(accelerator=accelerator, model=lane[0])
+        lanes.append(Lane(trainer, partial(work, accelerator, lane)))
+    if kind == "mixtral":  # a router sees tokens, whosever they are
+        with pytest.raises(CannotJoinError, match="row by row"):
+            Joined(lanes).run()
+        return
+    Joined(lanes).run()
+    for lane, (loss, gradients) in zip(lanes, alone, strict=True):
+        assert lane.result[0] == pytest.approx(loss, rel=1e-5)
+        for ours, theirs in zip(lane.result[1], gradients, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4), kind

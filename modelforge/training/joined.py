@@ -13,6 +13,7 @@ So its losses are those of a run by itself, to the noise of a matrix product in 
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,15 +29,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch.nn import functional
 
 from modelforge.checkpointing.randomness import random_state, set_random_state
-
-#: What a decoder takes row by row: name → what fills a shorter row up.
-_BY_ROW = {"input_ids": 0, "attention_mask": 0, "position_ids": 0, "token_type_ids": 0}
-#: What a loss is given through the decoder's arguments, which a decoder does not look at.
-_OF_THE_LOSS = ("num_items_in_batch",)
-
-
-class CannotJoinError(Exception):
-    """The rows of several trainers cannot be told apart somewhere in this model."""
+from modelforge.training.together import CannotJoinError, in_line, row_by_row
 
 
 class _LeftError(Exception):
@@ -96,12 +89,24 @@ class Lane:
     def __post_init__(self) -> None:
         base = self.trainer.accelerator.unwrap_model(self.trainer.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        self.decoder = getattr(base, base.base_model_prefix)
-        self.forward = self.decoder.forward
+        decoder = getattr(base, base.base_model_prefix, None)
+        if decoder is None:
+            raise CannotJoinError(f"{type(base).__name__} has no decoder apart from its head")
+        if any(map(_drops_out, decoder.modules())):
+            raise CannotJoinError("the base drops values at random, for each trial others")
+        self.decoder: Any = decoder
+        self.forward = decoder.forward
+        self.names = list(inspect.signature(decoder.forward).parameters)
         self.adapted = dict(_outermost(self.decoder))
         self.alone = {name: layer.forward for name, layer in self.adapted.items()}
         self.sync = {**GradientState._shared_state, "_dataloader_references_ref": [None]}
         self.turn = threading.Semaphore(0)
+
+
+def _drops_out(module: Any) -> bool:
+    share = module.p if isinstance(module, torch.nn.Dropout) else None
+    share = getattr(module, "attention_dropout", None) if share is None else share
+    return isinstance(share, float) and share > 0
 
 
 def _outermost(module: torch.nn.Module, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -119,13 +124,15 @@ class _Pass:
 
     Attributes:
         lanes: Whose rows, in order.
-        rows: How many each.
+        rows: How many each; tokens, where all rows stand in one line.
+        along: Which dimension they follow one another in: 1 for one line, else 0.
         hidden: What came out, while its gradient is to come.
         parts: What each lane took of it.
     """
 
     lanes: Sequence[Lane]
     rows: Sequence[int]
+    along: int
     hidden: torch.Tensor | None = None
     parts: Sequence[torch.Tensor] = ()
 
@@ -222,8 +229,11 @@ class Joined:
     # --- in a trainer's thread --------------------------------------------------------------------
 
     def _decode(self, lane: Lane, *args: Any, **inputs: Any) -> Any:
-        if args or inputs.get("past_key_values") is not None:  # it generates
-            return lane.forward(*args, **inputs)
+        inputs |= dict(zip(lane.names, args, strict=False))
+        if inputs.get("past_key_values") is not None:  # it generates
+            return lane.forward(**inputs)
+        if inputs.get("input_ids") is None:
+            raise CannotJoinError("the decoder is given vectors in place of tokens")
         device = inputs["input_ids"].device.type
         how = (
             *(torch.is_grad_enabled(), lane.decoder.training, device),
@@ -255,28 +265,32 @@ class Joined:
         self, lanes: Sequence[Lane], grad: bool, training: bool, device: str, cast: bool, dtype: Any
     ) -> None:
         asked = [lane.asked.inputs or {} for lane in lanes if lane.asked is not None]
-        rows = [len(inputs["input_ids"]) for inputs in asked]
-        self.running = _Pass(lanes, rows)
+        along = int(all(inputs.get("cu_seq_lens_q") is not None for inputs in asked))
+        rows = [inputs["input_ids"].shape[along] for inputs in asked]
+        self.running = _Pass(lanes, rows, along)
+        whole = in_line(asked) if along else row_by_row(asked)
         with torch.set_grad_enabled(grad), torch.autocast(device, dtype=dtype, enabled=cast):
-            found = lanes[0].forward(**_together(asked))
-        hidden = found.last_hidden_state
-        if any(value is not None for name, value in found.items() if name != "last_hidden_state"):
+            found = lanes[0].forward(**whole)
+        hidden = getattr(found, "last_hidden_state", None)
+        if hidden is None or any(
+            value is not None for name, value in found.items() if name != "last_hidden_state"
+        ):
             raise CannotJoinError("the decoder gives more than hidden states")
         parts = []
-        for inputs, part in zip(asked, hidden.split(rows), strict=True):
+        for inputs, part in zip(asked, hidden.split(rows, along), strict=True):
             own = part[:, : inputs["input_ids"].shape[1]]
             parts.append(own.detach().requires_grad_() if grad else own)
         for lane, part in zip(lanes, parts, strict=True):
             lane.answer = type(found)(last_hidden_state=part)
         if grad:
-            self.waiting.append(_Pass(lanes, rows, hidden, parts))
+            self.waiting.append(_Pass(lanes, rows, along, hidden, parts))
         self.running = None
 
     def _down(self, each: _Pass) -> None:
         """The gradients of the heads, through the base, to the adapters."""
         assert each.hidden is not None, "it was made with gradients"
         whole = torch.zeros_like(each.hidden)
-        for part, into in zip(each.parts, whole.split(list(each.rows)), strict=True):
+        for part, into in zip(each.parts, whole.split(list(each.rows), each.along), strict=True):
             if part.grad is not None:
                 into[:, : part.shape[1]] = part.grad
         self.running = each  # a checkpointed layer is computed again
@@ -289,15 +303,15 @@ class Joined:
         running = self.running
         if running is None:
             return lane.alone[name](x, *args, **kwargs)
-        if args or kwargs or len(x) != sum(running.rows):
+        along = running.along
+        if args or kwargs or x.dim() <= along or x.shape[along] != sum(running.rows):
             raise CannotJoinError(f"{name} does not see its input row by row")
         layers = [other.adapted[name] for other in running.lanes]
         if all(_plain(layer) for layer in layers):
-            return _added(layers, x, running.rows)
-        own = [other.alone[name] for other in running.lanes]
-        return torch.cat(
-            [f(part) for f, part in zip(own, x.split(list(running.rows)), strict=True)]
-        )
+            line = _added(layers, x[0] if along else x, running.rows)
+            return line[None] if along else line
+        parts = zip(running.lanes, x.split(list(running.rows), along), strict=True)
+        return torch.cat([other.alone[name](part) for other, part in parts], along)
 
 
 def _at_end(lane: Lane) -> bool:
@@ -307,38 +321,6 @@ def _at_end(lane: Lane) -> bool:
 def _set_sync(state: Mapping[str, Any]) -> None:
     GradientState._shared_state.clear()
     GradientState._shared_state.update(state)
-
-
-def _together(asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments of one pass over the rows of all.
-
-    Raises:
-        CannotJoinError: If one of them is not known to be row by row.
-    """
-    lengths = [inputs["input_ids"].shape[1] for inputs in asked]
-    longest = max(lengths)
-    found: dict[str, Any] = {}
-    for name in dict.fromkeys(name for inputs in asked for name in inputs):
-        values = [inputs.get(name) for inputs in asked]
-        if name in _BY_ROW and any(value is not None for value in values):
-            found[name] = _rows_of(name, values, longest)
-        elif name not in _OF_THE_LOSS:
-            if any(isinstance(value, torch.Tensor) for value in values):
-                raise CannotJoinError(f"{name} is not known to be row by row")
-            found[name] = values[0]
-    masked = found.get("attention_mask") is not None or found.get("position_ids") is not None
-    if len(set(lengths)) > 1 and not masked:
-        ids = [inputs["input_ids"] for inputs in asked]
-        masks: list[Any] = [torch.ones_like(each) for each in ids]
-        found["attention_mask"] = _rows_of("attention_mask", masks, longest)
-    return found | {"use_cache": False}
-
-
-def _rows_of(name: str, values: Sequence[Any], longest: int) -> torch.Tensor:
-    if not all(isinstance(value, torch.Tensor) and value.dim() == 2 for value in values):
-        raise CannotJoinError(f"{name} is not one number a token in each")
-    fill = _BY_ROW[name]
-    return torch.cat([functional.pad(v, (0, longest - v.shape[1]), value=fill) for v in values])
 
 
 def _plain(layer: Any) -> bool:

@@ -110,7 +110,6 @@ def why_not_joined(prepared: Sequence[Prepared]) -> str | None:
         (len(prepared) == 1, "there is one trial"),
         (first.strategy.generates, f"{first.strategy.name} samples answers"),
         (any(p.config.settings.lora_r == 0 for p in prepared), "all weights are trained"),
-        (config.get("packing") or config.get("padding_free"), "rows stand in one line (packing)"),
         (settings.lora_dropout, "dropout draws for each trial"),
         (first.provider.name != "huggingface", f"{first.provider.name} has passes of its own"),
         (config.get("torch_compile"), "torch_compile knows one trainer"),
