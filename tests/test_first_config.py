@@ -32,7 +32,10 @@ def test_what_init_writes_passes_check_untouched(line, strategy, tmp_path):
     written = json.loads((tmp_path / f"{strategy}.json").read_text())
     assert written["model_name"] == MODEL
     assert len((tmp_path / written["dataset"]).read_text().splitlines()) == 64
-    code, out, err = line(f"modelforge check {strategy}.json --json --set model_name={TINY}")
+    tiny = " ".join(
+        f"--set {key}={TINY}" for key in ("model_name", "teacher_model") if key in written
+    )
+    code, out, err = line(f"modelforge check {strategy}.json --json {tiny}")
     assert code == 0, err
     assert json.loads(out)["data"]["eval_rows"] >= 8
 

@@ -35,6 +35,15 @@ def metrics(result):
     return [{k: v for k, v in row.items() if k != "session"} for row in rows]
 
 
+def rows_in(inputs):
+    """The rows of a batch: padded, or behind one another, each from position 0."""
+    ids, positions = inputs["input_ids"], inputs.get("position_ids")
+    if positions is None:
+        return [tuple(t for t in row if t != 0) for row in ids.tolist()]
+    begins = (positions[0] == 0).nonzero()[:, 0].tolist()
+    return [tuple(row.tolist()) for row in ids[0].tensor_split(begins[1:])]
+
+
 def rows_of_steps(monkeypatch):
     """The rows that each optimiser step learned from, by step, as they are trained on."""
     seen, current = {}, []
@@ -43,8 +52,7 @@ def rows_of_steps(monkeypatch):
 
     def training_step(self, model, inputs, *rest):
         loss = step(self, model, inputs, *rest)
-        ids = inputs["input_ids"] if isinstance(inputs, dict) else []
-        current.extend(tuple(t for t in row if t != 0) for row in torch.as_tensor(ids).tolist())
+        current.extend(rows_in(inputs) if isinstance(inputs, dict) else ())
         return loss
 
     def begin_step(self):
