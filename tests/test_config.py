@@ -237,7 +237,7 @@ def test_a_run_gone_on_with_elsewhere_finds_every_file_beside_its_config(tmp_pat
     for file in ("pairs.jsonl", "more.jsonl", "own.jinja", "zero.json"):
         (tmp_path / file).write_text("{}")
     (tmp_path / "judge" / "config.json").write_text(
-        '{"architectures": ["LlamaForSequenceClassification"]}'
+        '{"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}'
     )
     shutil.copy(tmp_path / "judge" / "config.json", tmp_path / "scorer")
     path = tmp_path / "c.json"

@@ -107,7 +107,7 @@ def test_what_a_policy_is_measured_on_no_stage_was_trained_on(tmp_path):
 def test_a_reward_model_that_knows_the_held_out_prompts_is_named(tmp_path, capsys):
     run = tmp_path / "reward"
     run.mkdir()
-    shape = {"architectures": ["LlamaForSequenceClassification"]}
+    shape = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
     (run / "model").mkdir()
     (run / "model" / "config.json").write_text(json.dumps(shape))
     (run / files.PROMPTS).write_text(json.dumps(record([1, 2, 3, 3], [4])))

@@ -24,8 +24,8 @@ def tokenizer():
 def load(tmp_path, tokenizer):
     """Load sets ``a`` (20 rows, usual columns) and ``b`` (10 rows, odd columns)."""
     put(tmp_path / "a.jsonl", [{"prompt": f"a{i}", "completion": "A"} for i in range(20)])
-    put(tmp_path / "b.jsonl", [{"frage": f"b{i}", "antwort": "A"} for i in range(10)])
-    put(tmp_path / "e.jsonl", [{"frage": f"e{i}", "antwort": "A"} for i in range(3)])
+    put(tmp_path / "b.jsonl", [{"said": f"b{i}", "back": "A"} for i in range(10)])
+    put(tmp_path / "e.jsonl", [{"said": f"e{i}", "back": "A"} for i in range(3)])
 
     def load(*dataset, template="plain", **options):
         load_tokenizer_template(
@@ -49,7 +49,7 @@ def asked(rows):
     return [row[-1]["content"] for row in rows["prompt"]]
 
 
-B = {"path": "b.jsonl", "columns": {"prompt": "frage", "completion": "antwort"}}
+B = {"path": "b.jsonl", "columns": {"prompt": "said", "completion": "back"}}
 
 
 def test_each_set_has_its_own_columns_and_may_be_a_name_alone(load):
@@ -57,7 +57,7 @@ def test_each_set_has_its_own_columns_and_may_be_a_name_alone(load):
     assert len(train) == 30 and not held_out
     with pytest.raises(DataError, match="no known format"):
         load("b.jsonl")
-    with pytest.raises(DataError, match="no column 'frage'"):
+    with pytest.raises(DataError, match="no column 'said'"):
         load("a.jsonl", "b.jsonl", columns=B["columns"])
 
 
@@ -136,3 +136,15 @@ def test_the_config_takes_names_and_objects_and_one_of_layout_and_template():
         modelforge.load_config(
             {**base, "dataset": "a", "prompt_layout": "alpaca", "chat_template": "chatml"}
         )
+
+
+@pytest.mark.parametrize("kind", ["prompt", "demonstration"])
+def test_a_column_without_a_name_is_nothing_but_unused(tmp_path, tokenizer, kind):
+    """As pandas writes its index."""
+    (tmp_path / "a.csv").write_text(",prompt,completion\n0,What is 2 plus 2?,4\n1,Say hi.,hi\n")
+    data = load_data(
+        dataset="a.csv", kind=kind, max_length=None, seed=0, base_dir=tmp_path,
+        tokenizer=tokenizer,
+    )  # fmt: skip
+    assert len(data.train) == 2
+    assert not any("reasoning_content" in str(row) for row in data.train)

@@ -79,6 +79,8 @@ ELSEWHERE = {
     "prompts_per_step": "test_recipe.py",
     "reward_model": "test_rewards.py",
     "rewards": "test_rewards.py",
+    "tools": "test_tools.py",
+    "environment": "test_tools.py",
     "rewards.name": "test_rewards.py",
     "rewards.weight": "test_rewards.py",
     "rewards.arguments": "test_rewards.py",

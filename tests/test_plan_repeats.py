@@ -27,8 +27,17 @@ def test_a_step_made_of_repeats_is_logged_as_one_without(strategy, monkeypatch):
         patch.setattr(repeats, "run", lambda func, args, kwargs: func(*args, **kwargs))
         computed = simulate(config, found, card(24.0)).tracker
     assert len(computed.events) > 1000
-    assert repeated.events == computed.events and repeated.tags == computed.tags
+    assert until_the_last(repeated) == until_the_last(computed)
+    assert repeated.tags == computed.tags
     assert (repeated.flops, repeated.gradients) == (computed.flops, computed.gradients)
+
+
+def until_the_last(tracker):
+    """The events up to the last allocation; when what is left is freed, the collector decides."""
+    events = list(tracker.events)
+    while events[-1][0] < 0:
+        events.pop()
+    return events
 
 
 def twice(run):

@@ -97,7 +97,7 @@ def test_tokens_beyond_the_embedding(tmp_path):
 def test_a_model_that_is_no_language_model(tmp_path):
     folder = base(tmp_path / "base")
     (folder / "config.json").write_text('{"model_type": "t5", "vocab_size": 512}')
-    with pytest.raises(UserError, match="cannot be loaded as a language model"):
+    with pytest.raises(UserError, match="no language model of the type t5"):
         prepare(config(tmp_path, model_name=str(folder)))
 
 

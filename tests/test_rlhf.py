@@ -48,6 +48,7 @@ QUICK = {
 }
 # Where the reward model is there already, nothing is said of its stage.
 POLICY_ALONE = {key: value for key, value in QUICK.items() if key != "reward_stage"}
+JUDGE = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
 
 
 def lines(path):
@@ -221,7 +222,7 @@ def whole_of_files(folder):
         "data/pairs.jsonl": "{}", "data/more.json": "[]", "held.jsonl": "{}",
         "own.jinja": "{{ messages }}", "zero.json": "{}",
         "scored.py": "def score(completions, **kwargs): return [0.0]",
-        "judge/config.json": '{"architectures": ["LlamaForSequenceClassification"]}',
+        "judge/config.json": json.dumps(JUDGE),
         "judge/model.safetensors": "weights", "judge/additional_chat_templates/a.jinja": "a",
         "policy/choices.json": "{}", "policy/metrics.jsonl": "{}", "policy/report.html": "<p>",
         "policy/model/adapter_config.json": "{}", "policy/model/README.md": "card",

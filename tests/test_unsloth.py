@@ -57,7 +57,8 @@ def problems(config, *, source=SOURCE, hardware=None):
 def test_the_choice_follows_what_the_strategy_says(installed):
     for name in STRATEGIES:
         can, why = get_strategy(name).unsloth
-        found = chosen(config(name))
+        teacher = {"teacher_model": str(TINY / "model")} if name == "distill" else {}
+        found = chosen(config(name, **teacher))
         assert found.value == ("unsloth" if can else "huggingface"), name
         assert found.reason and (can or why in found.reason)
 

@@ -120,6 +120,7 @@ def test_the_plan_counts_the_engine_where_and_when_it_is_there(wide):
     server = planned(wide, vllm_mode="server")
     awake = planned(wide, vllm_enable_sleep_mode=False)
     asleep = planned(wide)
+    alone = planned(wide, use_vllm=False, use_4bit=False)  # vLLM does not go with it
     assert "vLLM" not in server.parts and "generation" not in server.parts
     assert awake.peak_allocated == server.peak_allocated + share
     assert asleep.peak_allocated < awake.peak_allocated
@@ -127,7 +128,7 @@ def test_the_plan_counts_the_engine_where_and_when_it_is_there(wide):
     assert asleep.phases["generation"] == server.phases["generation"] + share
     assert awake.phases["forward"] == server.phases["forward"] + share
     assert sum(asleep.parts.values()) == asleep.peak_allocated
-    assert server.phases["generation"] < planned(wide, use_vllm=False).phases["generation"]
+    assert server.phases["generation"] < alone.phases["generation"]
 
 
 def test_an_engine_that_sleeps_adds_to_the_rollout_alone():

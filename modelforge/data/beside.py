@@ -27,7 +27,8 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
         Skip: If they are not understood, or there is no conversation to give them to.
     """
     given = {role: cells.get(columns[role]) for role in ROLES if role in columns}
-    prompt = cells.get(columns.get("prompt", ""))
+    # Not by "" where there is none: a table that pandas wrote has a column of that name.
+    prompt = cells[columns["prompt"]] if columns.get("prompt") in cells else None
     if isinstance(prompt, Mapping) and "tools" in prompt:
         given = {"tools": prompt["tools"], **given}  # {"messages": [...], "tools": [...]}
     found: Example = {}
@@ -50,7 +51,7 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
         kwargs = {"enable_thinking": truth, **kwargs}
     if kwargs:
         found["chat_template_kwargs"] = {k: v for k, v in kwargs.items() if v is not None}
-    thought = cells.get(columns.get("thought", ""))
+    thought = cells[columns["thought"]] if columns.get("thought") in cells else None
     if not is_empty(thought):
         found["completion"] = with_thought(example, thought)
     if found and "messages" not in example and not isinstance(example.get("prompt"), list):

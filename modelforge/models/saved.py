@@ -39,6 +39,7 @@ def load_saved(
     """
     import peft
     import transformers
+    from transformers import GenerationConfig
 
     adapter = Path(folder, "adapter_config.json").is_file()
     task = "SequenceClassification" if head == "reward" else "CausalLM"
@@ -60,6 +61,5 @@ def load_saved(
     if head == "reward":
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     elif adapter and Path(folder, "generation_config.json").is_file():
-        own = transformers.GenerationConfig.from_pretrained(folder)
-        model.get_base_model().generation_config = own
+        model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval() if quantization is not None else model.to(device).eval()

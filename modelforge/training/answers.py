@@ -234,7 +234,7 @@ def replay(
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     asked = [r if isinstance(r, str) else RewardEntry.model_validate(r) for r in rewards]
     entries = parse_rewards(asked, where="--rewards", base_dir=base_dir or Path())
-    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    tokenizer = AutoTokenizer.from_pretrained(run.model, trust_remote_code=False)
     functions, _ = build_rewards(entries, tokenizer=tokenizer, base_dir=base_dir or Path())
     weights = dict(names_of(load_config(folder)))
     columns = {key: [r.get("columns", {}).get(key) for r in rows] for key in _columns(rows)}
