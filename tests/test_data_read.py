@@ -9,6 +9,7 @@ import lzma
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -319,3 +320,16 @@ def test_mutated_bytes_never_raise_anything_else(tmp_path_factory, data, suffix,
         assert error.problems
     else:
         assert table.rows and all(isinstance(row.cells, dict) for row in table.rows)
+
+
+def test_a_text_of_negative_length_is_a_damaged_file(tmp_path):
+    """Arrow does not look at the offsets of a file; Python's own error is a SystemError."""
+    pyarrow = pytest.importorskip("pyarrow")
+    offsets = pyarrow.py_buffer(np.array([0, 5, 2], dtype=np.int32))
+    texts = [None, offsets, pyarrow.py_buffer(b"hello")]
+    bent = pyarrow.Array.from_buffers(pyarrow.string(), 2, texts)
+    batch = pyarrow.record_batch([bent], names=["text"])
+    with pyarrow.ipc.new_stream(str(tmp_path / "a.arrow"), batch.schema) as stream:
+        stream.write_batch(batch)
+    with pytest.raises(DataError, match="not a readable Arrow file"):
+        read_file(tmp_path / "a.arrow", shown="a.arrow")

@@ -64,6 +64,10 @@ def refuse_twice(header: list[str]) -> None:
         raise Bad(1, f"column name given twice: {', '.join(map(repr, twice))}", "rename one")
 
 
+# What reading damaged bytes raises: Arrow hands offsets to Python as they stand in the file.
+BROKEN = (OSError, ValueError, SystemError, OverflowError)
+
+
 def read_parquet(path: Path, report: Report) -> Cells:
     """A Parquet file; its rows are numbered from 1."""
     import pyarrow
@@ -72,7 +76,7 @@ def read_parquet(path: Path, report: Report) -> Cells:
     try:
         with pyarrow.parquet.ParquetFile(source(path)) as file:
             yield from numbered(file.iter_batches(BATCH))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, *BROKEN) as error:
         raise Bad(0, f"not a readable Parquet file: {first_line(error)}") from None
 
 
@@ -90,7 +94,7 @@ def read_arrow(path: Path, report: Report) -> Cells:
             reader = pyarrow.ipc.open_file(file)
             batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
         yield from numbered(batches)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, *BROKEN) as error:
         raise Bad(0, f"not a readable Arrow file: {first_line(error)}") from None
 
 
