@@ -17,28 +17,14 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+
+from rlhf_judge import stop_after
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).parents[1]
 PROMPTS = (1, 16)
 SILENT = "frac_reward_zero_std"
-
-
-def stop_after(seconds: float) -> Any:
-    """A callback that ends training after so many seconds of CPU time (of the one thread)."""
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.begin = time.process_time()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = time.process_time() - self.begin > seconds
-
-    return Stop()
 
 
 def learned(prompts: int, seed: int, options: argparse.Namespace) -> tuple[float, float, float]:
