@@ -148,14 +148,16 @@ def _lengths(begins: torch.Tensor | None, positions: torch.Tensor | None) -> lis
     """Tokens of each row. They are read from the device once for all layers of a forward pass."""
     import torch
 
-    if begins is None:
-        assert positions is not None, "a packed sequence has position ids"
-        starts = (positions[0] == 0).nonzero().flatten()
-        begins = torch.cat([starts, starts.new_tensor([positions.shape[-1]])])
-    found: list[int] | None = getattr(begins, "lengths", None)
+    source = positions if begins is None else begins
+    assert source is not None, "a packed sequence has position ids"
+    found: list[int] | None = getattr(source, "lengths", None)
     if found is None:
+        if begins is None:
+            starts = (source[0] == 0).nonzero().flatten()
+            begins = torch.cat([starts, starts.new_tensor([source.shape[-1]])])
         found = begins.diff().tolist()
-        begins.lengths = found  # type: ignore[attr-defined]
+        # All layers are given this very tensor; its type does not say that it takes attributes.
+        source.lengths = found  # type: ignore[attr-defined]
     return found
 
 
