@@ -62,13 +62,10 @@ class Distill(Sampled):
     def trl_trainer_class(cls) -> type:
         from modelforge.rewards.prompts import carrying
 
-        class DistillationTrainer(carrying(_of_trl("DistillationTrainer"))):  # type: ignore[misc]
-            """TRL's, whose evaluation answers each prompt once."""
-
-            num_generations_eval = 1
-            _scores: Mapping[str, list[float]] = {}  # nothing rewards an answer
-
-        return DistillationTrainer
+        trainer = carrying(_of_trl("DistillationTrainer"))
+        # An evaluation answers each prompt once, and nothing rewards an answer.
+        own = {"num_generations_eval": 1, "_scores": {}}
+        return type("DistillationTrainer", (trainer,), own)
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         """See that the teacher is there and speaks of the same tokens."""

@@ -3,13 +3,22 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny import ROOT, held_out, quick, resumed_bitwise
+from transformers import AutoModelForCausalLM
 
 import modelforge
 from modelforge import load_config
+from modelforge.models.teacher import (
+    find_teacher,
+    load_teacher,
+    refuse_other_vocabulary,
+    teacher_without_weights,
+)
 from modelforge.plan import plan
 from modelforge.registry import get_strategy
 from modelforge.strategies.distill import Distill
@@ -80,6 +89,39 @@ def test_a_teacher_of_another_vocabulary_is_refused_before_it_is_loaded(tmp_path
     values |= {"dataset": str(held_out("prompts", 8)), "eval_dataset": None}
     with pytest.raises(modelforge.ConfigError, match="another vocabulary"):
         prepare(load_config(values))
+
+
+def test_a_teacher_with_more_rows_than_the_student_is_cut_to_its(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(TINY / "model")
+    rows, wide = model.get_output_embeddings().weight.shape
+    ids = torch.arange(6, 30)[None]
+    with torch.no_grad():
+        wanted = model.eval()(ids).logits
+        model.resize_token_embeddings(rows + 64)
+        model.get_output_embeddings().weight[rows:] = 3.0
+    shutil.copytree(TINY / "model", tmp_path / "wide")
+    model.save_pretrained(tmp_path / "wide")
+    source = find_teacher(str(tmp_path / "wide"), Path())
+    config = load_config(CONFIG, overrides=[f"teacher_model={tmp_path / 'wide'}"])
+    refuse_other_vocabulary(config, source)
+    found = load_teacher(source, config, rows=rows, device=torch.device("cpu"), use_4bit=False)
+    assert torch.equal(found(ids).logits, wanted)
+    assert teacher_without_weights(source, rows).lm_head.weight.shape == (rows, wide)
+
+
+@pytest.mark.parametrize("strategy", ["grpo", "distill"])
+def test_fewer_prompts_than_a_rollout_takes_are_refused(strategy, tmp_path, command):
+    values = json.loads((CONFIG.parent / f"{strategy}.json").read_text())
+    del values["$schema"], values["per_device_train_batch_size"]
+    values |= {"model_name": str(TINY / "model"), "dataset": str(held_out("prompts", 6))}
+    values |= {"output_dir": str(tmp_path / "runs"), "eval_dataset": None, "eval_split": 0}
+    values |= {"teacher_model": values["model_name"]} if strategy == "distill" else {}
+    path = tmp_path / "few.json"
+    path.write_text(json.dumps(values))
+    for name in ("check", "train"):
+        code, _, error = command(name, path)
+        assert code == 2 and "has 6 prompts to train on, and one rollout takes 16" in error, error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_trl_without_its_trainer_is_named_with_the_version_that_has_it(monkeypatch):

@@ -27,7 +27,7 @@ from modelforge.runs import files
 from modelforge.runs.folder import choices_json
 from modelforge.training.defaults import under_each_profile
 from modelforge.training.effects import refuse_idle_everywhere
-from modelforge.training.prepare import prepare
+from modelforge.training.prepare import prepare, refuse_no_step
 from modelforge.training.stages import RLHFTrainer
 
 
@@ -80,6 +80,7 @@ def check(
             refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
         else:
             job = prepare(loaded)
+            refuse_no_step(job)
             report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
             if strategy.stages(loaded):
                 RLHFTrainer(loaded).check()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import show_table
+from modelforge.errors import ConfigError, Problem
 from modelforge.machine.hardware import device_arguments
 from modelforge.machine.launch import refuse_uneven
 from modelforge.runs.folder import refuse_other_data
@@ -98,6 +99,27 @@ def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
     show_choices(config.choices)
     warn_of_known(config, strategy, data)
     strategy.try_out(config, data.train, prepared.tokenizer)
+
+
+def refuse_no_step(prepared: Prepared) -> None:
+    """See that the prompts make up one rollout: TRL leaves out the last ones that do not.
+
+    Raises:
+        ConfigError: If they do not. Not one step would be trained.
+    """
+    args, rows = prepared.args, len(prepared.data.train)
+    if not prepared.strategy.generates:
+        return
+    rollout = getattr(args, "generation_batch_size", None) or (
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
+    prompts = rollout // (getattr(args, "num_generations", None) or 1)
+    if rows < prompts:
+        what = f"has {rows} prompts to train on, and one rollout takes {prompts}"
+        keys = "per_device_train_batch_size or gradient_accumulation_steps"
+        keys = "prompts_per_step" if prepared.config.get("prompts_per_step") else keys
+        fix = f"add prompts, or lower {keys}"
+        raise ConfigError(Problem(f"{prepared.config.name}: dataset", what, fix))
 
 
 def prepare_on(resolved: Resolved, rows: Read) -> Prepared:

@@ -21,7 +21,7 @@ from modelforge.runs.folder import choices_json, finished, open_run
 from modelforge.strategy import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
-from modelforge.training.prepare import Prepared, prepare
+from modelforge.training.prepare import Prepared, prepare, refuse_no_step
 from modelforge.training.prompts import record
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
         return result_of(run, None)
 
     prepared = prepare(config, strategy, opened=opened)
+    refuse_no_step(prepared)
     # Not before: Unsloth has to be imported ahead of the libraries that these import.
     from modelforge.callbacks.usage import Usage
     from modelforge.evaluation.results import write_end

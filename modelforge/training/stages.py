@@ -33,7 +33,7 @@ from modelforge.runs.folder import RunDir
 from modelforge.strategies.rewarded import Rewarded
 from modelforge.strategies.rlhf import OF_THE_WHOLE
 from modelforge.training.effects import without_effect
-from modelforge.training.prepare import prepare
+from modelforge.training.prepare import prepare, refuse_no_step
 from modelforge.training.prompts import record
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
@@ -164,7 +164,7 @@ class RLHFTrainer:
             before = all_stages[: all_stages.index(name)]
             try:
                 config, strategy = self._ready(name, awaited="reward" in before, begun=False)
-                prepare(config, strategy)
+                refuse_no_step(prepare(config, strategy))
             except UserError as error:
                 problems = [replace(p, where=f"stage {name}: {p.where}") for p in error.problems]
                 raise type(error)(*problems) from error
