@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import modelforge
 from modelforge.config import Choice
 from modelforge.machine.attention import BY_ROW, together_problems
+from modelforge.models import documents
 from modelforge.models.documents import register, rows_apart
 from modelforge.registry import get_strategy
 from modelforge.training.defaults import Facts, fill
@@ -167,9 +168,7 @@ def test_a_run_without_padding_learns_as_a_padded_one_and_says_what_it_holds(tmp
 
 
 def test_a_model_that_mixes_rows_all_the_same_ends_before_its_first_step(tmp_path, monkeypatch):
-    import modelforge.training.preflight as preflight
-
-    monkeypatch.setattr(preflight, "_NOISE_32", -1.0)
+    monkeypatch.setattr(documents, "_lengths", lambda begins, _: [int(begins[-1])])  # as one row
     with pytest.raises(modelforge.ModelError, match="mixes rows that share a sequence"):
         modelforge.train(config_of(tmp_path))
 
