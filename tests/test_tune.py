@@ -18,7 +18,7 @@ from modelforge.training import trials
 from modelforge.training.joined import CannotJoinError, Joined, Lane, sharing
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer, load
-from modelforge.training.trials import on_one_card, trained_until, trials_of
+from modelforge.training.trials import on_one_card, trained_until, trials_of, why_not_joined
 from modelforge.training.tune import rungs, tune
 
 LAST = "checkpoints/checkpoint-4/adapter_model.safetensors"
@@ -109,7 +109,7 @@ def test_the_kept_run_is_an_ordinary_one(tuned):
     assert torch.allclose(mean[other] @ mean[name], wanted, atol=1e-6)
 
 
-def test_the_worse_half_stops_early_and_a_killed_tune_goes_on(tmp_path, monkeypatch):
+def test_the_worse_stop_early_and_a_killed_tune_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "LEAST", 1)
     keys = {
         "overrides": said("sft", tmp_path, max_steps=8, warmup_ratio=0),
@@ -130,14 +130,27 @@ def test_the_worse_half_stops_early_and_a_killed_tune_goes_on(tmp_path, monkeypa
     found = tune(config("sft"), **keys)
     assert found.chosen == "rate-0.01"
     reached = {name: sorted(each) for name, each in found.found.items()}
-    both = ["0.125", "0.25"]
-    assert reached == {"rate-0.01": both, "rate-0.003": both, "rate-1e-05": ["0.125"]}
-    assert found.found["rate-0.01"]["0.25"]["step"] == 2
+    assert reached == {key: ["0.5"] for key in ("rate-0.01", "rate-0.003", "rate-1e-05")}
+    assert found.found["rate-0.01"]["0.5"]["step"] == 4
     ready = prepared("sft", tmp_path / "own", max_steps=8, warmup_ratio=0, learning_rate=0.01)
     assert alike(losses(found.result.run_dir), own_losses(ready))
     before = found.result.after
     again = tune(config("sft"), **keys)
     assert again.result.after == before and again.found == found.found
+    keys["rates"] = [0.01, 1e-5, 0.003, 1e-4, 1e-6]  # one of them is at its end, others begin
+    more = tune(config("sft"), **keys)
+    assert "0.125" not in more.found["rate-0.01"] and more.chosen == "rate-0.01"
+    reached = {name: sorted(more.found[name]) for name in ("rate-0.0001", "rate-1e-06")}
+    assert reached == {"rate-0.0001": ["0.125", "0.5"], "rate-1e-06": ["0.125"]}
+
+
+def test_a_trial_that_is_ahead_does_not_stop_those_behind_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "LEAST", 1)
+    keys = {"overrides": said("sft", tmp_path, max_steps=8, warmup_ratio=0)}
+    alone = tune(config("sft"), **keys, rates=[0.001])
+    assert alone.chosen == "rate-0.001" and alone.found["rate-0.001"]["1"]["step"] == 8
+    found = tune(config("sft"), **keys, rates=[0.001, 0.01])
+    assert found.chosen == "rate-0.01" and found.found["rate-0.01"]["1"]["step"] == 8
 
 
 def test_trials_that_sample_answers_go_one_after_the_other(tmp_path):
@@ -145,7 +158,14 @@ def test_trials_that_sample_answers_go_one_after_the_other(tmp_path):
     keys += ["generation.max_new_tokens=4", f"eval_dataset={held_out('prompts', 2)}"]
     found = tune(config("grpo"), overrides=keys, count=2)
     assert "samples answers" in found.one_pass and found.result.after["eval_reward"] >= 0
-    assert [each["0.25"]["step"] for each in found.found.values()] == [2, 2]
+    assert [each["0.5"]["step"] for each in found.found.values()] == [2, 2]
+
+
+def test_trials_that_train_the_biases_of_the_base_do_not_share_it(tmp_path):
+    ready = prepared("sft", tmp_path)
+    assert why_not_joined([ready, ready]) is None
+    biased = prepared("sft", tmp_path, lora='{"bias": "all"}')
+    assert "biases" in why_not_joined([biased, biased])
 
 
 def test_a_trial_that_diverges_is_given_up(tmp_path):
@@ -155,7 +175,8 @@ def test_a_trial_that_diverges_is_given_up(tmp_path):
 
 
 def test_rungs_and_rates():
-    assert rungs(1) == [] and rungs(2) == [1 / 4] and rungs(5) == [1 / 16, 1 / 8, 1 / 4]
+    assert rungs(1) == [] and rungs(2) == rungs(4) == [1 / 2]
+    assert rungs(5) == rungs(16) == [1 / 8, 1 / 2]
     four = trials_of(0.003, count=4, rates=[], ranks=[], seeds=[])
     assert [each.said["learning_rate"] for each in four] == [0.001, 0.00208, 0.00433, 0.009]
     named = trials_of(0.003, count=1, rates=[], ranks=[8, 16, 8], seeds=[1])
@@ -175,6 +196,7 @@ def test_rungs_and_rates():
         (["--keep", "worst"], "--keep: is 'worst'"),
         (["--set", "eval_dataset=null", "--set", "eval_split=0"], "eval_dataset: is missing"),
         (["--set", "strategy=rlhf"], "strategy: rlhf trains"),
+        (["--keep", "average", "--set", 'lora={"use_dora": true}'], "keep: the trials of use_dora"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(options, told, tmp_path, command):

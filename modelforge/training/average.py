@@ -9,16 +9,49 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from modelforge.checkpointing.checkpoints import PARTIAL, seal
-from modelforge.errors import Problem, RunError
+from modelforge.config import OUT_OF_BASE
+from modelforge.errors import ConfigError, Problem, RunError
 from modelforge.runs.folder import RunDir
+
+if TYPE_CHECKING:
+    from modelforge.training.prepare import Prepared
 
 #: The run's folder, among those of the trials.
 AVERAGE = "average"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Fields of LoRA by which an adapter holds more than a product of two matrices beside each layer,
+# or not one of the same rank and scale in each.
+_MORE = (
+    *("use_dora", "lora_bias", "target_parameters"),
+    *("rank_pattern", "alpha_pattern"),
+)
+
+
+def refuse_no_average(prepared: Prepared) -> None:
+    """See that the mean of such adapters is one again, before any of them is trained.
+
+    Raises:
+        ConfigError: If it is not, or all weights are trained.
+    """
+    config, begin = prepared.config, prepared.source.adapter
+    fields: Mapping[str, Any] = config.settings.lora
+    if begin is not None:
+        fields = json.loads((begin / _CONFIG).read_text(encoding="utf-8"))
+    more = [name for name in _MORE if fields.get(name)]
+    if fields.get("peft_type", "LORA") != "LORA":
+        more.append(f"peft_type {fields['peft_type']}")
+    if fields.get("init_lora_weights") in OUT_OF_BASE:
+        more.append(f"init_lora_weights {fields['init_lora_weights']}")
+    if config.settings.lora_r == 0:
+        more.append("lora_r 0")
+    if more:
+        what = f"the trials of {', '.join(more)} are not averaged: they are more than products "
+        what += "of one rank beside the base"
+        raise ConfigError(Problem(f"{config.name}: keep", what, "set it to best"))
 
 
 def write_average(run: RunDir, trials: Sequence[RunDir], best: RunDir) -> None:
@@ -65,8 +98,8 @@ def _mean(name: str, each: Sequence[Any], scales: Sequence[float]) -> Any:
     """One matrix of all ranks, or the mean of what is trained whole."""
     import torch
 
-    if ".lora_A." in name:
+    if ".lora_A." in name or name.endswith(".lora_embedding_A"):
         return torch.cat(list(each)).contiguous()
-    if ".lora_B." in name:
+    if ".lora_B." in name or name.endswith(".lora_embedding_B"):
         return torch.cat([b * s for b, s in zip(each, scales, strict=True)], dim=1).contiguous()
     return torch.stack(list(each)).mean(0)

@@ -30,7 +30,7 @@ from modelforge.measuring.rows import HeldOutRow, together
 from modelforge.training.joined import CannotJoinError, Joined, Lane, share_alike, sharing
 from modelforge.training.prepare import Prepared, build_args
 from modelforge.training.recipe import ACCUMULATION, MICRO
-from modelforge.training.recovery import free_memory, trained, with_less_memory
+from modelforge.training.recovery import free_memory, reported, trained, with_less_memory
 from modelforge.training.run import build_trainer, load, write_start
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def why_not_joined(prepared: Sequence[Prepared]) -> str | None:
         (settings.lora.get("init_lora_weights") not in _BESIDE, "the base's weights are changed"),
         (settings.lora.get("peft_type", "LORA") != "LORA", "it is not LoRA that is trained"),
         (settings.lora.get("target_parameters"), "target_parameters change the base's weights"),
+        (settings.lora.get("bias", "none") != "none", "the base's biases are trained"),
     )
     return next((why for hindered, why in said if hindered), None)
 
@@ -180,8 +181,11 @@ def trained_until(
     with ExitStack() as stack:
         for each in prepared:
             stack.enter_context(each.run.locked())
+            stack.enter_context(reported(each.run.checkpoints))
         if joined:
-            yield from zip(prepared, _together(share, prepared), strict=True)
+            reached = _together(share, prepared)
+            free_memory()
+            yield from zip(prepared, reached, strict=True)
             return
         for each in prepared:
             yield each, _alone(share, each)

@@ -1,9 +1,9 @@
 """`modelforge tune`: trials of one config side by side, and the best of them as an ordinary run.
 
-After a part of the steps the trials are measured on the held-out rows, and the worse half stops:
-successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and
-hyperparameter optimization"). Each trial follows its own schedule for the whole run, so the best
-one goes on to the end as if it were alone.
+After a part of the steps the trials are measured on the held-out rows, and the best quarter goes
+on: successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and
+hyperparameter optimization") by four in place of two. Each trial follows its own schedule for the
+whole run, so the best one goes on to the end as if it were alone.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import processes_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir, run_name
-from modelforge.training.average import AVERAGE, write_average
+from modelforge.training.average import AVERAGE, refuse_no_average, write_average
 from modelforge.training.joined import CannotJoinError
-from modelforge.training.prepare import Prepared, build_args, prepare_on, try_out
+from modelforge.training.prepare import Prepared, build_args, prepare_on, refuse_no_step, try_out
 from modelforge.training.read import read
+from modelforge.training.recovery import free_memory
 from modelforge.training.resolve import resolve
 from modelforge.training.run import run_once
 from modelforge.training.trials import (
@@ -42,8 +43,9 @@ from modelforge.training.tuned import Tuned, key_of, ranked, row_of, show, why_b
 if TYPE_CHECKING:
     from modelforge.config import Config
 
-#: The share of the steps after which one trial is left, and twice as many before it.
-LAST_RUNG = 1 / 4
+#: The share of the steps after which one trial is left. A high rate that is the best in the end
+#: looks worse before: see benchmarks/results/tune.md.
+LAST_RUNG = 1 / 2
 Keep = Literal["best", "average"]
 
 
@@ -93,11 +95,14 @@ def tune(
             for trial in trials
         }
         prepared = _prepared(configs)
+        if keep == "average":
+            for each in prepared.values():
+                refuse_no_average(each)
         tuned = Tuned(folder, next(iter(prepared.values())).strategy.measure)
         tuned.said = {trial.name: trial.said for trial in trials}
         tuned.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
         whole = to_the_end or keep == "average"
-        tuned.chosen = _search(tuned, prepared, [1.0] if whole else rungs(len(trials)))
+        tuned.chosen = _search(tuned, prepared, [] if whole else rungs(len(trials)))
         show(tuned)
         tuned.result = run_once(configs[tuned.chosen], prepared[tuned.chosen].strategy)
         if keep == "average":
@@ -123,8 +128,10 @@ def asked(
         except ValueError:
             values = [math.nan]
         if (text is not None and not values) or not all(v >= least for v in values):
-            what = "a list of whole numbers" if kind is int else "a list of numbers above 0"
-            problems.append(Problem(option, f"'{text}' is not {what}", "write such as 1,2,4"))
+            what, such = "a list of numbers above 0", "1e-4,3e-4"
+            if kind is int:
+                what, such = f"a list of whole numbers of {least} or more", "1,2,4"
+            problems.append(Problem(option, f"'{text}' is not {what}", f"write such as {such}"))
         return values
 
     found = {
@@ -145,9 +152,9 @@ def asked(
 
 
 def rungs(count: int) -> list[float]:
-    """The shares of the steps after which half of so many trials stop."""
-    steps = math.ceil(math.log2(count))
-    return [LAST_RUNG / 2 ** (steps - 1 - i) for i in range(steps)]
+    """The shares of the steps after which all but a quarter of so many trials stop."""
+    steps = math.ceil(math.log(count, 4) - 1e-9)
+    return [LAST_RUNG / 4 ** (steps - 1 - i) for i in range(steps)]
 
 
 def _refuse_what_has_no_trials(config: Config) -> None:
@@ -197,6 +204,7 @@ def _prepared(configs: Mapping[str, Config]) -> dict[str, Prepared]:
         prepared = prepare_on(resolved, rows[seed])
         if not found:
             try_out(prepared, resolved, rows[seed])
+        refuse_no_step(prepared)
         if prepared.data.eval is None:
             what = "is missing, and trials are judged by held-out rows"
             fix = "set it, or eval_split"
@@ -206,22 +214,34 @@ def _prepared(configs: Mapping[str, Config]) -> dict[str, Prepared]:
 
 
 def _search(tuned: Tuned, prepared: Mapping[str, Prepared], shares: Sequence[float]) -> str:
-    """Train the trials from rung to rung; the name of the best.
+    """Train the trials from rung to rung, and to the end while several are left; the best's name.
+
+    A trial that an earlier call took further is not measured against those that are behind it.
 
     Raises:
         RunError: If all have diverged.
     """
     alive = list(prepared)
-    for share in shares:
-        _reach(tuned, {name: prepared[name] for name in alive}, share)
-        alive = ranked(tuned, alive, share)
-        half = alive[: math.ceil(len(alive) / 2)]
-        if not tuned.found[alive[0]][key_of(share)]["rows"]:
+    for share in (*shares, 1.0):
+        if tuned.why and len(alive) == 1:
+            break
+        ahead = [name for name in alive if _is_ahead(tuned, name, share)]
+        here = [name for name in alive if name not in ahead]
+        _reach(tuned, {name: prepared[name] for name in here}, share)
+        order = [n for n in ranked(tuned, here, share) if tuned.found[n][key_of(share)]["rows"]]
+        if not order and not ahead:
             fix = "lower --rates"
             raise RunError(Problem(str(tuned.folder), "every trial has diverged", fix))
-        tuned.why = why_best(tuned, alive, share)
-        alive = half if share < 1 else alive
+        if order:
+            tuned.why = why_best(tuned, order, share)
+        alive = order[: math.ceil(len(here) / 4)] + ahead
     return alive[0]
+
+
+def _is_ahead(tuned: Tuned, name: str, share: float) -> bool:
+    """Whether a trial went past this share of the steps, and was not measured there."""
+    found = tuned.found.get(name, {})
+    return key_of(share) not in found and any(float(key) > share for key in found)
 
 
 def _reach(tuned: Tuned, prepared: Mapping[str, Prepared], share: float) -> None:
@@ -242,6 +262,7 @@ def _reach(tuned: Tuned, prepared: Mapping[str, Prepared], share: float) -> None
             return _train(tuned, ready, share, joined=True)
         except CannotJoinError as error:
             why = str(error)
+        free_memory()  # the error held the models of all
     if len(todo) > 1:
         tuned.one_pass = f"one after the other: {why}"
         say(tuned.one_pass)
