@@ -11,7 +11,7 @@ import typer
 
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say, show_table
-from modelforge.errors import ConfigError, Problem
+from modelforge.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
     from modelforge.evaluation.compare import Verdict
@@ -203,12 +203,20 @@ def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:
     """
     name, model, pairs = who
     if name is None:
-        if model is not None or pairs is not None:
-            raise ConfigError(Problem("--judge-data", "has no effect", "add --judge"))
+        for option, said in (("--judge-model", model), ("--judge-data", pairs)):
+            if said is not None:
+                raise ConfigError(Problem(option, "has no effect", "add --judge"))
         return None
     from modelforge.evaluation import judge as judges
 
-    known = judges.read_pairs(pairs or data)
+    try:
+        known = judges.read_pairs(pairs or data)
+    except DataError as error:
+        if pairs is not None:
+            raise
+        fix = "name pairs that people have judged"
+        why = Problem("--judge-data", "is not said, so that the judge is audited on --data", fix)
+        raise DataError(*error.problems, why) from None
     opened = judges.open_judge(name, model=model)
     audited = judges.audit(opened, known, name=name)
     if not audited.passed:
