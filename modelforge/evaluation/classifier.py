@@ -21,9 +21,9 @@ def toxicity_by(name: str) -> Callable[..., list[float]]:
 
     try:
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True
+            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(unreadable(name, "classifier", error)) from None
     if told["missing_keys"]:
