@@ -1,5 +1,6 @@
 """Exports: each is the model that was trained, or is refused and not there."""
 
+import importlib
 import json
 import shutil
 
@@ -172,6 +173,25 @@ def test_a_taken_place_is_left_alone(run, merged):
         verify(run)
 
 
+def test_a_place_that_takes_nothing_and_a_damaged_record_are_said(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(str(run), output=tmp_path / "file" / "out")
+    for text in ("{", "{}", '{"format": "tar"}'):
+        (tmp_path / "export.json").write_text(text)
+        with pytest.raises(UserError, match="is damaged, or of another version"):
+            verify(tmp_path)
+
+
+def test_sampling_values_beside_greedy_do_not_stand_in_the_way(tmp_path):
+    """transformers refuses to save such a generation config, and several models have one."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model/generation_config.json"
+    about = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(about | {"temperature": 0.6, "top_p": 0.9}))
+    assert export(str(tmp_path / "model"), kind="f32").about["proof"]["kl_max"] < 1e-6
+
+
 def test_the_rule_of_a_tokenizer_is_known_by_its_expression():
     assert rule_of(ROOT / "examples/tiny/model") is not None
 
@@ -184,6 +204,13 @@ def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
     made = export(str(run), format="gguf", kind=kind, output=tmp_path / "gguf")
     assert sorted(path.name for path in made.folder.iterdir()) == ["export.json", "model.gguf"]
     assert made.about["proof"]["others"] == 0
+    if kind == "f16":
+        about = importlib.import_module("gguf").GGUFReader(made.folder / "model.gguf", "r+")
+        field = about.fields["tokenizer.ggml.eos_token_id"]
+        field.parts[field.data[0]][0] = 7
+        about.data.flush()
+        with pytest.raises(UserError, match="go on where the trained model ended"):
+            verify(made.folder)
 
 
 def test_the_command_exports_and_verifies(run, command, tmp_path):
