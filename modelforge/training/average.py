@@ -31,14 +31,24 @@ _MORE = (
 )
 
 
-def refuse_no_average(prepared: Prepared) -> None:
+def refuse_no_average(*trials: Prepared) -> None:
     """See that the mean of such adapters is one again, before any of them is trained.
 
     Raises:
         ConfigError: If it is not, or all weights are trained.
     """
-    config, begin = prepared.config, prepared.source.adapter
-    fields: Mapping[str, Any] = config.settings.lora
+    for trial in trials:
+        config, more = trial.config, _more(trial)
+        if more:
+            what = f"the trials of {', '.join(more)} are not averaged: they are more than products "
+            what += "of one rank beside the base"
+            raise ConfigError(Problem(f"{config.name}: keep", what, "set it to best"))
+
+
+def _more(trial: Prepared) -> list[str]:
+    """What a trial trains beyond products of one rank."""
+    settings, begin = trial.config.settings, trial.source.adapter
+    fields: Mapping[str, Any] = settings.lora
     if begin is not None:
         fields = json.loads((begin / _CONFIG).read_text(encoding="utf-8"))
     more = [name for name in _MORE if fields.get(name)]
@@ -46,12 +56,9 @@ def refuse_no_average(prepared: Prepared) -> None:
         more.append(f"peft_type {fields['peft_type']}")
     if fields.get("init_lora_weights") in OUT_OF_BASE:
         more.append(f"init_lora_weights {fields['init_lora_weights']}")
-    if config.settings.lora_r == 0:
+    if settings.lora_r == 0:
         more.append("lora_r 0")
-    if more:
-        what = f"the trials of {', '.join(more)} are not averaged: they are more than products "
-        what += "of one rank beside the base"
-        raise ConfigError(Problem(f"{config.name}: keep", what, "set it to best"))
+    return more
 
 
 def write_average(run: RunDir, trials: Sequence[RunDir], best: RunDir) -> None:

@@ -96,8 +96,7 @@ def tune(
         }
         prepared = _prepared(configs)
         if keep == "average":
-            for each in prepared.values():
-                refuse_no_average(each)
+            refuse_no_average(*prepared.values())
         tuned = Tuned(folder, next(iter(prepared.values())).strategy.measure)
         tuned.said = {trial.name: trial.said for trial in trials}
         tuned.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
