@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+class UnknownShape(ModelError):
+    """Neither a folder, nor a preset, nor the hub tells the shape."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A model's shape, and how it is known.
@@ -168,7 +172,7 @@ def _read(name: str, revision: str | None, where: str) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         message = " ".join(str(error).split())[:200]
         near = did_you_mean(name.rpartition("/")[2].lower(), _names())
-        raise ModelError(
+        raise UnknownShape(
             Problem(
                 where,
                 f"the shape of {name} is not known: {message}",

@@ -52,6 +52,7 @@ class Prepared:
         checkpoint: Where to resume from, or None.
         plan: What it will need, where there is a budget to keep.
         fingerprint: Of the rows, training and held-out.
+        unplanned: Why there is no plan although there is a budget; else empty.
     """
 
     config: Config
@@ -67,6 +68,7 @@ class Prepared:
     checkpoint: Path | None
     plan: Plan | None
     fingerprint: str
+    unplanned: str = ""
 
 
 def prepare(
@@ -131,6 +133,7 @@ def prepare_on(resolved: Resolved, rows: Read) -> Prepared:
         checkpoint=resolved.checkpoint,
         plan=fitted.plan,
         fingerprint=digest,
+        unplanned=fitted.unplanned,
     )
 
 
