@@ -172,6 +172,25 @@ def test_a_taken_place_is_left_alone(run, merged):
         verify(run)
 
 
+def test_a_place_that_takes_nothing_and_a_damaged_record_are_said(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(str(run), output=tmp_path / "file" / "out")
+    for text in ("{", "{}", '{"format": "tar"}'):
+        (tmp_path / "export.json").write_text(text)
+        with pytest.raises(UserError, match="is damaged, or of another version"):
+            verify(tmp_path)
+
+
+def test_sampling_values_beside_greedy_do_not_stand_in_the_way(tmp_path):
+    """transformers refuses to save such a generation config, and several models have one."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model/generation_config.json"
+    about = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(about | {"temperature": 0.6, "top_p": 0.9}))
+    assert export(str(tmp_path / "model"), kind="f32").about["proof"]["kl_max"] < 1e-6
+
+
 def test_the_rule_of_a_tokenizer_is_known_by_its_expression():
     assert rule_of(ROOT / "examples/tiny/model") is not None
 

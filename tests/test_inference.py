@@ -57,7 +57,9 @@ def test_a_stopped_job_goes_on_behind_its_last_whole_prompt(run, tmp_path):
     again = generate(run, PROMPTS, cut, sampling=DRAWN, group=2, batch_size=2)
     assert (again.rows, again.resumed) == (12, 4) and cut.read_text() == text
     assert {row["sample"] for row in rows_of(cut)} == {0, 1}
-    with pytest.raises(UserError, match="holds answers of another sampling, base"):
+    with pytest.raises(
+        UserError, match="holds the answers of another job, which differs in: sampling, base"
+    ):
         generate(run, PROMPTS, cut, group=1 if DRAWN.temperature == 0 else 2, base=True,
                  sampling=Sampling(12, 0.5))  # fmt: skip
 
@@ -150,6 +152,37 @@ def test_a_model_without_a_template_is_given_plain_text(tmp_path):
     assert rows_of(made.file)[0]["prompt"] == "What is 2 plus 2?"
     with pytest.raises(UserError, match="no chat template, so it takes no messages"):
         Chat(load_trained(find_trained(str(bare))), Sampling(4))
+
+
+def test_what_lies_at_the_output_or_cannot_lie_there_is_said(tmp_path):
+    where, folder = tmp_path / "a.jsonl", tmp_path / "folder.jsonl"
+    whole = generate(MODEL, PROMPTS, where, sampling=Sampling(2)).file.read_bytes()
+    kept = whole.splitlines(keepends=True)[:2]
+    where.write_bytes(b"".join(kept) + b'{"row": 2, "completion": "caf\xc3')  # within a character
+    again = generate(MODEL, PROMPTS, where, sampling=Sampling(2))
+    assert again.resumed == 2 and where.read_bytes() == whole
+    (tmp_path / "a.job.json").write_text("{")
+    folder.mkdir()
+    for place in (where, folder):
+        with pytest.raises(UserError, match="is there already"):
+            generate(MODEL, PROMPTS, place, sampling=Sampling(2))
+    with pytest.raises(UserError, match="cannot be written"):
+        generate(MODEL, PROMPTS, where / "below.jsonl", sampling=Sampling(2))
+    with pytest.raises(UserError, match="cannot be written"):
+        Chat(load_trained(find_trained(MODEL)), Sampling(2), history=where / "below.json")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9?\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        generate(MODEL, str(tmp_path / "latin.txt"), tmp_path / "b.jsonl")
+
+
+def test_a_template_that_refuses_messages_says_so(tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    text = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    text += "{% endif %}{{ m.content }}{% endfor %}"
+    (tmp_path / "model/chat_template.jinja").write_text(text)
+    with pytest.raises(UserError, match="refuses messages of system, user: no system"):
+        generate(str(tmp_path / "model"), PROMPTS, tmp_path / "a.jsonl", system="Be kind.")
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 def test_a_chat_says_what_it_cannot_do(trained, tmp_path, caplog):

@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,30 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextmanager
+def writing(path: Path, fix: str) -> Iterator[None]:
+    """Within it, a place that takes no file ends in one message.
+
+    Args:
+        path: What is written.
+        fix: What to do about it.
+
+    Raises:
+        RunError: If the disk is full, or the place is none.
+    """
+    try:
+        yield
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        # What only says "not found" of a model that is read has no number of the system's.
+        placed = isinstance(error, OSError) and error.errno is not None
+        if not placed and not isinstance(error, SafetensorError):
+            raise
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise RunError(Problem(str(path), f"cannot be written: {said}", fix)) from None
 
 
 def open_folder(folder: Path) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import digest
+from modelforge.common.files import digest, writing
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
 from modelforge.export import gguf, transformers_folder
@@ -21,6 +21,7 @@ from modelforge.inference.trained import find_trained, weights_of
 from modelforge.machine.versions import versions
 
 ABOUT = "export.json"
+_KEYS = {"model", "format", "type", "merged_into", "digests"}
 _INSTEAD = {
     "torchscript": "tracing fixes one length and drops the cache of keys and values",
     "pickle": "a pickle can run code when it is loaded",
@@ -115,13 +116,16 @@ def export(
     target = output or _place(found, f"export-{format}-{kind}")
     if target.exists():
         raise RunError(Problem(str(target), "is there already", "name another with --output"))
-    reference = reference_of(found)
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
+    fix = "free some space, or name another place with --output"
     try:
+        with writing(target, fix):
+            half.mkdir(parents=True)
+        reference = reference_of(found)
         say(f"writing {target}")
-        chosen.write(found, half, kind=kind, base=base or "dequantised")
+        with writing(target, fix):
+            chosen.write(found, half, kind=kind, base=base or "dequantised")
         bound = ORIGINAL if base == "original" else BOUNDS[kind]
         figures = _proven(found, half, chosen, reference, bound, shown=target)
         about = {
@@ -133,11 +137,9 @@ def export(
             "digests": _digests(found, half),
             "versions": versions(),
         }
-        (half / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        half.replace(target)
-    except OSError as error:
-        fix = "free some space, or name another place with --output"
-        raise RunError(Problem(str(target), f"cannot be written: {error}", fix)) from error
+        with writing(target, fix):
+            (half / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            half.replace(target)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return Exported(target, about)
@@ -153,7 +155,13 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> Exported:
     if not path.is_file():
         what = f"holds no {ABOUT}, which `modelforge export` writes"
         raise RunError(Problem(str(folder), what, "name the folder of an export"))
-    about = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        about = dict(json.loads(path.read_text(encoding="utf-8")))
+        if not about.keys() >= _KEYS or about["format"] not in FORMATS:
+            raise ValueError
+    except (ValueError, TypeError):
+        fix = "export the model again"
+        raise RunError(Problem(str(path), "is damaged, or of another version", fix)) from None
     found = find_trained(about["model"], scores_too=True, trust_remote_code=trust_remote_code)
     own = {name: value for name, value in _digests(found, folder).items() if name != "export"}
     changed = [name for name, value in own.items() if about["digests"][name] != value]

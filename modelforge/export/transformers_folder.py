@@ -14,6 +14,7 @@ from modelforge.export.proof import Bound, Difference, answers_differ, compared,
 from modelforge.export.reference import Reference, scores_of
 from modelforge.inference.answers import Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained, load_tokenizer, weights_of
+from modelforge.models.providers.huggingface import make_savable
 from modelforge.models.saved import load_saved
 
 _NOT_LEARNED = ("README.md", "training_args.bin")
@@ -51,6 +52,7 @@ def write_merged(found: Named, folder: Path, *, kind: str, base: Base) -> None:
     else:
         # Every server reads it there; some read the tokenizer's EOS alone, some this alone.
         model.generation_config.eos_token_id = eos_ids(model, tokenizer)
+    make_savable(getattr(model, "generation_config", None))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

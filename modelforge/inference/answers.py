@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.carried import chat_ids
-from modelforge.errors import Problem, UserError
+from modelforge.data.render import RenderError
+from modelforge.errors import DataError, Problem, UserError
 
 if TYPE_CHECKING:
     from modelforge.inference.trained import Trained
@@ -87,12 +88,21 @@ def prompt_ids(
         trained: The model.
         prompt: Messages, of which the first may carry ``tools``; or text.
         kwargs: For the template, over those that the run was trained with.
+
+    Raises:
+        DataError: If the template refuses the messages.
     """
     if isinstance(prompt, str):
         ids: list[int] = trained.tokenizer(prompt)["input_ids"]
         return ids
     given = {**(trained.named.recorded.get("chat_template_kwargs") or {}), **(kwargs or {})}
-    return chat_ids(trained.tokenizer, prompt, given, generate=True)
+    try:
+        return chat_ids(trained.tokenizer, prompt, given, generate=True)
+    except RenderError as error:
+        roles = ", ".join(message["role"] for message in prompt)
+        what = f"its chat template refuses messages of {roles}: {error}"
+        fix = "leave out --system, or change the messages"
+        raise DataError(Problem(trained.named.said, what, fix)) from None
 
 
 def answer_all(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import write_whole
+from modelforge.common.files import write_whole, writing
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained
@@ -62,6 +62,7 @@ class Chat:
         self.history, self.write = history, write
         self.attempt = 0
         self.messages = self._kept(system)
+        self._keep()  # a place that takes no file is seen before the first message
 
     def _kept(self, system: str | None) -> list[dict[str, Any]]:
         begin = [{"role": "system", "content": system}] if system else []
@@ -69,7 +70,7 @@ class Chat:
             return begin
         try:
             found = json.loads(self.history.read_text(encoding="utf-8"))["messages"]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             fix = "name a file that `modelforge chat` wrote, or a new one"
             raise DataError(Problem(str(self.history), "holds no conversation", fix)) from None
         say(f"{self.history}: {len(found)} messages; going on")
@@ -152,7 +153,8 @@ class Chat:
     def _keep(self) -> None:
         if self.history is not None:
             text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False)
-            write_whole(self.history, text + "\n")
+            with writing(self.history, "name another place with --history"):
+                write_whole(self.history, text + "\n")
 
 
 def read_tools(path: Path) -> list[Any]:

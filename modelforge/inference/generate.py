@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from modelforge.common.console import say
-from modelforge.common.files import digest, file_digest, write_whole
+from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.evaluation.opened import Named
@@ -77,23 +77,20 @@ def generate(
     asked = _asked(found, prompts, system)
     job = {
         "model": model,
-        "weights": weights_digest(Path(weights_of(found))),
+        "weights": [weights_digest(Path(p)) for p in (found.source.base, weights_of(found))],
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
         "group": group,
         "base": base,
     }
-    done = _begun(output, job, group)
+    done = _done(output, job, group)
     resumed = len(done)
     if resumed:
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
         trained = load_trained(found)
         ids = _within(trained, asked, sampling)
-        with (
-            trained.as_base() if base else nullcontext(),
-            output.open("a", encoding="utf-8") as file,
-        ):
+        with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
             left = range(resumed // group, len(asked))
             batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
             for batch in track(batches, "answering", len(batches), unit="batches"):
@@ -156,30 +153,64 @@ def weights_digest(folder: Path) -> str:
     return digest([[path.name, file_digest(path)] for path in found] or str(folder))
 
 
-def _begun(output: Path, job: dict[str, Any], group: int) -> list[dict[str, Any]]:
-    """The whole prompts' answers that are there already; the file is cut behind them.
+def _done(output: Path, job: dict[str, Any], group: int) -> list[dict[str, Any]]:
+    """The whole prompts' answers that are there already.
 
     Raises:
         RunError: If something else lies there.
     """
-    about = output.with_suffix(".job.json")
-    if not output.is_file():
-        write_whole(about, json.dumps(job, indent=2) + "\n")
+    if not output.exists():
         return []
-    before = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
-    if before != job:
-        changed = [] if before is None else [key for key in job if job[key] != before.get(key)]
-        what = f"holds answers of another {', '.join(changed)}" if changed else "is there already"
+    changed = _changed(_about(output), job)
+    if changed is None or changed or not output.is_file():
+        what = "is there already"
+        if changed:
+            what = f"holds the answers of another job, which differs in: {', '.join(changed)}"
         raise RunError(Problem(str(output), what, "name another file with --output, or delete it"))
     done: list[dict[str, Any]] = []
-    for line in output.read_text(encoding="utf-8").split("\n"):
+    # A kill can cut a line short, within a character too.
+    for line in output.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             done.append(json.loads(line))
-        except ValueError:  # the last line, which a kill cut short
+        except ValueError:
             break
-    done = done[: len(done) // group * group]
-    write_whole(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done))
-    return done
+    return done[: len(done) // group * group]
+
+
+def _about(output: Path) -> Path:
+    """Where it stands what the answers in a file are of."""
+    return output.with_suffix(".job.json")
+
+
+def _changed(about: Path, job: dict[str, Any]) -> list[str] | None:
+    """What of a job is not as it was; None where nothing whole is known of it."""
+    try:
+        before = dict(json.loads(about.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return [key for key in job if job[key] != before.get(key)]
+
+
+@contextmanager
+def _going_on(output: Path, job: dict[str, Any], done: list[dict[str, Any]]) -> Iterator[TextIO]:
+    """The file, behind the answers that are done.
+
+    Raises:
+        RunError: If the place takes no file, the disk is full, or a batch is too large.
+    """
+    import torch
+
+    fix = "free some space, or name another place with --output; what is written stays"
+    try:
+        with writing(output, fix):
+            write_whole(_about(output), json.dumps(job, indent=2) + "\n")
+            write_whole(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in done))
+            with output.open("a", encoding="utf-8") as file:
+                yield file
+    except torch.OutOfMemoryError:
+        what = "out of memory; the answers so far are kept"
+        fix = "run it again with a smaller --batch-size or --max-new-tokens"
+        raise RunError(Problem(str(output), what, fix)) from None
 
 
 def _within(trained: Trained, asked: Sequence[Asking], sampling: Sampling) -> list[list[int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.data.carried import carrying
-from modelforge.data.files import find, missing
+from modelforge.data.files import find, missing, read_file
 from modelforge.data.load import plain_rows
 from modelforge.data.sources import Asked
 from modelforge.errors import DataError, Problem
@@ -47,7 +47,7 @@ def read_prompts(
     if path is None:
         raise DataError(missing(file, Path()))
     if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path, shown=str(path)).rows[0].cells["text"].splitlines()
         found = [
             Asking(
                 f"{path}:{n}", [{"role": "user", "content": line}] if conversational else line, ""
@@ -58,8 +58,6 @@ def read_prompts(
     else:
         rows = plain_rows(Asked(dataset=str(path)), conversational=conversational)
         found = [_asking(where, row) for where, row in rows]
-    if not found:
-        raise DataError(Problem(str(path), "holds no prompt", "write one a row"))
     return [_with_system(each, system) for each in found] if system else found
 
 

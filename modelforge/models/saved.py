@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.libraries import take_over
 from modelforge.models.lora import exact_4bit_on_cpu
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def load_saved(
     import transformers
     from transformers import GenerationConfig
 
+    take_over()  # the bars of what has just been imported
     adapter = Path(folder, "adapter_config.json").is_file()
     task = "SequenceClassification" if head == "reward" else "CausalLM"
     library, kind = (peft, "AutoPeftModelFor") if adapter else (transformers, "AutoModelFor")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UnknownShape(ModelError):
-    """Neither a folder, nor a preset, nor the hub tells the shape."""
+    """The shape cannot be read from a folder, a preset or the hub."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from modelforge.common.console import headline, say, warn
 from modelforge.config import Choice, Config
+from modelforge.errors import UserError
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
-from modelforge.errors import UserError
 from modelforge.plan import NotPlanned, Plan, fit
 from modelforge.plan.architectures import UnknownShape
 from modelforge.plan.calibration import learn, recall

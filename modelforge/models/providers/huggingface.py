@@ -159,7 +159,7 @@ class HuggingFace:
         as_asked(model)
         grow(model, vocabulary)
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        _make_savable(getattr(model, "generation_config", None))
+        make_savable(getattr(model, "generation_config", None))
         if source.adapter is None:
             rows = vocabulary.trained
             return Loaded(model, lora_config(settings, head=head, model=model, rows=rows))
@@ -194,7 +194,7 @@ def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
     return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16
 
 
-def _make_savable(generation: GenerationConfig | None) -> None:
+def make_savable(generation: GenerationConfig | None) -> None:
     """Drop sampling values beside ``do_sample`` false: transformers refuses to save them.
 
     Several published models have them. They have no effect, and the run would end at its first
