@@ -70,6 +70,8 @@ def test_layers_before_the_repeating_ones_are_told_apart():
     listed = AutoConfig.for_model("qwen3", **SMALL | {"num_hidden_layers": 6}, layer_types=types)
     assert repeats(listed) == (0, 2)
     assert with_layers(listed, 4).layer_types == types[:4]
+    listed.by_place = {1: "a", 5: "b"}
+    assert with_layers(listed, 4).by_place == {1: "a"}
 
 
 def test_a_window_bounds_what_sampling_keeps(tmp_path):

@@ -82,6 +82,8 @@ def with_layers(architecture: PretrainedConfig, layers: int) -> PretrainedConfig
     for name, value in list(vars(text).items()):
         if isinstance(value, list | tuple) and len(value) == whole and whole != layers:
             setattr(text, name, value[:layers])  # what each layer is, and how it attends
+        elif isinstance(value, dict) and value and all(isinstance(key, int) for key in value):
+            setattr(text, name, {key: value[key] for key in value if key < layers})
     text.num_hidden_layers = layers
     return shorter
 
