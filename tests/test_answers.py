@@ -62,3 +62,18 @@ def test_replay_scores_what_a_run_kept_by_other_rewards(tmp_path):
     assert len(told["differ"]) == 5 and {row["reward"] for row in told["differ"]} == {"length"}
     with pytest.raises(RunError, match="kept no answers"):
         replay(tmp_path, ["length"])
+    refused = {"{bad": "not JSON", '{"nme": "length"}': "Field required", "lenght": "length"}
+    for said, why in refused.items():
+        found = run("replay", result.run_dir, "--rewards", said)
+        assert found.exit_code == 2 and why in found.stderr, found.stderr
+    kept = result.run_dir / "rollouts.jsonl"
+    row = json.loads(kept.read_text().splitlines()[0]) | {"prompt": "one\u2028two"}
+    kept.write_text(kept.read_text() + json.dumps(row, ensure_ascii=False) + '\n{"step": 3, "pro')
+    assert replay(result.run_dir, ["numeric_answer"])["rows"] == 9  # the last was cut by a kill
+    kept.write_text("{\n" + kept.read_text())
+    with pytest.raises(RunError, match=r"rollouts.jsonl:1.*damaged"):
+        replay(result.run_dir, ["numeric_answer"])
+    (result.run_dir / "model").rename(tmp_path / "elsewhere")
+    kept.write_text(json.dumps(row) + "\n")
+    with pytest.raises(RunError, match="no finished run"):
+        replay(result.run_dir, ["numeric_answer"])

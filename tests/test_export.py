@@ -1,5 +1,6 @@
 """Exports: each is the model that was trained, or is refused and not there."""
 
+import importlib
 import json
 import shutil
 
@@ -203,6 +204,13 @@ def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
     made = export(str(run), format="gguf", kind=kind, output=tmp_path / "gguf")
     assert sorted(path.name for path in made.folder.iterdir()) == ["export.json", "model.gguf"]
     assert made.about["proof"]["others"] == 0
+    if kind == "f16":
+        about = importlib.import_module("gguf").GGUFReader(made.folder / "model.gguf", "r+")
+        field = about.fields["tokenizer.ggml.eos_token_id"]
+        field.parts[field.data[0]][0] = 7
+        about.data.flush()
+        with pytest.raises(UserError, match="go on where the trained model ended"):
+            verify(made.folder)
 
 
 def test_the_command_exports_and_verifies(run, command, tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelforge import ConfigError, RunError, load_config
 from modelforge.checkpointing.checkpoints import PARTIAL, checkpoints, rotate, seal
+from modelforge.common.files import forget_after
 from modelforge.runs.folder import RunDir, choices_json, open_run, run_name
 
 MINIMAL = {"strategy": "sft", "model_name": "org/some model", "dataset": "data.jsonl"}
@@ -188,3 +189,11 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_users(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(RunError, match="cannot be written"):
         RunDir(tmp_path / "runs" / "x").create()
+
+
+def test_a_line_separator_within_a_text_ends_no_line(tmp_path):
+    rows = [{"step": 1, "completion": "one\u2028two"}, {"step": 2}, {"step": 3}]
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    forget_after(path, 2)
+    assert RunDir(tmp_path).read_lines("rollouts.jsonl") == rows[:2]

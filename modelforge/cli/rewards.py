@@ -96,8 +96,7 @@ def replay(
     with working(as_json=as_json):
         from modelforge.training.answers import replay as score
 
-        asked = [json.loads(each) if each.startswith("{") else each for each in rewards]
-        told = score(run, asked)
+        told = score(run, rewards)
         headline(f"{told['rows']} answers")
         table = [(name, "old", _figure(mean), "") for name, mean in told["old"].items()]
         table += [

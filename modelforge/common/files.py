@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -120,7 +121,8 @@ def forget_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    # Its own lines: a text in JSON may hold U+2028, at which str.splitlines would cut.
+    for line in io.StringIO(path.read_text(encoding="utf-8")):
         try:
             row = json.loads(line)
         except ValueError:

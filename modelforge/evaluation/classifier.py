@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modelforge.errors import ConfigError, Problem
+from modelforge.common.console import say
+from modelforge.errors import ModelError, Problem
+from modelforge.models.hub import unreadable
 from modelforge.rewards.build import completion_text
 
 
@@ -13,18 +15,26 @@ def toxicity_by(name: str) -> Callable[..., list[float]]:
     """A text classifier as a reward: the probability of its label ``toxic``, or of its last one.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ModelError: If it cannot be loaded, or has no trained head.
     """
-    from transformers import pipeline
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     try:
-        classify: Any = pipeline("text-classification", model=name, top_k=None)
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        fix = "give a folder of a text-classification model, or its hub id"
-        raise ConfigError(Problem(f"--classifier {name}", str(error), fix)) from None
-    labels = classify.model.config.id2label
+        raise ModelError(unreadable(name, "classifier", error)) from None
+    if told["missing_keys"]:
+        missing = ", ".join(sorted(told["missing_keys"]))
+        fix = "give the folder of a text-classification model, or its hub id"
+        raise ModelError(Problem(f"--classifier {name}", f"has no weights for {missing}", fix))
+    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
+    labels = model.config.id2label
     called = [label for label in labels.values() if label.lower() in ("toxic", "toxicity")]
     wanted = called[0] if called else labels[max(labels)]
+    say(f"toxicity is the probability of '{wanted}', of the labels {', '.join(labels.values())}")
 
     def toxicity(completions: list[Any], **columns: Any) -> list[float]:
         texts = [completion_text(each) for each in completions]

@@ -112,8 +112,8 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     one, two = ({row["doc_id"]: row for row in e.rows} for e in (first, other))
     for name, metric in first.table.items():
-        if name not in other.table:
-            continue
+        if name not in other.table or other.table[name].label != metric.label:
+            continue  # nats of one model and scores of another are not one unit
         both = [i for i in ids if one[i].get(name) is not None and two[i].get(name) is not None]
         weights = _weights(metric, [one[i] for i in both], [two[i] for i in both])
         if weights == []:  # tokens of two tokenizers are not one unit

@@ -59,7 +59,7 @@ def evaluate(
     work = _Work(asked, start, options, rewards, bench or Bench())
     rows = kept.Rows(folder, task)
     lines = work.score(rows)
-    table = {name: _as_share(metric, lines) for name, metric in work.table.items()}
+    table = _seen(work.table, lines)
     found = _together(asked.name, task, folder, lines, table, work.baselines())
     results = kept.results_of(
         found, asked=told(options), model_args=f"pretrained={asked.said}", date=time.time()
@@ -98,8 +98,9 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
             if Path(r.split(":")[0]).is_file()]  # fmt: skip
     models = [m for m in (asked, start) if m is not None]
-    model = options.reward_model
-    beside = [named(model)] if model is not None and Path(model).is_dir() else []
+    beside = [
+        named(m) for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()
+    ]
     return [said, code, [fingerprint(m) for m in (*models, *beside)]]
 
 
@@ -131,6 +132,7 @@ class _Work:
         new = options.max_new_tokens
         self.new = new if self.context is None else min(new, self.context // 2)
         self._refuse_missing_columns(rewards)
+        self._refuse_what_is_not_comparable()
         self.functions = {} if asked.scores else self._functions(rewards)
         self.entries = rewards
         known = self._available()
@@ -156,6 +158,23 @@ class _Work:
         if problems:
             raise DataError(*problems)
 
+    def _refuse_what_is_not_comparable(self) -> None:
+        """See that a reward model has pairs, and that the start has the same vocabulary.
+
+        Raises:
+            UserError: If not.
+        """
+        if self.asked.scores and not any(len(item.sides) == 2 for item in self.items):
+            what = f"holds no pairs, and {self.asked.said} is a reward model"
+            fix = "give rows with a chosen and a rejected answer"
+            raise DataError(Problem(self.options.data, what, fix))
+        if self.start is not None:
+            theirs = load_tokenizer(self.start).get_vocab()
+            if theirs != self.tokenizer.get_vocab():
+                what = f"has another vocabulary than {self.asked.said}"
+                fix = "kl and entropy are of models of one vocabulary: name another --start"
+                raise ConfigError(Problem(self.start.said, what, fix))
+
     def _functions(self, rewards: Sequence[RewardEntry]) -> dict[str, Callable[..., Any]]:
         from modelforge.rewards import build_rewards
 
@@ -170,13 +189,12 @@ class _Work:
     def _available(self) -> dict[str, Metric]:
         """The measures that these rows and options give."""
         sides = max((len(item.sides) for item in self.items), default=0)
-        found = [n for n, m in METRICS.items() if m.needs == "reference"] if sides == 1 else []
+        found = [n for n, m in METRICS.items() if m.needs == "reference"] if sides else []
         found += ["accuracy", "margin"] if sides == 2 else []
-        if sides == 2 and not self.asked.scores:
-            found = [n for n, m in METRICS.items() if m.needs == "reference"] + found
+        if self.asked.scores:
+            return {"accuracy": METRICS["accuracy"], "margin": metrics.SCORE_MARGIN}
         table = {name: METRICS[name] for name in found}
-        asks = any(item.prompt is not None for item in self.items) and not self.asked.scores
-        if asks:
+        if any(item.prompt is not None for item in self.items):
             table |= {n: m for n, m in METRICS.items() if m.needs == "answers"}
             table |= {n: METRICS.get(n) or metrics.of_reward(n) for n in self.functions}
             if self.start is not None:
@@ -286,10 +304,23 @@ def _together(
     return Evaluation(model, task, folder, found, intervals, lines, table, baselines)
 
 
-def _as_share(metric: Metric, lines: Sequence[Mapping[str, Any]]) -> Metric:
-    """A reward that is 1 for a right answer and 0 for a wrong one is a share of them."""
-    scores = {score for line in lines for score in line.get("scores", {}).get(metric.name, ())}
-    return replace(metric, unit="share") if scores and scores <= {0.0, 1.0} else metric
+def _seen(table: Mapping[str, Metric], lines: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """The measures, now that the scores are known.
+
+    A reward that is 1 for a right answer and 0 for a wrong one is a share of them; without such a
+    reward there is no pass@k.
+    """
+    scores: dict[str, set[float]] = {}
+    for line in lines:
+        for name, each in line.get("scores", {}).items():
+            scores.setdefault(name, set()).update(each)
+    right = {name for name, each in scores.items() if each <= {0.0, 1.0}}
+    found = {n: replace(m, unit="share") if n in right else m for n, m in table.items()}
+    if right - METRICS.keys():
+        return found
+    if any(name.startswith("pass@") for name in found):
+        say("no pass@k: the reward gives other scores than 1 (right) and 0 (wrong)")
+    return {name: metric for name, metric in found.items() if not name.startswith("pass@")}
 
 
 def _exp(value: float) -> float:

@@ -59,6 +59,9 @@ _TABLE = (
     Metric("toxicity", "toxicity of its answers", "share", False, "classifier"),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _TABLE}
+#: What ``margin`` is of a reward model.
+SCORE_MARGIN = Metric("margin", "by how much the better answer is scored higher", "score", True,
+                      "pair")  # fmt: skip
 
 #: Measures that follow from another one's rows: its name, and in words how.
 DERIVED = {"perplexity": ("loss", "the exponential of the mean loss")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelforge.evaluation.kept import line_of
-from modelforge.evaluation.metrics import Metric
+from modelforge.evaluation.metrics import METRICS, Metric
 from modelforge.evaluation.scores import Sampling, Told, answered, from_start, likelihoods
 from modelforge.evaluation.statistics import pass_at_k
 
@@ -119,6 +121,7 @@ class Scorer:
         ids = [told.ids for _, told in rows]
         for name, function in self.functions.items():
             given = function(prompts=prompts, completions=texts, completion_ids=ids, **columns)
+            given = asyncio.run(given) if inspect.iscoroutine(given) else given
             scores: dict[int, list[float]] = {}
             for (i, _), score in zip(rows, given, strict=True):
                 if score is not None and math.isfinite(score):
@@ -126,7 +129,8 @@ class Scorer:
             for i, each in scores.items():
                 found[i][name] = sum(each) / len(each)
                 found[i].setdefault("scores", {})[name] = each
-                self._pass(found[i], each)
+                if name not in METRICS:
+                    self._pass(found[i], each)
 
     def _pass(self, figures: Figures, scores: Sequence[float]) -> None:
         for name in self.table:

@@ -47,7 +47,7 @@ def main(place: str, model: str, *options: str) -> None:
     def by_hash_or_rule(self: Any, tokenizer: Any) -> Any:
         try:
             return by_hash(self, tokenizer)
-        except NotImplementedError:
+        except NotImplementedError:  # what the converter raises for a hash it does not know
             found = rule_of(Path(model))
             if found is None:
                 raise

@@ -89,19 +89,21 @@ def differences(
         The figures, and what is wrong in words.
     """
     server = _server(folder / NAME, reference.cases)
-    wrong, answers = [], []
-    logps = []
+    wrong, answers, logps, endless = [], [], [], 0
     for case in track(reference.cases, "asking llama.cpp", len(reference.cases), unit="prompts"):
         logps.append(_logps(server, case))
-        said = _completed(server, {"prompt": case.ids, "n_predict": len(case.answer)})
+        said = _completed(server, {"prompt": case.ids, "n_predict": len(case.answer) + 1})
         ids = [step["id"] for step in said["logprobs"]["content"]]
         if said["finish_reason"] == "stop" and len(ids) < len(case.answer):
             ids.append(case.answer[-1])  # it keeps back the token that ended the answer
         answers.append(answers_differ(case, ids, bound))
+        endless += case.finish_reason == "stop" and said["finish_reason"] != "stop"
     proof = compared(reference.cases, logps, bound)
     wrong += proof.wrong(bound)
     if answers.count("other"):
         wrong.append(f"{answers.count('other')} of {len(answers)} answers are others")
+    if endless:
+        wrong.append(f"{endless} of {len(answers)} answers go on where the trained model ended")
     return proof.to_dict(), [*wrong, *_chat(server, reference.cases)]
 
 

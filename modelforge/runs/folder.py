@@ -134,13 +134,26 @@ class RunDir:
             raise RunError(Problem(str(path), f"is damaged: {error}", fix)) from None
 
     def read_lines(self, name: str) -> list[Any]:
-        """The rows of a JSON Lines file of this folder; none where there is no such file."""
+        """The rows of a JSON Lines file of this folder; none where there is no such file.
+
+        Raises:
+            RunError: If a line is damaged; the last one may be cut short, as a kill leaves it.
+        """
         path = self.path / name
         if not path.is_file():
             return []
         # A file's own lines: a text in JSON may hold U+2028, at which str.splitlines would cut.
+        rows = []
         with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+            for number, line in enumerate(lines, 1):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as error:
+                    if line.endswith("\n"):
+                        raise RunError(
+                            Problem(f"{path}:{number}", f"is damaged: {error}")
+                        ) from None
+        return rows
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None; damaged ones are named."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from modelforge.config import Config, RewardEntry
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem, RunError
@@ -231,14 +233,22 @@ def replay(
     if not path.is_file():
         what = f"kept no answers: {files.ROLLOUTS} is missing"
         raise RunError(Problem(str(folder), what, "name the folder of a run of grpo, rloo or ppo"))
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    asked = [r if isinstance(r, str) else RewardEntry.model_validate(r) for r in rewards]
+    rows = run.read_lines(files.ROLLOUTS)
+    asked = [_entry(each, f"--rewards[{at}]") for at, each in enumerate(rewards)]
     entries = parse_rewards(asked, where="--rewards", base_dir=base_dir or Path())
+    if not run.model.is_dir():
+        fix = "run `modelforge train` to its end: its tokenizer is needed"
+        raise RunError(Problem(str(folder), "holds no finished run", fix))
     tokenizer = AutoTokenizer.from_pretrained(run.model, trust_remote_code=False)
     functions, _ = build_rewards(entries, tokenizer=tokenizer, base_dir=base_dir or Path())
     weights = dict(names_of(load_config(folder)))
     columns = {key: [r.get("columns", {}).get(key) for r in rows] for key in _columns(rows)}
-    old = [sum(weights.get(n, 1.0) * (s or 0.0) for n, s in r["rewards"].items()) for r in rows]
+    old = [
+        sum(
+            weights.get(name, 1.0) * (_number(score) or 0.0) for name, score in r["rewards"].items()
+        )
+        for r in rows
+    ]
     told: dict[str, Any] = {"rows": len(rows), "old": {}, "new": {}, "correlation": {}}
     for name in rows[0]["rewards"] if rows else ():
         told["old"][name] = _mean([row["rewards"].get(name) for row in rows])
@@ -258,6 +268,25 @@ def replay(
         ]  # fmt: skip
     told["differ"] = [row for _, row in sorted(gaps, key=lambda pair: -pair[0])[:SHOWN]]
     return told
+
+
+def _entry(said: str | Mapping[str, Any], where: str) -> str | RewardEntry:
+    """A reward as a config holds it; text is a name, or JSON.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    fix = 'give a name, or {"name": ..., "arguments": {...}}'
+    try:
+        if isinstance(said, str):
+            said = json.loads(said) if said.lstrip().startswith("{") else said
+        return said if isinstance(said, str) else RewardEntry.model_validate(said)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join([where, *map(str, found["loc"])])
+        raise ConfigError(Problem(place, found["msg"], fix)) from None
+    except ValueError as error:
+        raise ConfigError(Problem(where, f"is not JSON: {error}", fix)) from None
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> set[str]:
