@@ -69,17 +69,7 @@ def within_budget(
             longest_row=longest_row,
         )
     except Exception as error:
-        # The run itself reads a shape that needs the model's own code.
-        unknown = isinstance(error, NotPlanned) or (
-            isinstance(error, UnknownShape) and not planning
-        )
-        if not unknown and (planning or isinstance(error, UserError)):
-            raise
-        why = str(error.problems[0]) if isinstance(error, UserError) else f"no plan: {said(error)}"
-        warn(why)
-        first = "; its longest batch goes first" if hardware.device == "cuda" else ""
-        warn(f"it trains as configured, whether or not that fits in {budget:g} GiB{first}")
-        return config, None, why
+        return config, None, _unplanned(error, hardware, budget, planning=planning)
     for line in planned.lines():
         say(line)
     length = config.choices.get("max_seq_length")
@@ -89,6 +79,23 @@ def within_budget(
             "what is longer is cut, and a larger card would learn from more of it"
         )
     return config, planned, ""
+
+
+def _unplanned(error: Exception, hardware: Hardware, budget: float, *, planning: bool) -> str:
+    """Warn of a run without a plan; why it has none.
+
+    Raises:
+        Exception: The error itself, where it is the user's, or the plan is what was asked for.
+    """
+    # The run itself reads a shape that needs the model's own code.
+    unknown = isinstance(error, NotPlanned) or (isinstance(error, UnknownShape) and not planning)
+    if not unknown and (planning or isinstance(error, UserError)):
+        raise error
+    why = str(error.problems[0]) if isinstance(error, UserError) else f"no plan: {said(error)}"
+    warn(why)
+    first = "; its longest batch goes first" if hardware.device == "cuda" else ""
+    warn(f"it trains as configured, whether or not that fits in {budget:g} GiB{first}")
+    return why
 
 
 def said(error: Exception) -> str:
