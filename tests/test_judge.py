@@ -174,3 +174,19 @@ def test_compare_refuses_a_judge_that_fails_before_a_model_is_loaded(planted, tm
     ])  # fmt: skip
     assert done.exit_code == 2 and "awards no win rate" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_judge_without_pairs_or_numbers_is_named(tmp_path):
+    file = tmp_path / "judge.py"
+    file.write_text("def words(prompts, firsts, seconds):\n    return ['A'] * len(prompts)\n")
+    with pytest.raises(RunError, match=r"gave \['A', 'A'"):
+        audit(open_judge(f"{file}:words"), read_pairs(PAIRS), name="words")
+    model = str(ROOT / "examples/tiny/model")
+    arguments = ["compare", f"a={model}", f"b={model}", "-o", str(tmp_path / "out")]
+    for more, told in (
+        (["--data", PAIRS, "--judge-model", "m"], "--judge-model: has no effect"),
+        (["--data", str(few("sft_eval", 8)), "--judge", f"{file}:words"], "--judge-data"),
+    ):
+        done = CliRunner().invoke(app, [*arguments, *more])
+        assert done.exit_code == 2 and told in done.output, done.output
+    assert not (tmp_path / "out").exists()

@@ -204,25 +204,6 @@ def test_kl_estimates_have_the_right_mean():
     assert (found["k3"] >= 0).all() and (p * found["k2"]).sum() != pytest.approx(exact, abs=1e-3)
 
 
-@pytest.mark.parametrize("distance", [lambda a, b: float(a != b), lambda a, b: (a - b) ** 2])
-def test_agreement_is_that_of_the_definition(distance):
-    rows = RANDOM.integers(0, 4, size=(3, 30)).astype(object)
-    rows[1, :20] = rows[0, :20]
-    rows[RANDOM.random(rows.shape) < 0.2] = None
-    ours = P.agreement(rows.tolist(), distance)
-    items = [[v for v in column if v is not None] for column in rows.T]
-    items = [item for item in items if len(item) > 1]
-    pooled = [v for item in items for v in item]
-    seen = sum(
-        sum(distance(a, b) for a, b in itertools.permutations(item, 2)) / (len(item) - 1)
-        for item in items
-    ) / len(pooled)
-    expected = sum(distance(a, b) for a, b in itertools.permutations(pooled, 2))
-    expected /= len(pooled) * (len(pooled) - 1)
-    assert ours == pytest.approx(1 - seen / expected, abs=1e-9)
-    assert math.isnan(P.agreement([[1, 1], [1, 1]]))
-
-
 def test_nothing_to_compare_is_told_and_not_raised():
     assert S.paired([], []).p == 1.0
     same = S.paired([1.0] * 5, [1.0] * 5)

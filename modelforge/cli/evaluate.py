@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say, show_table
-from modelforge.errors import ConfigError, Problem
+from modelforge.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
     from modelforge.evaluation.compare import Verdict
@@ -68,10 +69,7 @@ JudgeData = Annotated[
 KEPT = Path("runs/evaluate")
 
 
-def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A run's or a model's folder, or a hub id.", show_default=False)
-    ],
+def _asked(
     data: Data = "",
     metrics: Metrics = None,
     samples: Samples = 1,
@@ -82,25 +80,45 @@ def evaluate(
     reward: Rewards = None,
     reward_model: RewardModel = None,
     classifier: Classifier = None,
-    start: Start = None,
     by: By = None,
     column: Columns = None,
     output_dir: OutputDir = KEPT,
     batch_size: BatchSize = None,
+) -> None:
+    """What both commands ask for."""
+
+
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_asked` in the place of its ``**asked``."""
+    own, shared = (inspect.signature(each, eval_str=True) for each in (command, _asked))
+    parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters += [p.replace(kind=p.KEYWORD_ONLY) for p in shared.parameters.values()]
+    vars(command)["__signature__"] = own.replace(parameters=parameters)
+    return command
+
+
+@_asking
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run's or a model's folder, or a hub id.", show_default=False)
+    ],
+    start: Start = None,
     as_json: AsJson = False,
+    **asked: Any,
 ) -> None:
     """Score each row of a file by a model, and keep it. The same command again goes on."""
-    given = {k: v for k, v in locals().items() if k not in ("model", "as_json")}
     with working(as_json=as_json):
         from modelforge.evaluation.evaluate import evaluate as score
 
-        found = score(model, _options(**given))
-        sliced = _slices(found, by)
+        options = _options(start=start, **asked)
+        found = score(model, options)
+        sliced = _slices(found, options.by)
     show(found, sliced)
     if as_json:
         print_json(_json(found, sliced))
 
 
+@_asking
 def compare(
     models: Annotated[
         list[str] | None,
@@ -108,24 +126,10 @@ def compare(
             help="NAME=MODEL; the first is what the others are compared with.", show_default=False
         ),
     ] = None,
-    data: Data = "",
     reference_model: Annotated[str | None, typer.Option("--reference-model")] = None,
     ppo_model: Annotated[str | None, typer.Option("--ppo-model")] = None,
     grpo_model: Annotated[str | None, typer.Option("--grpo-model")] = None,
     dpo_model: Annotated[str | None, typer.Option("--dpo-model")] = None,
-    metrics: Metrics = None,
-    samples: Samples = 1,
-    temperature: Temperature = None,
-    max_new_tokens: NewTokens = 128,
-    seed: Seed = 0,
-    limit: Limit = None,
-    reward: Rewards = None,
-    reward_model: RewardModel = None,
-    classifier: Classifier = None,
-    by: By = None,
-    column: Columns = None,
-    output_dir: OutputDir = KEPT,
-    batch_size: BatchSize = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit 0 not worse, 1 worse, 3 too few rows to tell.")
     ] = False,
@@ -139,16 +143,19 @@ def compare(
     judge_model: JudgeModel = None,
     judge_data: JudgeData = None,
     as_json: AsJson = False,
+    **asked: Any,
 ) -> None:
     """Compare models on the same rows, and say what is better, worse and not distinguishable."""
-    said = dict(locals())
-    roles = {name: said.pop(f"{long}_model") for name, long in _ROLES.items()}
-    asked = {name: said.pop(name) for name in ("gate", "margin", "needs")}
-    who = tuple(said.pop(name) for name in ("judge", "judge_model", "judge_data"))
-    del said["models"], said["as_json"]
+    roles = {"base": reference_model, "ppo": ppo_model, "grpo": grpo_model, "dpo": dpo_model}
     with working(as_json=as_json):
-        options = _options(start=None, **said)
-        told = _compared(_pairs(models or (), roles), options, by=by, who=who, **asked)
+        told = _compared(
+            _pairs(models or (), roles),
+            _options(**asked),
+            gate=gate,
+            margin=margin,
+            needs=needs,
+            who=(judge, judge_model, judge_data),
+        )
     if as_json:
         print_json(told)
     code = told.get("gate", {}).get("code", 0)
@@ -156,14 +163,10 @@ def compare(
         sys.exit(code)
 
 
-_ROLES = {"base": "reference", "ppo": "ppo", "grpo": "grpo", "dpo": "dpo"}
-
-
 def _compared(
     pairs: Sequence[tuple[str, str]],
     options: Options,
     *,
-    by: str | None,
     gate: bool,
     margin: float | None,
     needs: float | None,
@@ -179,7 +182,7 @@ def _compared(
     if needs is not None and needs <= 0:
         raise ConfigError(Problem("--needs", f"is {needs}", "set a difference above 0"))
     ask = _judge(who, options.data)
-    found, verdicts = run_compare(pairs, options, by=by)
+    found, verdicts = run_compare(pairs, options, by=options.by)
     _show_compared(found, verdicts)
     told: dict[str, Any] = {
         "baseline": found[0].model,
@@ -203,12 +206,20 @@ def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:
     """
     name, model, pairs = who
     if name is None:
-        if model is not None or pairs is not None:
-            raise ConfigError(Problem("--judge-data", "has no effect", "add --judge"))
+        for option, said in (("--judge-model", model), ("--judge-data", pairs)):
+            if said is not None:
+                raise ConfigError(Problem(option, "has no effect", "add --judge"))
         return None
     from modelforge.evaluation import judge as judges
 
-    known = judges.read_pairs(pairs or data)
+    try:
+        known = judges.read_pairs(pairs or data)
+    except DataError as error:
+        if pairs is not None:
+            raise
+        fix = "name pairs that people have judged"
+        why = Problem("--judge-data", "is not said, so that the judge is audited on --data", fix)
+        raise DataError(*error.problems, why) from None
     opened = judges.open_judge(name, model=model)
     audited = judges.audit(opened, known, name=name)
     if not audited.passed:

@@ -74,12 +74,15 @@ def one_row_of(folder: Path, number: str) -> dict[str, Any]:
     )
     told = [_scored(folder, item, limit, head=resolved.strategy.head) for item in shown]
     near = _nearest(shown, rows)
-    headline("Before and after")
+    if any("loss_after" in each for each in told):
+        headline("Before and after")
     for each in told:
         if "loss_after" in each:
             say(f"loss {each['loss_before']:.4g} → {each['loss_after']:.4g} nats a token")
         if "answer" in each:
             say(f"the trained model answers: {each['answer']!r}")
+    if near:
+        headline("Training rows most like it")
     for where, share in near:
         say(f"near: {where} ({share:.0%} of the words in common)")
     return {"rows": told, "nearest": [{"row": where, "shared": share} for where, share in near]}

@@ -219,9 +219,13 @@ def _function(name: str) -> Judge:
         raise ConfigError(Problem("JUDGE", f"{path} has no function '{function}'"))
 
     def judge(cases: Sequence[Case]) -> list[float]:
-        given = [float(value) for value in call(*map(list, zip(*cases, strict=True)))]
+        answer = call(*map(list, zip(*cases, strict=True)))
+        try:
+            given = [float(value) for value in answer]
+        except (TypeError, ValueError):  # no list, or no numbers
+            given = []
         if len(given) != len(cases) or not all(0 <= value <= 1 for value in given):
-            what = f"gave {given[:3]} … for {len(cases)} cases"
+            what = f"gave {str(answer)[:60]} for {len(cases)} cases"
             raise RunError(Problem(name, what, "give each a number from 0 to 1: P(first better)"))
         return given
 

@@ -157,31 +157,3 @@ def bradley_terry(
     drawn = np.array([fit(each.astype(float)[places], best) for each in times])
     low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
     return Strengths(best.tolist(), low.tolist(), high.tolist())
-
-
-def agreement(
-    ratings: Sequence[Sequence[float | None]],
-    distance: Callable[[float, float], float] = lambda a, b: float(a != b),
-) -> float:
-    """Krippendorff's alpha: 1 where all raters agree, 0 where they agree as chance would have it.
-
-    Args:
-        ratings: Of each rater one value for each item, None where it was not rated.
-        distance: Between two values; by default 1 for any two that differ (nominal).
-
-    Returns:
-        NaN where nothing was rated twice, or all ratings are alike.
-    """
-    columns = [[v for v in column if v is not None] for column in zip(*ratings, strict=True)]
-    columns = [column for column in columns if len(column) > 1]
-    values, counts = np.unique([v for column in columns for v in column], return_counts=True)
-    total = int(counts.sum())
-    if len(values) < 2:
-        return math.nan
-    apart = np.array([[distance(a, b) for b in values] for a in values])
-    seen = 0.0
-    for column in columns:
-        held = (np.asarray(column)[:, None] == values).sum(0)
-        seen += held @ apart @ held / (len(column) - 1)
-    expected = counts @ apart @ counts / (total - 1)
-    return float(1.0 - seen / expected)

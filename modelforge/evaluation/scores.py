@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelforge.evaluation.statistics import kl_estimates
 from modelforge.measuring.sampling import draws_of, sampled_with
 
 if TYPE_CHECKING:
@@ -153,15 +154,15 @@ def from_start(
     rows = [[*prompt, *answer.ids] for prompt, answer in zip(prompts, told, strict=True)]
     ids, mask = _padded(rows, pad, model.device)
     now = [logits.float().log_softmax(-1) for logits in _logits(model, ids, mask)]
-    with start as before:
-        first = [logits.float().log_softmax(-1) for logits in _logits(before, ids, mask)]
+    with start as other:
+        first = [logits.float().log_softmax(-1) for logits in _logits(other, ids, mask)]
     for i, (prompt, answer) in enumerate(zip(prompts, told, strict=True)):
         part = slice(len(prompt) - 1, len(prompt) - 1 + len(answer.ids))
         p, q = now[i][part], first[i][part]
         drawn = torch.tensor(answer.ids, device=p.device)[:, None]
-        ratio = (q.gather(-1, drawn) - p.gather(-1, drawn)).double()
+        own, before = (side.gather(-1, drawn)[:, 0].tolist() for side in (p, q))
         answer.figures["kl"] = float((p.exp() * (p - q)).double().sum())
-        answer.figures["kl_k3"] = float((ratio.expm1() - ratio).sum())
+        answer.figures["kl_k3"] = float(kl_estimates(own, before)["k3"].sum())
         answer.figures["entropy"] = float(-(p.exp() * p).double().sum())
 
 

@@ -150,7 +150,7 @@ def _chart(title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, floa
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `POINTS` of the points, with the lowest and highest of each stretch."""
+    """About `POINTS` of the points: the lowest and highest of each stretch, and the last."""
     if len(points) <= POINTS:
         return list(points)
     size = math.ceil(len(points) / (POINTS // 2))
@@ -159,7 +159,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         part = points[begin : begin + size]
         ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
         kept += sorted(ends)
-    return kept if kept[-1] == points[-1] else [*kept[:-1], points[-1]]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
