@@ -103,7 +103,8 @@ def test_it_trains_without_a_plan_where_a_card_would_be_planned_for(register, tm
     said = {"max_steps": 2, "max_seq_length": 64, "output_dir": str(tmp_path)}
     result = modelforge.train(values_of("unplanned", memory_budget_gb=0.05, **said))
     assert result.after != result.before
-    assert not (result.run_dir / "plan.json").exists()
+    stored = json.loads((result.run_dir / "plan.json").read_text())
+    assert list(stored) == ["unplanned"] and "the hook longest_batch" in stored["unplanned"]
     printed = capsys.readouterr()
     warning = " ".join((printed.out + printed.err).split())
     assert "warning: " in warning and "the hook longest_batch" in warning

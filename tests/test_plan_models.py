@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from modelforge import registry
 from modelforge.cli.main import main
 from modelforge.configfile.load import load_config
+from modelforge.errors import ConfigError
 from modelforge.plan import memory, plan
 from modelforge.plan.architectures import find_architecture, repeats, with_layers
 from modelforge.plan.planner import card
@@ -69,6 +70,8 @@ def test_layers_before_the_repeating_ones_are_told_apart():
     listed = AutoConfig.for_model("qwen3", **SMALL | {"num_hidden_layers": 6}, layer_types=types)
     assert repeats(listed) == (0, 2)
     assert with_layers(listed, 4).layer_types == types[:4]
+    listed.by_place = {1: "a", 5: "b"}
+    assert with_layers(listed, 4).by_place == {1: "a"}
 
 
 def test_a_window_bounds_what_sampling_keeps(tmp_path):
@@ -107,13 +110,23 @@ def test_no_exception_of_the_planner_ends_a_run(tmp_path, monkeypatch, capsys):
     config = config_of("sft", save(tmp_path / "m", "qwen3", **SMALL))
     run = RunDir(tmp_path / "run")
     monkeypatch.setattr(memory, "simulate", broken)
-    after, planned = within_budget(config, a_card(12.0), longest_row=64, run=run, resumed=False)
+    fitted = within_budget(config, a_card(12.0), longest_row=64, run=run, resumed=False)
+    after, planned, why = fitted
     assert (after, planned) == (config, None)
     said = capsys.readouterr().err
-    assert "no plan: AttributeError: 'LinearAttentionLayer' object" in said
+    assert "no plan: AttributeError: 'LinearAttentionLayer' object" in said and why in said
     assert "its longest batch goes first" in said
     with pytest.raises(AttributeError):
         within_budget(config, a_card(12.0), longest_row=64, run=run, resumed=False, planning=True)
+
+
+def test_a_mistake_of_the_user_is_no_failure_of_the_planner(tmp_path):
+    """TRL refuses a value: the run ends before it loads a model, and trains nothing."""
+    model = save(tmp_path / "m", "qwen3", **SMALL)
+    config = config_of("grpo", model, generation_batch_size=7)
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(ConfigError, match="generation_batch_size"):
+        within_budget(config, a_card(12.0), longest_row=None, run=run, resumed=False)
 
 
 def test_plan_says_its_own_failure_in_one_message(tmp_path, monkeypatch, capsys):

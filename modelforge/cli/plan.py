@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -72,6 +73,11 @@ def plan(
     # The card that is asked about takes the place of the budget for this machine's.
     overrides += [] if vram is None and gpu is None else ["memory_budget_gb=null"]
     with working(as_json=as_json):
+        _refuse_without_effect(
+            "--cards" if cards else "--all" if every else "",
+            {"--all": cards and every, "--as-it-is": as_it_is, "--price": price is not None,
+             "--gpu": cards and gpu is not None, "--vram": cards and vram is not None},
+        )  # fmt: skip
         machine = _machine(vram, gpu)
         loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
         try:
@@ -84,7 +90,7 @@ def plan(
                 )
                 choices = {"choices": choices_json(filled)["choices"]}
                 shown = planned.to_dict() | beside | choices
-        except (UserError, KeyboardInterrupt):
+        except UserError:
             raise
         except Exception as error:
             traceback.print_exc()  # ours to mend: what was asked for is the plan
@@ -93,6 +99,21 @@ def plan(
             raise RunError(Problem(loaded.name, what, fix)) from error
     if as_json:
         print_json(shown)
+
+
+def _refuse_without_effect(table: str, others: Mapping[str, bool]) -> None:
+    """See that no option stands beside a table that does not heed it.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    problems = [
+        Problem(option, f"has no effect with {table}", "leave one of them out")
+        for option, given in others.items()
+        if table and given
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _machine(vram: float | None, gpu: str | None) -> Hardware | None:

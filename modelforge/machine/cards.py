@@ -74,7 +74,7 @@ def card_named(name: str) -> Card:
     if found is None:
         names = [card.name for card in list_cards()]
         near = did_you_mean(name.lower().replace(" ", "-"), names)
-        fix = f"{near}; or say its memory: --vram 24"
+        fix = "; or ".join(filter(None, [near, "say its memory: --vram 24"]))
         raise ConfigError(Problem("--gpu", f"'{name}' is not in the table of cards", fix))
     return found
 

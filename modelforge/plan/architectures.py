@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+class UnknownShape(ModelError):
+    """The shape cannot be read from a folder, a preset or the hub."""
+
+
 @dataclass(frozen=True)
 class Found:
     """A model's shape, and how it is known.
@@ -78,6 +82,8 @@ def with_layers(architecture: PretrainedConfig, layers: int) -> PretrainedConfig
     for name, value in list(vars(text).items()):
         if isinstance(value, list | tuple) and len(value) == whole and whole != layers:
             setattr(text, name, value[:layers])  # what each layer is, and how it attends
+        elif isinstance(value, dict) and value and all(isinstance(key, int) for key in value):
+            setattr(text, name, {key: value[key] for key in value if key < layers})
     text.num_hidden_layers = layers
     return shorter
 
@@ -168,7 +174,7 @@ def _read(name: str, revision: str | None, where: str) -> PretrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         message = " ".join(str(error).split())[:200]
         near = did_you_mean(name.rpartition("/")[2].lower(), _names())
-        raise ModelError(
+        raise UnknownShape(
             Problem(
                 where,
                 f"the shape of {name} is not known: {message}",

@@ -55,10 +55,12 @@ class Engine:
 
     def peak(self, phases: Mapping[str, int]) -> int:
         """The most that both take at once, from training's peak by phase."""
-        training = max(phases.values())
-        if self.sleeps:
-            return max(training, phases["generation"] + self.nbytes)
-        return training + self.nbytes
+        return max(self.beside(phases).values())
+
+    def beside(self, phases: Mapping[str, int]) -> dict[str, int]:
+        """What both take at once by phase, from training's peak by phase."""
+        awake = {"generation"} if self.sleeps else phases.keys()
+        return {p: nbytes + (self.nbytes if p in awake else 0) for p, nbytes in phases.items()}
 
 
 def engine_of(config: Config, hardware: Hardware) -> Engine | None:
@@ -141,18 +143,23 @@ def _rollout(meta_run: MetaRun, tracker: Tracker, args: Any, layers: int) -> Rol
 
 
 def probe(config: Config, found: Found, hardware: Hardware) -> int:
-    """Peak allocated, from two models of few layers; vLLM's engine on the card included.
+    """The largest of :func:`probe_phases`."""
+    return max(probe_phases(config, found, hardware).values())
 
-    Bytes alive are linear in the number of layers, phase by phase; the largest phase of the whole
-    model is the answer. Holds where a phase's peak stays at its place, which :func:`simulate` of
-    the whole model confirms. A model that cannot be made shorter is simulated whole.
+
+def probe_phases(config: Config, found: Found, hardware: Hardware) -> dict[str, int]:
+    """Peak allocated by phase, from two models of few layers; vLLM's engine on the card included.
+
+    Bytes alive are linear in the number of layers, phase by phase. Holds where a phase's peak stays
+    at its place, which :func:`simulate` of the whole model confirms. A model that cannot be made
+    shorter is simulated whole.
     """
     layers = found.architecture.get_text_config().num_hidden_layers
     first, period = repeats(found.architecture)
     few, more = first + 2 * period, first + 4 * period
     engine = engine_of(config, hardware) or Engine(0, sleeps=False)
     if layers <= more:
-        return engine.peak(simulate(config, found, hardware).tracker.peaks())
+        return engine.beside(simulate(config, found, hardware).tracker.peaks())
     try:
         low, high = (
             simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
@@ -160,9 +167,9 @@ def probe(config: Config, found: Found, hardware: Hardware) -> int:
     except UserError:
         raise
     except Exception:  # some configs name layers by their place, or share what later ones need
-        return engine.peak(simulate(config, found, hardware).tracker.peaks())
+        return engine.beside(simulate(config, found, hardware).tracker.peaks())
     slope = {phase: (high[phase] - low[phase]) / (more - few) for phase in high}
-    return engine.peak({p: round(high[p] + slope[p] * (layers - more)) for p in high})
+    return engine.beside({p: round(high[p] + slope[p] * (layers - more)) for p in high})
 
 
 def _shortened(found: Found, layers: int) -> Found:

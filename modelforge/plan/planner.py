@@ -126,8 +126,7 @@ def assemble(
     if engine is not None:
         _refuse_too_small(config, engine, found)
         held += 0 if engine.sleeps else engine.nbytes
-        for phase in ["generation"] if engine.sleeps else phases:
-            phases[phase] += engine.nbytes
+        phases = engine.beside(phases)
     took, between = _time(simulation, hardware, calibration)
     return Plan(
         strategy=config.settings.strategy,
@@ -212,6 +211,10 @@ def _notes(
     if config.get("use_vllm"):
         notes.append(_where_vllm_is(config))
     notes += [f"the plan does not simulate {key}" for key in _ignored(config.trl)]
+    if (config.get("per_device_eval_batch_size") or 1) > config.micro_batch:
+        notes.append(
+            "the plan does not simulate evaluation, whose batches are larger than training's"
+        )
     return notes
 
 

@@ -18,7 +18,10 @@ PROMPTS = _named(
     "prompts.json",
     "fingerprints of what was held out (a reward model: and trained on), for later runs",
 )
-PLAN = _named("plan.json", "the memory and time that were planned, and those that were measured")
+PLAN = _named(
+    "plan.json",
+    "the memory and time that were planned, or why none were, and those that were measured",
+)
 METRICS = _named("metrics.jsonl", "one line for each log of the trainer")
 ROLLOUTS = _named("rollouts.jsonl", "a few completions of each rollout, with their scores")
 WARNINGS = _named("warnings.jsonl", "what went wrong in a run that learns from rewards, and when")

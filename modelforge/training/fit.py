@@ -27,11 +27,13 @@ class Fitted:
         config: With every value filled in.
         data: The rows at its length; None where they were not read.
         plan: What the run will need, where there is a budget to keep.
+        unplanned: Why there is no plan although there is a budget; else empty.
     """
 
     config: Config
     data: Data | None
     plan: Plan | None
+    unplanned: str = ""
 
 
 def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fitted:
@@ -56,10 +58,10 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
         mean = data.ledger.tokens["total"] / len(data.train)
         most = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)
         config = config.with_choices(of_the_step(config, strategy, mean=mean, longest=most))
-    planned = None
+    planned, why = None, ""
     # Each stage of a staged run is a run of its own, and fits itself.
     if not as_it_is and (resolved.planning or not strategy.stages(config)):
-        config, planned = within_budget(
+        config, planned, why = within_budget(
             config,
             resolved.hardware,
             longest_row=None if data is None else longest_row(config, resolved, data),
@@ -70,7 +72,7 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
     config = config.with_choices(strategy.derived_defaults(config))
     if read is not None and data is not None and _is_cut(data, resolved.config, config, strategy):
         data = cut(read.rows, config, strategy)
-    return Fitted(config, data, planned)
+    return Fitted(config, data, planned, why)
 
 
 def longest_row(config: Config, resolved: Resolved, data: Data) -> int | None:

@@ -12,7 +12,8 @@ from modelforge.config import Choice, Config
 from modelforge.errors import UserError
 from modelforge.machine.hardware import Hardware
 from modelforge.machine.launch import processes_of
-from modelforge.plan import DoesNotFit, NotPlanned, Plan, fit
+from modelforge.plan import NotPlanned, Plan, fit
+from modelforge.plan.architectures import UnknownShape
 from modelforge.plan.calibration import learn, recall
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -29,11 +30,11 @@ def within_budget(
     run: RunDir,
     resumed: bool,
     planning: bool = False,
-) -> tuple[Config, Plan | None]:
+) -> tuple[Config, Plan | None, str]:
     """The config fitted to the card, or to ``memory_budget_gb``; a resumed run keeps its own.
 
-    What cannot be planned trains all the same, as configured, with a warning: a plan is never in
-    the way of a run, whatever is wrong with it.
+    What cannot be planned trains all the same, as configured, with a warning: a failure of the
+    planner is never in the way of a run. A mistake in the config is.
 
     Args:
         config: With every value filled in.
@@ -43,16 +44,20 @@ def within_budget(
         resumed: Whether the run resumes from a checkpoint there.
         planning: Whether the plan is what was asked for: then what goes wrong with it is raised.
 
+    Returns:
+        The config, its plan, and why there is none although there is a budget; else "".
+
     Raises:
-        DoesNotFit: If nothing fits, with the smallest budget that does.
+        UserError: If the config cannot be used, or nothing fits: then with the smallest budget
+            that does.
     """
     if resumed:
         recorded = (run.read_json(files.CHOICES) or {}).get("choices", {})
         kept = {k: Choice(**c) for k, c in recorded.items() if c["source"] in _KEPT}
-        return config.with_choices(kept), _recorded(run)
+        return config.with_choices(kept), _recorded(run), ""
     budget = config.settings.memory_budget_gb or hardware.usable_gb or None
     if budget is None:
-        return config, None  # a CPU without a budget swaps where a card would stop
+        return config, None, ""  # a CPU without a budget swaps where a card would stop
     headline(f"Plan: {config.settings.strategy} of {config.settings.model_name}")
     try:
         config, planned = fit(
@@ -63,15 +68,8 @@ def within_budget(
             calibration=recall(hardware),
             longest_row=longest_row,
         )
-    except DoesNotFit:
-        raise  # it was planned, and does not fit
     except Exception as error:
-        if planning and not isinstance(error, NotPlanned):
-            raise
-        warn(str(error.problems[0]) if isinstance(error, UserError) else f"no plan: {said(error)}")
-        first = "; its longest batch goes first" if hardware.device == "cuda" else ""
-        warn(f"it trains as configured, whether or not that fits in {budget:g} GiB{first}")
-        return config, None
+        return config, None, _unplanned(error, hardware, budget, planning=planning)
     for line in planned.lines():
         say(line)
     length = config.choices.get("max_seq_length")
@@ -80,7 +78,24 @@ def within_budget(
             f"max_seq_length is {length.value} on this card ({length.reason} in {budget:g} GiB): "
             "what is longer is cut, and a larger card would learn from more of it"
         )
-    return config, planned
+    return config, planned, ""
+
+
+def _unplanned(error: Exception, hardware: Hardware, budget: float, *, planning: bool) -> str:
+    """Warn of a run without a plan; why it has none.
+
+    Raises:
+        Exception: The error itself, where it is the user's, or the plan is what was asked for.
+    """
+    # The run itself reads a shape that needs the model's own code.
+    unknown = isinstance(error, NotPlanned) or (isinstance(error, UnknownShape) and not planning)
+    if not unknown and (planning or isinstance(error, UserError)):
+        raise error
+    why = str(error.problems[0]) if isinstance(error, UserError) else f"no plan: {said(error)}"
+    warn(why)
+    first = "; its longest batch goes first" if hardware.device == "cuda" else ""
+    warn(f"it trains as configured, whether or not that fits in {budget:g} GiB{first}")
+    return why
 
 
 def said(error: Exception) -> str:

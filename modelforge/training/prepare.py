@@ -53,6 +53,7 @@ class Prepared:
         checkpoint: Where to resume from, or None.
         plan: What it will need, where there is a budget to keep.
         fingerprint: Of the rows, training and held-out.
+        unplanned: Why there is no plan although there is a budget; else empty.
     """
 
     config: Config
@@ -68,6 +69,7 @@ class Prepared:
     checkpoint: Path | None
     plan: Plan | None
     fingerprint: str
+    unplanned: str = ""
 
 
 def prepare(
@@ -153,6 +155,7 @@ def prepare_on(resolved: Resolved, rows: Read) -> Prepared:
         checkpoint=resolved.checkpoint,
         plan=fitted.plan,
         fingerprint=digest,
+        unplanned=fitted.unplanned,
     )
 
 

@@ -238,3 +238,5 @@ def write_start(prepared: Prepared) -> None:
     prepared.run.write_json(files.PROMPTS, record(trained, prepared.data.eval_prompts))
     if prepared.plan is not None:
         prepared.run.write_json(files.PLAN, {"predicted": prepared.plan.to_dict()})
+    elif prepared.unplanned:
+        prepared.run.write_json(files.PLAN, {"unplanned": prepared.unplanned})
