@@ -89,21 +89,10 @@ def sweep(
         swept = Tuned(folder, strategy.measure, one_pass="one after the other, each to its end")
         swept.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
         said = {each.trial.name: each.trial.said for each in made}
-        prepared_together(configs, rows_of=lambda name: _of_the_rows(said[name]))
-        _train(swept, configs)
-        order = ranked(swept, list(configs), 1.0)
-        swept.said = {name: said[name] for name in order}
-        whole = [name for name in order if swept.found[name][_END]["rows"]]
-        if not whole:
-            why = swept.found[order[0]][_END]["why"]
-            raise RunError(Problem(str(folder), f"every run failed, the first for: {why}"))
-        swept.chosen, swept.why = whole[0], why_best(swept, whole, 1.0)
-        swept.result = result_of(RunDir(folder / swept.chosen), None)
-        swept.write()
-        show(swept)
-        _show_over_seeds(swept)
-        say(f"best: {swept.chosen}: {swept.why}")
-        say(f"runs: {folder}")
+        todo = {name: each for name, each in configs.items() if not _is_settled(swept, name)}
+        prepared_together(todo, rows_of=lambda name: _of_the_rows(said[name]))
+        _train(swept, todo, len(configs))
+        _rank(swept, said)
         return swept
 
 
@@ -133,20 +122,48 @@ def _of_the_rows(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in said.items() if key not in _NOT_OF_THE_ROWS]
 
 
-def _train(swept: Tuned, configs: Mapping[str, Config]) -> None:
-    """Train the runs one after the other; those that an earlier call ended are not repeated."""
-    left = [name for name in configs if not _is_settled(swept, name)]
-    if len(left) < len(configs):
-        say(f"{len(configs) - len(left)} of {len(configs)} runs are done")
+def _train(swept: Tuned, todo: Mapping[str, Config], count: int) -> None:
+    """Train runs one after the other.
+
+    Args:
+        swept: Takes their outcomes.
+        todo: Those that no earlier call ended.
+        count: How many there are in all.
+    """
+    done = count - len(todo)
+    if done:
+        say(f"{done} of {count} runs are done")
     begin = time.monotonic()
-    for number, name in enumerate(left):
-        headline(f"Run {len(configs) - len(left) + number + 1} of {len(configs)}: {name}")
-        swept.found[name] = {_END: _outcome(swept, name, configs[name])}
+    for number, (name, config) in enumerate(todo.items(), 1):
+        headline(f"Run {done + number} of {count}: {name}")
+        swept.found[name] = {_END: _outcome(swept, name, config)}
         swept.write()
         free_memory()
-        seconds = (time.monotonic() - begin) / (number + 1)
-        if number + 1 < len(left):
-            say(f"about {clock(seconds * (len(left) - number - 1))} left for the other runs")
+        left = len(todo) - number
+        if left:
+            seconds = (time.monotonic() - begin) / number
+            say(f"about {clock(seconds * left)} left for the other runs")
+
+
+def _rank(swept: Tuned, said: Mapping[str, Mapping[str, Any]]) -> None:
+    """Choose the best run, and show all.
+
+    Raises:
+        RunError: If every run failed.
+    """
+    order = ranked(swept, list(said), 1.0)
+    swept.said = {name: said[name] for name in order}
+    whole = [name for name in order if swept.found[name][_END]["rows"]]
+    if not whole:
+        why = swept.found[order[0]][_END]["why"]
+        raise RunError(Problem(str(swept.folder), f"every run failed, the first for: {why}"))
+    swept.chosen, swept.why = whole[0], why_best(swept, whole, 1.0)
+    swept.result = result_of(RunDir(swept.folder / swept.chosen), None)
+    swept.write()
+    show(swept)
+    _show_over_seeds(swept)
+    say(f"best: {swept.chosen}: {swept.why}")
+    say(f"runs: {swept.folder}")
 
 
 def _is_settled(swept: Tuned, name: str) -> bool:
