@@ -76,7 +76,7 @@ def test_pairs_that_are_equal_by_the_cut_are_dropped(load, long_rows):
         {"prompt": "Q", "chosen": long + "good", "rejected": long + "bad"},
     ]
     data = load(rows, "preference", max_length=64, long_rows=long_rows)
-    reason = "longer than max_length" if long_rows == "drop" else "equal once cut"
+    reason = "longer than max_seq_length" if long_rows == "drop" else "equal once cut"
     assert dropped(data) == {reason: ["rows.jsonl:2"]}
     assert not load(rows, "preference", max_length=None, long_rows=long_rows).ledger.dropped
     with pytest.raises(DataError, match="0 of 1 rows can be used") as caught:
