@@ -16,6 +16,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.common.files import file_digest
+from modelforge.common.libraries import take_over
 from modelforge.common.progress import Task
 from modelforge.common.sources import DatasetSource
 from modelforge.config import RewardEntry
@@ -137,7 +138,10 @@ class _Work:
         self.entries = rewards
         known = self._available()
         self.names = metrics.chosen(
-            options.metrics, available=list(known), rewarded=bool(reward_columns(rewards))
+            options.metrics,
+            available=list(known),
+            rewarded=bool(reward_columns(rewards)),
+            scores=asked.scores,
         )
         self.table = {name: known[name] for name in self.names}
 
@@ -241,6 +245,7 @@ class _Work:
     def _scorer(self) -> Callable[[list[Any]], list[dict[str, Any]]]:
         from modelforge.evaluation import scored
 
+        take_over()  # transformers is imported by now, and would draw bars
         if self.asked.scores:
             return partial(scored.by_reward_model, self.reward_model(), names=self.names)
         how = scored.Sampling(self.options.samples, self.options.drawn, self.new, self.options.seed)

@@ -93,10 +93,11 @@ def checked(options: Options, *, scores: bool, said: str) -> list[RewardEntry]:
         problems.append(Problem("--temperature", what, "set 1, or --samples 1"))
     if not options.data:
         problems.append(Problem("--data", "names nothing", "give a file, a folder or a hub id"))
-    judged = (options.rewards, options.reward_model, options.classifier, options.from_start)
+    judged = [options.rewards, options.reward_model, options.classifier, options.from_start]
+    judged += [options.samples > 1, options.temperature is not None]
     if scores and any(judged):
         what = f"{said} is a reward model, and answers nothing"
-        fix = "leave rewards, the classifier and kl out; give it pairs"
+        fix = "leave rewards, the classifier, samples and kl out; give it pairs"
         problems.append(Problem("MODEL", what, fix))
     if options.start is not None and not options.from_start:
         problems.append(Problem("--start", "has no effect", "add --metrics kl, or leave it out"))
