@@ -35,6 +35,7 @@ class Options:
         start: The model that this one began from; None to find it.
         by: A column of the data to divide the figures by.
         columns: Our column → the file's, where the layout is not recognised.
+        contamination: Whether to look which rows were trained on.
         output_dir: Where evaluations are kept.
         batch_size: Rows at once; None for as many as fit. It changes no answer.
     """
@@ -52,6 +53,7 @@ class Options:
     start: str | None = None
     by: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    contamination: bool = True
     output_dir: Path = OUTPUT
     batch_size: int | None = None
 
