@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.console import show_table
+from modelforge.common.console import show_table, warn
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.hardware import device_arguments
 from modelforge.machine.launch import refuse_uneven
@@ -100,17 +101,26 @@ def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
     rehearse(config, resolved, rows, data)
     show_choices(config.choices)
     warn_of_known(config, strategy, data)
+    warn_of_warmup(prepared)
     strategy.try_out(config, data.train, prepared.tokenizer)
 
 
 def refuse_no_step(prepared: Prepared) -> None:
-    """See that the prompts make up one rollout: TRL leaves out the last ones that do not.
+    """See that the rows make up one batch where the last ones that do not are left out.
+
+    TRL leaves out the last prompts that do not make up a rollout.
 
     Raises:
         ConfigError: If they do not. Not one step would be trained.
     """
     args, rows = prepared.args, len(prepared.data.train)
     if not prepared.strategy.generates:
+        batch = args.per_device_train_batch_size * args.world_size
+        if args.dataloader_drop_last and rows < batch and not prepared.config.get("packing"):
+            what = f"leaves out the last batch, and {rows} rows make up none of {batch}"
+            fix = "set it to false, or lower per_device_train_batch_size"
+            where = f"{prepared.config.name}: dataloader_drop_last"
+            raise ConfigError(Problem(where, what, fix))
         return
     rollout = getattr(args, "generation_batch_size", None) or (
         args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -122,6 +132,25 @@ def refuse_no_step(prepared: Prepared) -> None:
         keys = "prompts_per_step" if prepared.config.get("prompts_per_step") else keys
         fix = f"add prompts, or lower {keys}"
         raise ConfigError(Problem(f"{prepared.config.name}: dataset", what, fix))
+
+
+def warn_of_warmup(prepared: Prepared) -> None:
+    """Say that the learning rate does not get as high as asked: training ends in the warm-up."""
+    args, steps = prepared.args, prepared.args.max_steps
+    if steps <= 0:
+        if prepared.strategy.generates or prepared.config.get("packing"):
+            return  # a step takes other than so many rows
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        rows = len(prepared.data.train)
+        steps = math.ceil(args.num_train_epochs * rows / (batch * args.world_size))
+    warmup = args.get_warmup_steps(steps)
+    if warmup >= steps:
+        reached = args.learning_rate * (steps - 1) / warmup
+        warn(
+            f"{steps} {'step' if steps == 1 else 'steps'} of training, and the warm-up takes "
+            f"{warmup}: the learning rate gets no higher than {reached:.3g}, of "
+            f"{args.learning_rate:g} → train longer, or set warmup_steps to 0"
+        )
 
 
 def prepare_on(resolved: Resolved, rows: Read) -> Prepared:
