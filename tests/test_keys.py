@@ -322,11 +322,17 @@ def test_a_run_that_ends_in_its_warm_up_is_warned_of(place, capsys):
     assert "the warm-up takes" not in capsys.readouterr().err
 
 
-def test_rows_that_make_up_no_batch_are_refused_where_the_last_one_is_left_out(place):
+def test_rows_that_make_up_no_batch_are_refused_where_the_last_one_is_left_out(place, capsys):
     from modelforge.training.prepare import refuse_no_step
 
     said = {"dataloader_drop_last": True, "max_steps": 3}
     refuse_no_step(prepare(config(place, per_device_train_batch_size=8, **said)))
+    assert "leaves out" not in capsys.readouterr().err
+    prepare(config(place, per_device_train_batch_size=6, **said))
+    assert "leaves out 2 of the rows, since a batch takes 6" in capsys.readouterr().err
+    steps = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 1, "max_steps": 3}
+    prepare(config(place, "grpo", **steps))
+    assert "leaves out 2 of the rows, since a rollout takes 3" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="8 rows make up none of 16"):
         refuse_no_step(prepare(config(place, per_device_train_batch_size=16, **said)))
 
