@@ -26,6 +26,7 @@ from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
+from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
@@ -70,7 +71,22 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(train, tune, check, plan, data, evaluate, compare, report, runs, row, dial, generate, chat),
+    *(
+        train,
+        tune,
+        sweep,
+        check,
+        plan,
+        data,
+        evaluate,
+        compare,
+        report,
+        runs,
+        row,
+        dial,
+        generate,
+        chat,
+    ),
     *(export, verify),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),

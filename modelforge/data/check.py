@@ -192,7 +192,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     if limits.kind == "demonstration":
         if not found.supervised():
             return "no supervised token"
-        return None if found.supervised(limit) else "prompt fills max_length"
+        return None if found.supervised(limit) else "prompt fills max_seq_length"
     if limits.kind != "prompt" and any(len(ids) == found.start for ids in found.ids):
         return "no supervised token"
     if limit is None:
@@ -200,9 +200,9 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     if limits.kind == "prompt":
         return "prompt is too long" if found.start > limit else None
     if limits.long_rows == "drop" and any(len(ids) > limit for ids in found.ids):
-        return "longer than max_length"
+        return "longer than max_seq_length"
     if found.start >= limit:
-        return "prompt fills max_length"
+        return "prompt fills max_seq_length"
     cut = [ids[:limit] for ids in found.ids]
     return "equal once cut" if len(cut) == 2 and cut[0] == cut[1] else None
 

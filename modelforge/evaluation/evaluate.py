@@ -179,9 +179,9 @@ class _Work:
         from modelforge.rewards import build_rewards
 
         built, _ = build_rewards(rewards, tokenizer=self.tokenizer)
-        found = {function.__name__: function for function in built}
+        found = {metrics.reward_name(f.__name__): f for f in built}
         if self.options.reward_model:
-            found["reward"] = found.pop(built[-1].__name__)
+            found["reward"] = found.pop(metrics.reward_name(built[-1].__name__))
         if self.options.classifier:
             found["toxicity"] = toxicity_by(self.options.classifier)
         return found

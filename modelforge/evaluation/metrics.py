@@ -80,6 +80,12 @@ ALIASES = {
 _ALONG = {"kl": ("kl", "kl_k3", "entropy"), "entropy": ("kl", "kl_k3", "entropy")}
 
 
+def reward_name(function: str) -> str:
+    """What a reward function is called here: as it is, unless a measure has that name already."""
+    taken = function in METRICS or function in DERIVED or function in ALIASES
+    return f"{function}_reward" if taken else function
+
+
 def of_reward(name: str) -> Metric:
     """The measure of a reward function, which is called as it is."""
     return Metric(name, f"{name} of its answers", "score", True, "answers")
