@@ -67,7 +67,7 @@ def command(strategy, folder, *options):
 
 @pytest.fixture
 def run(python):
-    def run(arguments, program=("-m", "modelforge.cli")):
+    def run(arguments, program=("-m", "modelforge")):
         return subprocess.run(
             [python, *program, *arguments], capture_output=True, text=True, timeout=280
         )
@@ -150,7 +150,7 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(python, tmp_path):
 
     def start():
         process = subprocess.Popen(
-            [python, "-m", "modelforge.cli", *arguments], stderr=subprocess.PIPE, text=True
+            [python, "-m", "modelforge", *arguments], stderr=subprocess.PIPE, text=True
         )
         while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*")):
             time.sleep(0.05)

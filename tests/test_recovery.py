@@ -247,7 +247,7 @@ def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path
     def start():
         options = [f"output_dir={tmp_path}", "max_steps=5000", "save_steps=5000"]
         options += ["eval_split=0", "eval_dataset=null", "report_to=none"]
-        command = [python, "-m", "modelforge.cli", "train", str(TINY / "sft.json")]
+        command = [python, "-m", "modelforge", "train", str(TINY / "sft.json")]
         for option in options:
             command += ["--set", option]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

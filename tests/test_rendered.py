@@ -143,3 +143,24 @@ def test_a_prompt_may_fill_its_room_to_the_last_token(load):
     assert len(load(rows, "prompt", max_length=length).train) == 2
     cut = load(rows, "prompt", max_length=length - 1)
     assert dropped(cut) == {"prompt is too long": ["rows.jsonl:2"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "told"),
+    [
+        (" | trim", "    def f():\n        return 1", True),  # code without its first indentation
+        (" | replace('\\n', ' ')", "one\ntwo", True),
+        (".split() | join(' ')", "a  table   of  words", True),
+        (" | trim", " one\ntwo\n", False),  # white space around an answer says nothing
+        (" | tojson", "one\ntwo", False),  # it is written otherwise, and is there
+        ("", "    def f():\n        return 1", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["demonstration", "preference", "prompt"])
+def test_white_space_that_the_template_changes_is_said(load, kind, change, words, told):
+    template = STRIPS.replace(".split('</think>')[-1] | trim", change)
+    row = {"prompt": words if kind == "prompt" else "Q", "completion": words}
+    if kind == "preference":
+        row = {"prompt": "Q", "chosen": words, "rejected": "no"}
+    data = load([row], kind, template=template)
+    assert any("white space the chat template changes" in w for w in data.ledger.warnings) == told

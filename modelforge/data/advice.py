@@ -78,6 +78,11 @@ FINDINGS = {
         "means in a template, and can end a turn; take it out of the words if it is not meant",
         True,
     ),
+    "reflowed": (
+        "words whose white space the chat template changes, such as line breaks or the indentation "
+        "of code: the model reads and learns them so",
+        True,
+    ),
     "begun": (
         "prompts that end with words of the assistant: that turn is closed and another opened, and "
         "the answer does not go on from them; join the two where they are one answer",

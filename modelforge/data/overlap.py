@@ -212,14 +212,16 @@ class Near:
 
     def _try(self, item: Content, hashed: numpy.ndarray, at: int, band: int) -> None:
         """Count what a row has in common with those whose band is the same."""
+        import numpy
+
         key = self._sorted[at, band]
         for place in range(at, min(at + MOST, len(self.wanted))):
             if self._sorted[place, band] != key:
                 return
             number = int(self._order[place, band])
-            if (self._hashes[number] == hashed).mean() < NEAR - MARGIN:
-                continue
             if number in self.found or number in self.settled or self._tried[number] >= MOST:
+                continue
+            if numpy.count_nonzero(self._hashes[number] == hashed) < PLACES * (NEAR - MARGIN):
                 continue
             self._tried[number] += 1
             if likeness(self._told(self.wanted[number]), self._told(item)) >= NEAR:

@@ -181,7 +181,7 @@ def launch(config: Config, arguments: Sequence[str]) -> int:
         ]
         if distributed.main_address:
             command += ["--main_process_ip", distributed.main_address]
-        command += ["-m", "modelforge.cli", *arguments]
+        command += ["-m", "modelforge", *arguments]
         say(f"starting {distributed.num_processes} processes with accelerate launch")
         process = subprocess.Popen(command, env={**os.environ, EXIT_CODE: str(code)})
         before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT,)}
