@@ -62,7 +62,7 @@ def seconds(*command: str | Path) -> float:
     """CPU seconds of a command of ours."""
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, "-m", "modelforge.cli", *map(str, command)],
+        [sys.executable, "-m", "modelforge", *map(str, command)],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=None if os.environ.get("SHOW") else subprocess.DEVNULL,

@@ -161,6 +161,9 @@ def test_broken_files_say_what_is_wrong(tmp_path, text, says):
         ({"provider": "unsloth", "lora_r": 0}, "trains all weights"),
         ({"hub_token": "hf_x"}, "no secrets"),
         ({"use_cpu": True}, "hardware_profile"),
+        ({"distributed": {"num_machines": 2}}, "do not go into 2 equal machines"),
+        ({"distributed": {"num_machines": 2, "num_processes": 2}}, "2 machines meet there"),
+        ({"distributed": {"machine_rank": 1}}, "the last is 0"),
     ],
 )
 def test_what_cannot_stand_together_is_refused(values, says):

@@ -21,6 +21,7 @@ from modelforge.configfile import schema
 from modelforge.configfile.adapters import keys_of_their_own, lora_problems
 from modelforge.configfile.peers import project_of
 from modelforge.errors import ConfigError, Problem
+from modelforge.machine.launch import group_problems
 from modelforge.models.providers import get_provider
 from modelforge.redact import secrets_in
 from modelforge.runs import files
@@ -363,6 +364,7 @@ def _contradictions(config: Config) -> Iterable[Problem]:
         yield Problem(
             f"{where}: distributed.config", what, "set zero2, zero3 or fsdp, or remove it"
         )
+    yield from group_problems(config)
     if config.said.get("max_steps") == 0:
         fix = "set it to 1 or more, or use `modelforge check` to stop before training"
         yield Problem(f"{where}: max_steps", "is 0, which trains nothing", fix)
