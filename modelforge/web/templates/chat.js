@@ -98,7 +98,7 @@ async function read(stream, seen) {
 
 function rate(of_answer) {
   const bar = part("div", "", of_answer.box, "row");
-  const sides = { up: "👍", down: "👎" };
+  const sides = { up: "Good", down: "Bad" };
   const buttons = Object.entries(sides).map(([rating, sign]) =>
     button(sign, rating === "up" ? "Good answer" : "Bad answer", bar, async () => {
       if (!(await tell({ id: of_answer.id, rating }))) return;
@@ -122,7 +122,6 @@ function rate(of_answer) {
 }
 
 async function tell(body) {
-  let said = "Thank you, it is kept.";
   try {
     const response = await fetch("v1/feedback", {
       method: "POST", headers: headers(), body: JSON.stringify(body),
@@ -132,7 +131,7 @@ async function tell(body) {
     show(error.message);
     return false;
   }
-  show(said);
+  show("Thank you, it is kept.");
   return true;
 }
 
