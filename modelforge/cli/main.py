@@ -13,11 +13,12 @@ from typing import Any
 
 import typer
 
+from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
-from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
