@@ -29,7 +29,7 @@ IN_FLOAT64 = """
 import runpy, torch
 from modelforge.models.providers import huggingface
 huggingface.weights_dtype = lambda config, hardware: torch.float64
-runpy.run_module("modelforge.cli", run_name="__main__")
+runpy.run_module("modelforge", run_name="__main__")
 """
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
@@ -71,7 +71,7 @@ def config_of(name: str, options: argparse.Namespace, folder: Path) -> Path:
 
 def seconds(*command: str | Path, float64: bool) -> float:
     """CPU seconds of a command of ours."""
-    ours = ["-c", IN_FLOAT64] if float64 else ["-m", "modelforge.cli"]
+    ours = ["-c", IN_FLOAT64] if float64 else ["-m", "modelforge"]
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, *ours, *map(str, command)],
