@@ -159,7 +159,7 @@ def resume() -> None:
         command = [
             sys.executable,
             "-m",
-            "modelforge.cli",
+            "modelforge",
             "train",
             str(ROOT / "configs" / "tiny" / "sft.json"),
             *(word for option in options for word in ("--set", option)),

@@ -30,10 +30,10 @@ from modelforge.machine.hardware import (
 )
 from modelforge.registry import get_strategy, list_strategies, register_strategy
 from modelforge.strategy import Measure, Parts, Result, Strategy
-from modelforge.training.stages import RLHFConfig, RLHFTrainer
 
 if TYPE_CHECKING:
     from modelforge.evaluation.kept import Evaluation
+    from modelforge.training.stages import RLHFConfig, RLHFTrainer
 
 __all__ = [
     "Config",
@@ -92,3 +92,12 @@ def train(
     from modelforge.training.train import train
 
     return train(config, overrides=overrides)
+
+
+def __getattr__(name: str) -> Any:
+    # The stages read data and write pages: most commands, and `import modelforge`, need neither.
+    if name in ("RLHFConfig", "RLHFTrainer"):
+        from modelforge.training import stages
+
+        return getattr(stages, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

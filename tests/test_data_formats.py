@@ -190,6 +190,15 @@ CASES = [
     ),
     (
         "chosen/rejected, prompt implicit",
+        {
+            "chosen": [assistant("Hi"), *ASK, assistant("A")],
+            "rejected": [assistant("Hi"), *ASK, assistant("B")],
+        },
+        "preference",
+        {**PAIR, "prompt": [assistant("Hi"), *ASK]},
+    ),
+    (
+        "chosen/rejected, prompt implicit",
         {"chosen": "What? Yes indeed", "rejected": "What? Yes, no"},
         "preference",
         {

@@ -83,7 +83,7 @@ def test_every_row_is_accounted_for(load):
     ledger = data.ledger
     assert ledger.kept == len(data.train) == 3
     assert {r: (t.count, t.first) for r, t in ledger.dropped.items()} == {
-        "prompt fills max_length": (1, ["rows.jsonl:3"]),
+        "prompt fills max_seq_length": (1, ["rows.jsonl:3"]),
         "empty cell: prompt": (1, ["rows.jsonl:4"]),
     }
     assert ledger.duplicates.first == ["rows.jsonl:2"]
@@ -100,7 +100,14 @@ def test_every_row_is_accounted_for(load):
     assert ledger.chat_template == {"name": "plain", "reason": "chosen in the config"}
     assert json.loads(json.dumps(ledger.to_dict()))["dropped"]["empty cell: prompt"]["count"] == 1
     text = "\n".join(ledger.summary_lines())
-    for part in ("kept 3, dropped 2", "1 × empty cell: prompt (rows.jsonl:4)", "warning: 2 of 5"):
+    for part in (
+        "rows.jsonl: 5 rows, read as prompt/completion",
+        "95 % have at most 200",
+        "cut at max_seq_length: 1 (33.3%)",
+        "kept 3, dropped 2",
+        "1 × empty cell: prompt (rows.jsonl:4)",
+        "warning: 2 of 5",
+    ):
         assert part in text
 
 
@@ -114,12 +121,12 @@ def test_pairs_are_cut_for_dpo_and_dropped_for_reward(load):
     dpo = load(rows, "preference")
     assert dpo.train.column_names == ["prompt", "chosen", "rejected"]
     assert {r: t.count for r, t in dpo.ledger.dropped.items()} == {
-        "prompt fills max_length": 1,
+        "prompt fills max_seq_length": 1,
         "chosen equals rejected": 1,
     }
     assert dpo.ledger.truncated.first == ["rows.jsonl:2"]
     reward = load(rows, "preference", long_rows="drop")
-    assert reward.ledger.dropped["longer than max_length"].count == 2
+    assert reward.ledger.dropped["longer than max_seq_length"].count == 2
     assert len(reward.train) == 1 and not reward.ledger.truncated.count
 
 
@@ -168,7 +175,7 @@ def test_too_few_rows_are_refused_with_counts_and_advice(load):
         load(rows, min_rows=2)
     head, *reasons = map(str, caught.value.problems)
     assert "1 of 3 rows can be used, at least 2 needed" in head
-    assert "rows.jsonl:2: 1 row: prompt fills max_length → raise `max_seq_length`" in reasons
+    assert "rows.jsonl:2: 1 row: prompt fills max_seq_length → raise `max_seq_length`" in reasons
     with pytest.raises(DataError, match="needs a chat template"):
         load([{"messages": [{"role": "user", "content": "a"}]}], template="none")
     with pytest.raises(DataError, match="no partner"):

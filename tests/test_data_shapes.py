@@ -46,6 +46,16 @@ def test_rows_of_one_message_are_put_together_by_their_conversation(belongs, spe
     assert not ledger.unused
 
 
+def test_a_message_that_names_no_conversation_joins_none():
+    rows = [{"conversation_id": "a", "role": m["role"], "content": m["content"]} for m in TALK]
+    strays = [{**rows[0], "conversation_id": None}, {**rows[1], "conversation_id": ""}]
+    examples, ledger = made([*rows, *strays], "demonstration")
+    assert examples == [{"messages": TALK}]
+    assert any("; 2 messages are left out: no conversation_id" in note for note in ledger.notes)
+    with pytest.raises(DataError, match="column conversation_id; to train on each alone"):
+        made([{**row, "conversation_id": None} for row in rows], "demonstration")
+
+
 def test_single_messages_that_cannot_be_put_together_are_refused():
     rows = [{"role": m["role"], "text": m["content"]} for m in TALK]
     with pytest.raises(DataError, match="column conversation_id; to train on each alone"):

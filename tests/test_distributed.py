@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,7 +67,7 @@ def command(strategy, folder, *options):
 
 @pytest.fixture
 def run(python):
-    def run(arguments, program=("-m", "modelforge.cli")):
+    def run(arguments, program=("-m", "modelforge")):
         return subprocess.run(
             [python, *program, *arguments], capture_output=True, text=True, timeout=280
         )
@@ -148,7 +150,7 @@ def test_a_killed_process_ends_both_and_the_run_goes_on(python, tmp_path):
 
     def start():
         process = subprocess.Popen(
-            [python, "-m", "modelforge.cli", *arguments], stderr=subprocess.PIPE, text=True
+            [python, "-m", "modelforge", *arguments], stderr=subprocess.PIPE, text=True
         )
         while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*")):
             time.sleep(0.05)
@@ -208,6 +210,40 @@ def test_a_backend_that_cannot_run_here_is_refused_before_anything_is_loaded(mon
     for backend in ("fsdp", "zero3"):
         with pytest.raises(ConfigError, match="switches adapters within a step"):
             config("ppo", backend)
+
+
+@pytest.mark.slow
+def test_two_machines_meet_where_the_config_says(python, tmp_path):
+    """Each starts its part of the processes, which know their rank and where the first one is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = """
+import os
+from pathlib import Path
+if "MODELFORGE_EXIT_CODE" in os.environ and "RANK" in os.environ:
+    keys = ("RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+    Path(__file__).with_name("of-" + os.environ["RANK"]).write_text(
+        " ".join(os.environ[key] for key in keys))
+"""
+    (tmp_path / "sitecustomize.py").write_text(told)
+    said = {"num_processes": 2, "num_machines": 2, "main_address": "127.0.0.1", "main_port": port}
+    start = "import sys; from modelforge import load_config; "
+    start += "from modelforge.machine.launch import launch; "
+    start += "sys.exit(launch(load_config(eval(sys.argv[1])), ['strategies']))"
+    values = {"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"}
+    started = [
+        subprocess.Popen(
+            [python, "-c", start, repr(values | {"distributed": said | {"machine_rank": rank}})],
+            # The interpreter that looks for sitecustomize: one that stands for it does not.
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHON_EXEC": sys.executable},
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    for rank in (0, 1):
+        found = (tmp_path / f"of-{rank}").read_text()
+        assert found == f"{rank} 2 {rank} 127.0.0.1 {port}"
 
 
 def test_batches_that_one_process_lacks_are_refused_by_check(tmp_path):

@@ -181,6 +181,20 @@ def test_rewards_pass_at_k_and_slices(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reward_whose_name_is_a_measures_is_called_otherwise(tmp_path):
+    """The margin of a pair is in nats, and a user's function may be called so too."""
+    file = tmp_path / "mine.py"
+    file.write_text("def margin(completions, **columns):\n    return [7.0] * len(completions)\n")
+    options = Options(
+        str(few("preference_eval", 4)), rewards=(f"{file}:margin",), max_new_tokens=2,
+        metrics=("margin", "margin_reward"), output_dir=tmp_path / "out",
+    )  # fmt: skip
+    found = evaluate(MODEL, options)
+    assert found.metrics["margin_reward"] == 7.0 != found.metrics["margin"]
+    assert [found.table[name].unit for name in found.metrics] == ["nats", "score"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 4])
 def test_a_cut_evaluation_goes_on_to_the_same_rows(kept, tmp_path, monkeypatch, moment):
     """Cut within a line, as a kill may leave it."""

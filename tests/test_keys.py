@@ -194,6 +194,7 @@ def test_evaluating_and_saving_follow_from_what_the_user_said(place, said, holds
         (BEST | {"save_steps": 7, "eval_steps": 5}, ["7 and 5", "leave save_steps out"]),
         (BEST | {"save_steps": 0.5, "eval_steps": 5}, ["0.5 and 5"]),
         (BEST | {"eval_steps": 50}, ["max_steps 12 ends before eval_steps 50"]),
+        (BEST | {"eval_steps": 2, "greater_is_better": True}, ["less is better of eval_loss"]),
         (BEST | {"eval_split": 0}, ["load_best_model_at_end", "no held-out rows"]),
         ({"eval_strategy": "epoch", "eval_split": 0}, ["eval_strategy", "no held-out rows"]),
         ({"eval_on_start": True, "eval_split": 0}, ["eval_on_start", "no held-out rows"]),
@@ -311,6 +312,29 @@ def test_the_warm_up_really_happens(place):
         rates += trainer.lr_scheduler.get_last_lr()[:1]
         trainer.lr_scheduler.step()
     assert all(math.isclose(r, min(i / 8, 1) * 1e-3) for i, r in enumerate(rates))
+
+
+def test_a_run_that_ends_in_its_warm_up_is_warned_of(place, capsys):
+    prepare(config(place, max_steps=3, warmup_steps=20, learning_rate=1e-3))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 steps of training, and the warm-up takes 20" in said and "higher than 0.0001," in said
+    prepare(config(place, max_steps=3, warmup_steps=2))
+    assert "the warm-up takes" not in capsys.readouterr().err
+
+
+def test_rows_that_make_up_no_batch_are_refused_where_the_last_one_is_left_out(place, capsys):
+    from modelforge.training.prepare import refuse_no_step
+
+    said = {"dataloader_drop_last": True, "max_steps": 3}
+    refuse_no_step(prepare(config(place, per_device_train_batch_size=8, **said)))
+    assert "leaves out" not in capsys.readouterr().err
+    prepare(config(place, per_device_train_batch_size=6, **said))
+    assert "leaves out 2 of the rows, since a batch takes 6" in capsys.readouterr().err
+    steps = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 1, "max_steps": 3}
+    prepare(config(place, "grpo", **steps))
+    assert "leaves out 2 of the rows, since a rollout takes 3" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="8 rows make up none of 16"):
+        refuse_no_step(prepare(config(place, per_device_train_batch_size=16, **said)))
 
 
 # --- what needs no library to be told -------------------------------------------------------------

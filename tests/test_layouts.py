@@ -248,7 +248,7 @@ def test_every_column_and_message_key_that_is_not_used_is_named_with_its_rows():
         "n": (2, ["rows.jsonl:1", "rows.jsonl:2"]),
     }
     (line,) = [line for line in ledger.fact_lines() if line.startswith("not used: ")]
-    assert "source (1 rows)" in line and "n (2 rows)" in line
+    assert "source (1 row)" in line and "n (2 rows)" in line
     _, prompts = made([{"prompt": "Q", "level": 3}], "prompt")
     assert list(prompts.passed_on) == ["level"] and not prompts.unused
     by_hand = [{"q": "Q", "completion": "A", "prompt": "other"}]
@@ -287,5 +287,5 @@ def test_a_file_of_which_next_to_nothing_can_be_used_is_refused():
         ledger.refuse_if_too_few("rows.jsonl", 1, 1)
     by_length = Ledger("preference")
     for number in range(299):
-        by_length.drop("longer than max_length", f"rows.jsonl:{number}")
+        by_length.drop("longer than max_seq_length", f"rows.jsonl:{number}")
     by_length.refuse_if_too_few("rows.jsonl", 1, 1)

@@ -93,7 +93,7 @@ ELSEWHERE = {
     "sft_stage": "test_rlhf.py",
     "reward_stage": "test_rlhf.py",
     "min_reward_accuracy": "test_rlhf.py",
-    **{f"distributed.{key}": "../modelforge/machine/launch.py"
+    **{f"distributed.{key}": "test_distributed.py"
        for key in ("backend", "config", "num_processes", "num_machines", "machine_rank",
                    "main_address", "main_port")},
 }  # fmt: skip

@@ -78,7 +78,7 @@ def test_what_bfd_throws_away_is_counted(ready):
     assert count(train) == ledger.tokens["total"]
     assert count(train) + count(evaluation) + ledger.truncated_tokens == sum(whole)
     assert any(f"loses {ledger.truncated_tokens} tokens" in line for line in ledger.fact_lines())
-    assert any("cut at max_length" in warning for warning in ledger.warnings)
+    assert any("cut at max_seq_length" in warning for warning in ledger.warnings)
 
 
 def test_held_out_rows_are_not_packed_and_what_is_cut_of_them_is_counted(ready, tmp_path):

@@ -5,19 +5,22 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import quick
+from tiny import ROOT, few, quick
 from transformers import Trainer
 
 import modelforge
 from modelforge.checkpointing.resumable import Resumable
 from modelforge.errors import Interrupted, RunError
+from modelforge.evaluation.evaluate import evaluate
+from modelforge.evaluation.kept import Rows
+from modelforge.evaluation.options import Options
 
-TINY = Path(__file__).parents[1] / "configs" / "tiny"
+TINY = ROOT / "configs" / "tiny"
 MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -244,7 +247,7 @@ def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path
     def start():
         options = [f"output_dir={tmp_path}", "max_steps=5000", "save_steps=5000"]
         options += ["eval_split=0", "eval_dataset=null", "report_to=none"]
-        command = [python, "-m", "modelforge.cli", "train", str(TINY / "sft.json")]
+        command = [python, "-m", "modelforge", "train", str(TINY / "sft.json")]
         for option in options:
             command += ["--set", option]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -267,3 +270,23 @@ def test_the_command_exits_with_75_and_a_second_interrupt_stops_at_once(tmp_path
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode not in (0, 2)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_comes_to_the_rows_of_one_that_is_not(python, tmp_path):
+    """A process of its own and SIGKILL; benchmarks/evaluate_killed.py does it at 20 moments."""
+    model, data = str(ROOT / "examples/tiny/model"), str(few("prompts_eval", 12))
+    options = Options(data, samples=2, max_new_tokens=8, batch_size=2, output_dir=tmp_path / "cut")
+    command = [python, "-m", "modelforge.cli", "evaluate", model, "--data", data]
+    command += ["--samples", "2", "--max-new-tokens", "8", "--batch-size", "2"]
+    process = subprocess.Popen([*command, "-o", tmp_path / "cut"], stderr=subprocess.DEVNULL)
+    while not (begun := list(tmp_path.glob("cut/*/.samples_*"))) or not begun[0].stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    kept = evaluate(model, options)
+    whole = evaluate(model, replace(options, output_dir=tmp_path / "whole"))
+    assert kept.rows == whole.rows and kept.metrics == whole.metrics
+    both = [Rows(each.folder, each.task).path.read_bytes() for each in (kept, whole)]
+    assert both[0] == both[1]

@@ -76,7 +76,7 @@ def test_pairs_that_are_equal_by_the_cut_are_dropped(load, long_rows):
         {"prompt": "Q", "chosen": long + "good", "rejected": long + "bad"},
     ]
     data = load(rows, "preference", max_length=64, long_rows=long_rows)
-    reason = "longer than max_length" if long_rows == "drop" else "equal once cut"
+    reason = "longer than max_seq_length" if long_rows == "drop" else "equal once cut"
     assert dropped(data) == {reason: ["rows.jsonl:2"]}
     assert not load(rows, "preference", max_length=None, long_rows=long_rows).ledger.dropped
     with pytest.raises(DataError, match="0 of 1 rows can be used") as caught:
@@ -143,3 +143,24 @@ def test_a_prompt_may_fill_its_room_to_the_last_token(load):
     assert len(load(rows, "prompt", max_length=length).train) == 2
     cut = load(rows, "prompt", max_length=length - 1)
     assert dropped(cut) == {"prompt is too long": ["rows.jsonl:2"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "told"),
+    [
+        (" | trim", "    def f():\n        return 1", True),  # code without its first indentation
+        (" | replace('\\n', ' ')", "one\ntwo", True),
+        (".split() | join(' ')", "a  table   of  words", True),
+        (" | trim", " one\ntwo\n", False),  # white space around an answer says nothing
+        (" | tojson", "one\ntwo", False),  # it is written otherwise, and is there
+        ("", "    def f():\n        return 1", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["demonstration", "preference", "prompt"])
+def test_white_space_that_the_template_changes_is_said(load, kind, change, words, told):
+    template = STRIPS.replace(".split('</think>')[-1] | trim", change)
+    row = {"prompt": words if kind == "prompt" else "Q", "completion": words}
+    if kind == "preference":
+        row = {"prompt": "Q", "chosen": words, "rejected": "no"}
+    data = load([row], kind, template=template)
+    assert any("white space the chat template changes" in w for w in data.ledger.warnings) == told

@@ -366,6 +366,8 @@ def test_an_async_function_stays_async(tmp_path):
     [
         ("return [1.0]", "returned 1 values for 2 completions"),
         ("return 3", "returned int, not a list"),
+        ("return {0: 1.0, 1: 2.0}", "returned dict, not a list"),
+        ("return '12'", "returned str, not a list"),
         ("return ['a', 1]", "value 0 is 'a', not a number"),
         ("return [1, float('inf')]", "value 1 is not finite"),
     ],

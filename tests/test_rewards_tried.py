@@ -78,6 +78,14 @@ def test_what_the_rewards_give_is_said(tmp_path, capsys):
     assert "numeric_answer: gives" not in said
 
 
+def test_rewards_that_take_each_other_away_are_said(tmp_path, capsys):
+    opposed = [{"name": "exact_match", "weight": weight} for weight in (1, -1)]
+    prepare(config(tmp_path, rewards=opposed))
+    assert "weighted sum is 0 for right and for wrong answers alike" in capsys.readouterr().err
+    prepare(config(tmp_path, rewards=[opposed[0], {**opposed[1], "weight": -0.5}]))
+    assert "weighted sum" not in capsys.readouterr().err
+
+
 def test_answers_that_are_no_numbers_are_said_or_refused(tmp_path, capsys):
     words = [{"prompt": f"q {n}", "answer": "Paris"} for n in range(9)]
     with pytest.raises(ConfigError, match="can score none of the first 9 rows"):

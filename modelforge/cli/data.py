@@ -23,8 +23,6 @@ from modelforge.common.files import write_whole
 from modelforge.config import Config
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem
-from modelforge.training.read import read
-from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
     from modelforge.data import Segment
@@ -106,6 +104,8 @@ def show_data(config: Config, asked: Asked) -> dict[str, Any]:
     """
     from modelforge.data import Watched, preview, write_normal_form
     from modelforge.data.shown import one_row, some_rows
+    from modelforge.training.read import read
+    from modelforge.training.resolve import resolve
 
     resolved = resolve(config)
     watched = Watched(asked.row) if asked.row is not None else None

@@ -13,11 +13,12 @@ from typing import Any
 
 import typer
 
+from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
-from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
@@ -27,6 +28,7 @@ from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
 from modelforge.cli.serve import feedback_export, serve
+from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
@@ -71,7 +73,22 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(train, tune, check, plan, data, evaluate, compare, report, runs, row, dial, generate, chat),
+    *(
+        train,
+        tune,
+        sweep,
+        check,
+        plan,
+        data,
+        evaluate,
+        compare,
+        report,
+        runs,
+        row,
+        dial,
+        generate,
+        chat,
+    ),
     *(export, verify, serve),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),

@@ -14,8 +14,6 @@ from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.training.read import read
-from modelforge.training.resolve import resolve
 
 if TYPE_CHECKING:
     from modelforge.data.shown import Shown
@@ -55,6 +53,8 @@ def one_row_of(folder: Path, number: str) -> dict[str, Any]:
     """
     from modelforge.data import Watched, preview
     from modelforge.data.shown import one_row
+    from modelforge.training.read import read
+    from modelforge.training.resolve import resolve
 
     run = RunDir(folder)
     if not run.finished or not (folder / files.CHOICES).is_file():

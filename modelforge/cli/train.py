@@ -25,10 +25,6 @@ from modelforge.configfile.load import load_config
 from modelforge.machine.launch import launch, launched, leave_exit_code
 from modelforge.runs import files
 from modelforge.runs.folder import choices_json
-from modelforge.training.defaults import under_each_profile
-from modelforge.training.effects import refuse_idle_everywhere
-from modelforge.training.prepare import prepare, refuse_no_step
-from modelforge.training.stages import RLHFTrainer
 
 
 def train(
@@ -77,13 +73,18 @@ def check(
         loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
         strategy = registry.get_strategy(loaded.settings.strategy)()
         if config_only:
+            from modelforge.training.defaults import under_each_profile
+            from modelforge.training.effects import refuse_idle_everywhere
+
             refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
         else:
+            from modelforge.training.prepare import prepare, refuse_no_step
+
             job = prepare(loaded)
             refuse_no_step(job)
             report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
             if strategy.stages(loaded):
-                RLHFTrainer(loaded).check()
+                modelforge.RLHFTrainer(loaded).check()
     if as_json:
         print_json(report)
     say(f"{config}: ok")

@@ -44,9 +44,9 @@ ADVICE = {
     "weight of a part": "a part is trained on or not: use 0 or 1",
     "template drops text": "set a `chat_template` that renders it, or take it out of the rows",
     "template fails": "set another `chat_template`, or mend the order of roles",
-    "prompt fills max_length": "raise `max_seq_length`",
+    "prompt fills max_seq_length": "raise `max_seq_length`",
     "prompt is too long": "raise `max_seq_length`, or lower `generation.max_new_tokens`",
-    "longer than max_length": "raise `max_seq_length`",
+    "longer than max_seq_length": "raise `max_seq_length`",
     "no supervised token": "the reply is empty under this chat template; set `chat_template`",
 }
 
@@ -76,6 +76,11 @@ FINDINGS = {
     "marks": (
         "words in which the tokenizer reads {}, one of its special tokens: it means there what it "
         "means in a template, and can end a turn; take it out of the words if it is not meant",
+        True,
+    ),
+    "reflowed": (
+        "words whose white space the chat template changes, such as line breaks or the indentation "
+        "of code: the model reads and learns them so",
         True,
     ),
     "begun": (

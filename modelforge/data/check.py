@@ -12,7 +12,7 @@ from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
-from modelforge.data.overlap import prompt_key, shared
+from modelforge.data.overlap import RUN, prompt_key, shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -192,7 +192,7 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     if limits.kind == "demonstration":
         if not found.supervised():
             return "no supervised token"
-        return None if found.supervised(limit) else "prompt fills max_length"
+        return None if found.supervised(limit) else "prompt fills max_seq_length"
     if limits.kind != "prompt" and any(len(ids) == found.start for ids in found.ids):
         return "no supervised token"
     if limit is None:
@@ -200,9 +200,9 @@ def why_not(found: Encoded | RenderError, limits: Limits) -> str | None:
     if limits.kind == "prompt":
         return "prompt is too long" if found.start > limit else None
     if limits.long_rows == "drop" and any(len(ids) > limit for ids in found.ids):
-        return "longer than max_length"
+        return "longer than max_seq_length"
     if found.start >= limit:
-        return "prompt fills max_length"
+        return "prompt fills max_seq_length"
     cut = [ids[:limit] for ids in found.ids]
     return "equal once cut" if len(cut) == 2 and cut[0] == cut[1] else None
 
@@ -372,12 +372,16 @@ def look_for_shared(
     """Count the held-out rows that are also trained on, as they are or nearly so."""
     every = -(-len(train) // NEAR_AMONG) or 1
     if every > 1 and len(evaluation):
-        ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
+        ledger.note(
+            f"rows that are nearly held-out ones are looked for in one of {every} training rows"
+        )
     held_out, trained = (
         ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
     )
     for kind, pairs in shared(held_out, trained, every=every).items():
-        tally = ledger.shared_with_training.setdefault(kind, Tally())
+        tally = ledger.words_in_common
+        if kind != RUN:
+            tally = ledger.shared_with_training.setdefault(kind, Tally())
         for one, other in pairs:
             tally.add(f"{one} = {other}")
 

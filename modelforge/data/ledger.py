@@ -8,6 +8,7 @@ from typing import Any
 
 from modelforge.data.advice import ADVICE, FINDINGS
 from modelforge.data.convert import DataKind
+from modelforge.data.grams import WORDS
 from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
 
@@ -19,7 +20,7 @@ LEAST_SHARE, FEW = 0.05, 20  # FEW: dropped rows that are not worth a refusal
 # Reasons that follow from the length that was set, or from what a format is.
 CHOSEN = frozenset(
     (
-        *("prompt fills max_length", "prompt is too long", "longer than max_length"),
+        *("prompt fills max_seq_length", "prompt is too long", "longer than max_seq_length"),
         *("equal once cut", "neither best nor worst", "rated below another answer"),
         *("labelled bad", "marked not to be trained on"),
     )
@@ -68,6 +69,8 @@ class Ledger:
         shared_with_training: Of held-out rows that are also trained on: whether it is the same row,
             the same prompt alone, or nearly the same (see `modelforge.data.overlap`) → how many,
             and the first as ``held-out place = training place``.
+        words_in_common: Of the other held-out rows those that share a run of words with a training
+            row (see `modelforge.data.grams`).
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
         eval_reason: How they were chosen.
@@ -98,6 +101,7 @@ class Ledger:
     blanks_alone: Tally = field(default_factory=Tally)
     placeholders: Tally = field(default_factory=Tally)
     shared_with_training: dict[str, Tally] = field(default_factory=dict)
+    words_in_common: Tally = field(default_factory=Tally)
     train_rows: int = 0
     eval_rows: int = 0
     eval_reason: str = ""
@@ -164,8 +168,8 @@ class Ledger:
         for finding, tally in self.findings.items():
             name, _, detail = finding.partition(": ")
             text, look = FINDINGS[name]
-            rows = f"{tally.count} {'row' if tally.count == 1 else 'rows'}"
-            told = f"{rows} with {text.format(detail)} ({', '.join(tally.first[:3])})"
+            first = ", ".join(tally.first[:3])
+            told = f"{rows_said(tally.count)} with {text.format(detail)} ({first})"
             (self.warnings.append if look else self.note)(told)
         dropped = self.rows_read - self.kept
         if self.rows_read and dropped > WARN_SHARE * self.rows_read:
@@ -175,7 +179,7 @@ class Ledger:
             )
         if self.truncated_share > WARN_SHARE:
             self.warnings.append(
-                f"{self.truncated_share:.0%} of the rows are cut at max_length: the end of the "
+                f"{self.truncated_share:.0%} of the rows are cut at max_seq_length: the end of the "
                 "reply, with its end-of-sequence token, is lost; raise `max_seq_length`"
             )
         if self.double_bos:
@@ -191,7 +195,7 @@ class Ledger:
         if self.placeholders.count:
             first = ", ".join(self.placeholders.first[:3])
             self.warnings.append(
-                f"{self.placeholders.count} rows hold a placeholder such as {{{{name}}}} "
+                f"{rows_said(self.placeholders.count)} with a placeholder such as {{{{name}}}} "
                 f"({first}): it is trained on as it stands"
             )
         if self.blanks_alone.count:
@@ -218,7 +222,7 @@ class Ledger:
     def fact_lines(self) -> list[str]:
         """A fact a line."""
         lines = [
-            f"{source['path']}: {source['rows']} rows, read as {source['format']}"
+            f"{source['path']}: {rows_said(source['rows'])}, read as {source['format']}"
             for source in self.sources
         ]
         lines.append(f"kept {self.kept}, dropped {self.rows_read - self.kept}")
@@ -229,28 +233,34 @@ class Ledger:
             ("passed on to reward functions", self.passed_on),
         ):
             if names:
-                listed = (f"{name} ({tally.count} rows)" for name, tally in names.items())
+                listed = (f"{name} ({rows_said(tally.count)})" for name, tally in names.items())
                 lines.append(f"{what}: {', '.join(listed)}")
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
         if self.eval_rows and not self.shared_with_training:
             lines.append("held-out rows that are also trained on, whole or nearly so: none found")
+        if self.words_in_common.count:
+            first = ", ".join(self.words_in_common.first[:3])
+            lines.append(
+                f"held-out rows with {WORDS} words in a row of a training row: "
+                f"{self.words_in_common.count} of {self.eval_rows} ({first})"
+            )
         if self.tokens:
             t = self.tokens
             lines.append(
                 f"tokens: {t['total']:.0f} in all; a sequence {t['mean']:.0f} on average, "
-                f"median {t['p50']:.0f}, 95 % below {t['p95']:.0f}, longest {t['max']:.0f}"
+                f"median {t['p50']:.0f}, 95 % have at most {t['p95']:.0f}, longest {t['max']:.0f}"
             )
         if self.supervised_share is not None:
             lines.append(f"supervised: {self.supervised_share:.1%} of the tokens")
         if self.truncated.count:
             lines.append(
-                f"cut at max_length: {self.truncated.count} ({self.truncated_share:.1%}), which "
-                f"loses {self.truncated_tokens} tokens"
+                f"cut at max_seq_length: {self.truncated.count} ({self.truncated_share:.1%}), "
+                f"which loses {self.truncated_tokens} tokens"
             )
         if self.split.count:
             lines.append(
-                f"split by packing: {self.split.count} rows longer than a block; nothing is lost, "
-                "but their later parts are read without what stands before"
+                f"split by packing: {rows_said(self.split.count)} longer than a block; nothing is "
+                "lost, but their later parts are read without what stands before"
             )
         if self.duplicates.count:
             first = ", ".join(self.duplicates.first[:3])
@@ -286,12 +296,17 @@ class Ledger:
         raise DataError(Problem(where, what, fix), *reason_problems(reasons))
 
 
+def rows_said(count: int) -> str:
+    """So many rows, in words."""
+    return f"{count} {'row' if count == 1 else 'rows'}"
+
+
 def reason_problems(reasons: Iterable[tuple[str, Tally]]) -> list[Problem]:
     """One problem for each reason, at the first row it hit."""
     return [
         Problem(
             tally.first[0],
-            f"{tally.count} {'row' if tally.count == 1 else 'rows'}: {reason}",
+            f"{rows_said(tally.count)}: {reason}",
             ADVICE.get(reason.split(":")[0], ""),
         )
         for reason, tally in reasons

@@ -39,7 +39,10 @@ def read_best_and_wrong(cells: Cells, mode: Mode) -> Iterator[Example]:
 def read_pair(cells: Cells, mode: Mode) -> Iterator[Example]:
     """chosen and rejected, with a prompt or with the prompt implicit in both."""
     margin = cells.get("margin")
-    chosen, rejected = (whole_dialogue(cells.get(role), mode) for role in ("chosen", "rejected"))
+    alone = "prompt" not in cells
+    chosen, rejected = (
+        whole_dialogue(cells.get(role), mode, alone=alone) for role in ("chosen", "rejected")
+    )
     if chosen is not None and rejected is None and mode.pairs:
         # The conversation, and a worse reply at its end.
         prompt, last = split_last_reply(chosen)
@@ -72,13 +75,21 @@ def read_messages_and_rejected(cells: Cells, mode: Mode) -> Iterator[Example]:
         yield from read_messages({**cells, "messages": cells.get("chosen")}, mode)
 
 
-def whole_dialogue(value: Any, mode: Mode) -> list[Message] | None:
-    """The messages of a reply that repeats its prompt; None for a reply alone."""
+def whole_dialogue(value: Any, mode: Mode, *, alone: bool) -> list[Message] | None:
+    """The messages of a reply that repeats its prompt; None for a reply alone.
+
+    Args:
+        value: Of a cell.
+        mode: What to make of it.
+        alone: Whether there is no prompt beside it: then the assistant may begin the dialogue.
+    """
     if mode.conversational and is_marked(value):
         return parse_marked(value)
     if is_messages(value):
         messages = to_messages(value)
-        return messages if messages[0]["role"] != "assistant" else None
+        begun = messages[0]["role"] == "assistant"
+        asked = alone and any(message["role"] == "user" for message in messages)
+        return messages if asked or not begun else None
     return None
 
 

@@ -388,5 +388,9 @@ def holds(text: str, words: str) -> bool:
     """Whether a rendering holds a text, white space and the escapes of JSON aside."""
     if words in text:
         return True
-    escaped = json.dumps(words, ensure_ascii=False)[1:-1]
-    return escaped in text or "".join(words.split()) in "".join(text.split())
+    return as_json(words) in text or "".join(words.split()) in "".join(text.split())
+
+
+def as_json(words: str) -> str:
+    """A text with the escapes that it has within JSON."""
+    return json.dumps(words, ensure_ascii=False)[1:-1]

@@ -15,13 +15,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from modelforge.data.message import Message
-from modelforge.data.render import Conversation, Renderer, RenderError, Span, holds, words_of
+from modelforge.data.render import (
+    Conversation,
+    Renderer,
+    RenderError,
+    Span,
+    as_json,
+    holds,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Of a private plane of Unicode: one a message.
 FIRST_MARK, MARKS = 0xF0000, 0x8000
+# A first line that is indented as code is; one blank before an answer is a habit of data sets.
+INDENTED = re.compile(r"\A\s*?((?:\t|  )[^\n]*\S)")
 MARK = re.compile(f"[{chr(FIRST_MARK)}-{chr(FIRST_MARK + MARKS - 1)}]")
 
 
@@ -341,3 +351,14 @@ def lost(message: Message, text: str, spans: Sequence[Span] | None) -> str:
     """What of a message the template takes away: ``text``, ``thought``, ``call`` or nothing."""
     where = text if not spans else text[spans[0][0] : spans[-1][1]]
     return next((what for what, words in words_of(message) if not holds(where, words)), "")
+
+
+def reflowed(messages: Sequence[Message], text: str) -> tuple[str, ...]:
+    """The finding of words whose white space the template changes: line breaks, indentation."""
+    for message in messages:
+        words = [each for what, each in words_of(message) if what != "call"]
+        words += INDENTED.findall(message["content"] or "")
+        changed = [each for each in words if each not in text and as_json(each) not in text]
+        if any(holds(text, each) for each in changed):  # else it is lost, which is told apart
+            return ("reflowed",)
+    return ()

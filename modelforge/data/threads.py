@@ -52,7 +52,11 @@ def joined(path: str, rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
         assert own["message"] is not None
         made, left = _ways(messages, own["message"], belongs, own["rank"])
     else:
-        made, left = _groups(messages, belongs, own["order"]), {}
+        members = [row for row in messages if not is_empty(row.cells.get(belongs))]
+        if not members:
+            raise DataError(_alone(path, speaker, said, None))
+        made, strays = _groups(members, belongs, own["order"]), len(messages) - len(members)
+        left = {f"messages are left out: no {belongs}": strays} if strays else {}
     told = f"{path}: {len(rows)} rows, a message each, make {len(made)} conversations by {belongs}"
     return made, told + "".join(f"; {count} {reason}" for reason, count in left.items())
 

@@ -19,7 +19,7 @@ from modelforge.data.marks import Marks
 from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
-from modelforge.data.spans import SpanFinder, lost_in, training_template
+from modelforge.data.spans import SpanFinder, lost_in, reflowed, training_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -233,6 +233,7 @@ class Encoder:
             *(("turn not found",) if any(i not in found.turns for i in wanted) else ()),
             *((f"not opened: {self.finder.opening}",) if found.unopened else ()),
             *self.marks.found(messages),
+            *reflowed(messages, found.text),
             *begun(example),
             *self.trained.unread(conversation_of(example, messages)),
         )
@@ -327,7 +328,8 @@ class Encoder:
                 said.append(f"not scored: {what}")
             else:
                 raise RenderError(*dropped(messages, i, cut))
-        return tuple(dict.fromkeys([*said, *self.marks.found(messages)]))
+        said += [*self.marks.found(messages), *reflowed(messages, text)]
+        return tuple(dict.fromkeys(said))
 
 
 SIDES = ("chosen", "rejected")

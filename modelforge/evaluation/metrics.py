@@ -80,6 +80,12 @@ ALIASES = {
 _ALONG = {"kl": ("kl", "kl_k3", "entropy"), "entropy": ("kl", "kl_k3", "entropy")}
 
 
+def reward_name(function: str) -> str:
+    """What a reward function is called here: as it is, unless a measure has that name already."""
+    taken = function in METRICS or function in DERIVED or function in ALIASES
+    return f"{function}_reward" if taken else function
+
+
 def of_reward(name: str) -> Metric:
     """The measure of a reward function, which is called as it is."""
     return Metric(name, f"{name} of its answers", "score", True, "answers")
@@ -91,7 +97,11 @@ def of_pass(name: str, k: int) -> Metric:
 
 
 def chosen(
-    names: Iterable[str] | None, *, available: Sequence[str], rewarded: bool = False
+    names: Iterable[str] | None,
+    *,
+    available: Sequence[str],
+    rewarded: bool = False,
+    scores: bool = False,
 ) -> list[str]:
     """The measures that are asked for, under their own names; by default those that come free.
 
@@ -99,6 +109,7 @@ def chosen(
         names: As the user wrote them; None for the default.
         available: Those that data and options allow.
         rewarded: Whether rewards read the data's answers: those are then no texts to be likely.
+        scores: Whether the model is a reward model, which finds nothing likely and answers nothing.
 
     Raises:
         ConfigError: With every name that is none, or that these data and options do not give.
@@ -114,6 +125,9 @@ def chosen(
             name = DERIVED[name][0]
         if name in available:
             found += _ALONG.get(name, (name,))
+        elif name in METRICS and scores:
+            fix = f"it has {' and '.join(available)}"
+            problems.append(Problem(f"--metrics {given}", "is none of a reward model", fix))
         elif name in METRICS:
             problems.append(Problem(f"--metrics {given}", *_MISSING[METRICS[name].needs]))
         else:

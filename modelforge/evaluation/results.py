@@ -94,8 +94,12 @@ def _samples(
     with samples.undisturbed(model):
         if head == "reward":
             return samples.score(model, rows, tokens, limit=limit)
+        # As many at once as are trained on at once: that fits, and gradients take more.
+        batch = trainer.args.per_device_train_batch_size
         kwargs = data.template_kwargs
-        return samples.answer(model, tokenizer, rows, limit=limit, template_kwargs=kwargs)
+        return samples.answer(
+            model, tokenizer, rows, limit=limit, batch=batch, template_kwargs=kwargs
+        )
 
 
 def held_out_figures(trainer: Any) -> dict[str, float]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.progress import track
+from modelforge.common.progress import Task
 from modelforge.data.carried import carrying, chat_ids
 from modelforge.data.dialogue import answer_of
 
@@ -81,6 +81,7 @@ def answer(
     *,
     limit: int,
     new_tokens: int = _MAX_NEW_TOKENS,
+    batch: int = COUNT,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
@@ -91,33 +92,51 @@ def answer(
         rows: Rows in normal form.
         limit: Longest prompt and answer together, in tokens; the prompt's end is kept.
         new_tokens: Longest answer, in tokens.
+        batch: How many prompts are answered at once.
         template_kwargs: What every prompt gives the chat template.
     """
-    import torch
-
-    samples = []
     new_tokens = min(new_tokens, limit // 2)
-    chosen = rows.select(range(min(COUNT, len(rows))))
-    for row in track(chosen, "sample answers", len(chosen), unit="prompts"):
+    samples, asked = [], []
+    for row in rows.select(range(min(COUNT, len(rows)))):
         prompt, reference = prompt_and_reference(readable(row, tokenizer))
         if isinstance(prompt, list):
-            messages = carrying(prompt, row)
-            ids = torch.tensor([chat_ids(tokenizer, messages, template_kwargs, generate=True)])
+            ids = chat_ids(tokenizer, carrying(prompt, row), template_kwargs, generate=True)
         else:
-            ids = tokenizer(prompt, return_tensors="pt").input_ids
-        ids = ids[:, -(limit - new_tokens) :].to(model.device)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=ids.new_ones(ids.shape),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=eos_ids(model, tokenizer),
-        )
-        completion = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        samples.append({"prompt": prompt, "reference": reference, "completion": completion})
-    return samples
+            ids = tokenizer(prompt)["input_ids"]
+        asked.append(ids[-(limit - new_tokens) :])
+        samples.append({"prompt": prompt, "reference": reference})
+    told: list[str] = []
+    task = Task("sample answers", len(asked), unit="prompts")
+    try:
+        for at in range(0, len(asked), batch):
+            part = asked[at : at + batch]
+            told += _told(model, tokenizer, part, new_tokens)
+            task.advance(len(part))
+    finally:
+        task.close()
+    return [sample | {"completion": text} for sample, text in zip(samples, told, strict=True)]
+
+
+def _told(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], new_tokens: int
+) -> list[str]:
+    """Greedy answers to prompts in tokens, all of them at once."""
+    import torch
+
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = [[pad] * (width - len(row)) + row for row in prompts]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
+    output = model.generate(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=pad,
+        eos_token_id=eos_ids(model, tokenizer),
+    )
+    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 
 def score(

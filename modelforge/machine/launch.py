@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +48,28 @@ def distributed_choices(config: Config) -> dict[str, Choice]:
     found = path or files("modelforge.configs") / "distributed" / f"{backend}.json"
     values = json.loads(found.read_text(encoding="utf-8"))
     return {"deepspeed": Choice(values, "config", why)}
+
+
+def group_problems(config: Config) -> Iterator[Problem]:
+    """What keeps several machines from meeting: each would wait for the others, or train alone."""
+    said = config.settings.distributed
+    where = f"{config.name}: distributed"
+    machines, processes = said.num_machines, said.num_processes
+    if said.machine_rank >= machines:
+        what = (
+            f"is {said.machine_rank}, and machines are counted from 0: the last is {machines - 1}"
+        )
+        yield Problem(f"{where}.machine_rank", what, "set num_machines, or a lower machine_rank")
+    if machines == 1:
+        return
+    if processes % machines:
+        what = f"{processes} processes in all do not go into {machines} equal machines"
+        fix = f"set it to a multiple, such as {machines} for one on each"
+        yield Problem(f"{where}.num_processes", what, fix)
+    for key in ("main_address", "main_port"):
+        if getattr(said, key) is None:
+            what = f"is not set, and {machines} machines meet there"
+            yield Problem(f"{where}.{key}", what, "set the same one on each machine")
 
 
 def refuse_backend(config: Config, hardware: Hardware) -> None:
@@ -159,7 +181,7 @@ def launch(config: Config, arguments: Sequence[str]) -> int:
         ]
         if distributed.main_address:
             command += ["--main_process_ip", distributed.main_address]
-        command += ["-m", "modelforge.cli", *arguments]
+        command += ["-m", "modelforge", *arguments]
         say(f"starting {distributed.num_processes} processes with accelerate launch")
         process = subprocess.Popen(command, env={**os.environ, EXIT_CODE: str(code)})
         before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT,)}

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from modelforge.errors import ConfigError, Problem
@@ -125,6 +125,8 @@ def _numbers(answers: Any, count: int, name: str) -> list[float | None]:
     """The function's answers as numbers; NaN becomes None, which TRL leaves out."""
     fix = "return a list with one number (or None) for each completion"
     try:
+        if isinstance(answers, Mapping | Set | str | bytes):  # of which the keys would count
+            raise TypeError
         values = list(answers)
     except TypeError:
         what = f"returned {type(answers).__name__}, not a list"

@@ -45,6 +45,8 @@ def try_rewards(config: Config, rows: Any, tokenizer: Any) -> None:
         template_arguments=config.get("chat_template_kwargs"),
     )
     scored: list[bool] = []
+    sums: dict[int, float] = {}
+    vary = False
     for function, weight in zip(functions, weights, strict=True):
         name = function.__name__
         where = f"{config.name}: rewards: {name}"
@@ -52,8 +54,16 @@ def try_rewards(config: Config, rows: Any, tokenizer: Any) -> None:
         if not _numbers(own) and len(rows) > FEW:
             own, others = _tried(function, rows, MORE, where)
         scored.append(bool(_numbers(own)) and weight != 0)
+        vary |= weight != 0 and len({*_numbers([*own, *others])}) > 1
+        for i, score in enumerate([*own[:FEW], *others[:FEW]]):
+            sums[i] = sums.get(i, 0.0) + weight * (score or 0.0)
         _tell(name, own, others, references="answer" in rows.column_names)
     alone = not found["reward_model"] and len(plain) == len(found["rewards"])
+    if vary and alone and len(sums) > 2 and len({round(value, 6) for value in sums.values()}) == 1:
+        warn(
+            f"rewards: their weighted sum is {sums[0]:g} for right and for wrong answers alike, "
+            "though not each of them is: they take each other away"
+        )
     if functions and alone and not any(scored):
         what = f"can score none of the first {min(MORE, len(rows))} rows: nothing would be learned"
         fix = "see whether their column holds what they compare with, or set other rewards"

@@ -42,7 +42,7 @@ def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> d
     choices |= _evaluations(replace(config, said={**config.said, **asked}))
     seen = config.with_defaults(choices)
     if seen.get("load_best_model_at_end") or seen.get("save_strategy") == "best":
-        problems = list(_mismatch(seen))
+        problems = [*_mismatch(seen), *_reversed(seen, strategy)]
         if problems:
             raise ConfigError(*problems)
         choices |= _best_by(seen, strategy)
@@ -172,6 +172,19 @@ def _best_by(config: Config, strategy: Strategy) -> dict[str, Choice]:
         why = f"{measure.key}: {'more' if better else 'less'} is better"
         choices["greater_is_better"] = Choice(better, "strategy", why)
     return choices
+
+
+def _reversed(config: Config, strategy: Strategy) -> Iterator[Problem]:
+    """A figure that is to be as bad as can be: the worst model would be kept for the best."""
+    said, measure = config.said.get("greater_is_better"), strategy.measure
+    figure = _held_out(config.get("metric_for_best_model") or measure.key)
+    better = measure.higher_is_better if figure == _held_out(measure.key) else None
+    if better is None and figure.endswith("loss"):
+        better = False
+    if said is not None and better is not None and said != better:
+        what = f"is {str(said).lower()}, and {'more' if better else 'less'} is better of {figure}: "
+        what += "the worst model would be kept"
+        yield Problem(f"{config.name}: greater_is_better", what, "remove it")
 
 
 def refuse_without_rows(config: Config, *, held_out: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.console import show_table
+from modelforge.common.console import say, show_table, warn
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.hardware import device_arguments
 from modelforge.machine.launch import refuse_uneven
@@ -100,28 +101,70 @@ def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
     rehearse(config, resolved, rows, data)
     show_choices(config.choices)
     warn_of_known(config, strategy, data)
+    warn_of_warmup(prepared)
+    say_left_out(prepared)
     strategy.try_out(config, data.train, prepared.tokenizer)
 
 
+def rows_together(prepared: Prepared) -> int:
+    """How many rows TRL takes together, and leaves out if they are fewer; 1 where it takes all."""
+    args = prepared.args
+    batch = args.per_device_train_batch_size * args.world_size
+    if prepared.strategy.generates:
+        rollout = getattr(args, "generation_batch_size", None)
+        rollout = rollout or batch * args.gradient_accumulation_steps
+        return int(rollout // (getattr(args, "num_generations", None) or 1))
+    if args.dataloader_drop_last and not prepared.config.get("packing"):
+        return int(batch)
+    return 1
+
+
 def refuse_no_step(prepared: Prepared) -> None:
-    """See that the prompts make up one rollout: TRL leaves out the last ones that do not.
+    """See that the rows make up one rollout, or one batch where TRL leaves out part of one.
 
     Raises:
         ConfigError: If they do not. Not one step would be trained.
     """
-    args, rows = prepared.args, len(prepared.data.train)
-    if not prepared.strategy.generates:
+    rows, together = len(prepared.data.train), rows_together(prepared)
+    if rows >= together:
         return
-    rollout = getattr(args, "generation_batch_size", None) or (
-        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    )
-    prompts = rollout // (getattr(args, "num_generations", None) or 1)
-    if rows < prompts:
-        what = f"has {rows} prompts to train on, and one rollout takes {prompts}"
+    if prepared.strategy.generates:
+        what = f"has {rows} prompts to train on, and one rollout takes {together}"
         keys = "per_device_train_batch_size or gradient_accumulation_steps"
         keys = "prompts_per_step" if prepared.config.get("prompts_per_step") else keys
         fix = f"add prompts, or lower {keys}"
         raise ConfigError(Problem(f"{prepared.config.name}: dataset", what, fix))
+    what = f"leaves out the last batch, and {rows} rows make up none of {together}"
+    fix = "set it to false, or lower per_device_train_batch_size"
+    raise ConfigError(Problem(f"{prepared.config.name}: dataloader_drop_last", what, fix))
+
+
+def say_left_out(prepared: Prepared) -> None:
+    """Say how many rows an epoch ends without."""
+    together = rows_together(prepared)
+    rest = len(prepared.data.train) % together
+    if rest and len(prepared.data.train) > together:
+        what = "rollout" if prepared.strategy.generates else "batch"
+        say(f"each epoch leaves out {rest} of the rows, since a {what} takes {together}")
+
+
+def warn_of_warmup(prepared: Prepared) -> None:
+    """Say that the learning rate does not get as high as asked: training ends in the warm-up."""
+    args, steps = prepared.args, prepared.args.max_steps
+    if steps <= 0:
+        if prepared.strategy.generates or prepared.config.get("packing"):
+            return  # a step takes other than so many rows
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        rows = len(prepared.data.train)
+        steps = math.ceil(args.num_train_epochs * rows / (batch * args.world_size))
+    warmup = args.get_warmup_steps(steps)
+    if warmup >= steps:
+        reached = args.learning_rate * (steps - 1) / warmup
+        warn(
+            f"{steps} {'step' if steps == 1 else 'steps'} of training, and the warm-up takes "
+            f"{warmup}: the learning rate gets no higher than {reached:.3g}, of "
+            f"{args.learning_rate:g} → train longer, or set warmup_steps to 0"
+        )
 
 
 def prepare_on(resolved: Resolved, rows: Read) -> Prepared:

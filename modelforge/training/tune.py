@@ -9,7 +9,7 @@ whole run, so the best one goes on to the end as if it were alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,7 +86,7 @@ def tune(
             return load_config(config, overrides=said, trust_remote_code=trust_remote_code)
 
         base = loaded()
-        _refuse_what_has_no_trials(base)
+        refuse_what_has_no_trials(base)
         folder = Path(base.settings.output_dir).expanduser().absolute() / f"tune-{run_name(base)}"
         trials = trials_of(_rate(base, folder), count=count, rates=rates, ranks=ranks, seeds=seeds)
         here = (f"output_dir={folder}", "resume=auto")
@@ -94,7 +94,7 @@ def tune(
             trial.name: loaded(*here, f"run_name={trial.name}", *_overrides(trial))
             for trial in trials
         }
-        prepared = _prepared(configs)
+        prepared = prepared_together(configs, rows_of=lambda name: configs[name].settings.seed)
         if keep == "average":
             refuse_no_average(*prepared.values())
         tuned = Tuned(folder, next(iter(prepared.values())).strategy.measure)
@@ -156,7 +156,7 @@ def rungs(count: int) -> list[float]:
     return [LAST_RUNG / 4 ** (steps - 1 - i) for i in range(steps)]
 
 
-def _refuse_what_has_no_trials(config: Config) -> None:
+def refuse_what_has_no_trials(config: Config) -> None:
     """See that a run of this config is one run on one card.
 
     Raises:
@@ -188,21 +188,30 @@ def _overrides(trial: Trial) -> list[str]:
     return [f"{key}={value}" for key, value in trial.said.items()]
 
 
-def _prepared(configs: Mapping[str, Config]) -> dict[str, Prepared]:
-    """The trials, ready to start; rows are read once for each seed, which draws them.
+def prepared_together(
+    configs: Mapping[str, Config], *, rows_of: Callable[[str], Any]
+) -> dict[str, Prepared]:
+    """The trials, ready to start; rows are read once for those that have the same.
+
+    Args:
+        configs: Of each trial.
+        rows_of: What the rows of a trial depend on, beside the config that all share.
 
     Raises:
         UserError: If one cannot be trained, or nothing is held out to judge by.
     """
-    rows: dict[int, Any] = {}
+    rows: list[tuple[Any, Any]] = []
     found: dict[str, Prepared] = {}
     for name, config in configs.items():
         resolved = resolve(config)
-        seed = config.settings.seed
-        rows[seed] = rows.get(seed) or read(resolved)
-        prepared = prepare_on(resolved, rows[seed])
+        key = rows_of(name)
+        here = next((each for other, each in rows if other == key), None)
+        if here is None:
+            here = read(resolved)
+            rows.append((key, here))
+        prepared = prepare_on(resolved, here)
         if not found:
-            try_out(prepared, resolved, rows[seed])
+            try_out(prepared, resolved, here)
         refuse_no_step(prepared)
         if prepared.data.eval is None:
             what = "is missing, and trials are judged by held-out rows"
@@ -274,7 +283,7 @@ def _train(tuned: Tuned, todo: Sequence[Prepared], share: float, *, joined: bool
         told = reached.why or f"{tuned.measure.label} {value:.4g} after {reached.step} steps"
         say(f"{each.run.path.name}: {told}")
         found = tuned.found.setdefault(each.run.path.name, {})
-        found[key_of(share)] = row_of(reached, tuned.measure)
+        found[key_of(share)] = row_of(reached, tuned.measure, each.data.eval_prompts)
         tuned.write()
 
 

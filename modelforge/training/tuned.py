@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, show_table
+from modelforge.common.files import digest
 from modelforge.measuring.intervals import change, wilson
 from modelforge.measuring.rows import mean
 from modelforge.runs import files
@@ -68,16 +69,42 @@ def key_of(share: float) -> str:
     return f"{share:g}"
 
 
-def row_of(reached: Reached, measure: Measure) -> dict[str, Any]:
-    """How a trial stood, as plain JSON: each held-out row with its weight and figure."""
+def row_of(reached: Reached, measure: Measure, asked: Iterable[int]) -> dict[str, Any]:
+    """How a trial stood, as plain JSON: each held-out row with its weight and figure.
+
+    Args:
+        reached: The trial.
+        measure: What it is judged by.
+        asked: A fingerprint of each held-out prompt: trials are compared on the same rows alone.
+    """
     name = measure.key.removeprefix("eval_")
     rows = [[row.weight, row.figures[name]] for row in reached.rows if name in row.figures]
+    return _row(reached.step, rows, measure, reached.why, asked)
+
+
+def of_a_run(run: RunDir, measure: Measure) -> dict[str, Any]:
+    """The same of a finished run, from its folder."""
+    name = measure.key.removeprefix("eval_")
+    rows = [
+        [line["weight"], math.nan if line["after"][name] is None else line["after"][name]]
+        for line in run.read_lines(files.HELD_OUT)
+        if name in line["after"]
+    ]
+    asked = (run.read_json(files.PROMPTS) or {}).get("held_out", "").split()
+    step = run.read_json(files.RESULTS)["steps"]
+    return _row(step, rows, measure, "", [int(key, 16) for key in asked])
+
+
+def _row(
+    step: int, rows: list[list[float]], measure: Measure, why: str, asked: Iterable[int]
+) -> dict[str, Any]:
     rows = rows if all(math.isfinite(value) for _, value in rows) else []
-    found: dict[str, Any] = {"step": reached.step, "rows": rows}
+    found: dict[str, Any] = {"step": step, "rows": rows}
     if rows:
         found["value"] = mean((value, weight) for weight, value in rows)
         found["interval"] = _interval(rows, measure)
-    return found | {"why": reached.why or ("" if rows else "its held-out figure is not finite")}
+        found["held_out"] = digest(sorted(set(asked)))[:16]
+    return found | {"why": why or ("" if rows else "its held-out figure is not finite")}
 
 
 def _interval(rows: Sequence[Sequence[float]], measure: Measure) -> list[float] | None:
@@ -101,9 +128,12 @@ def ranked(tuned: Tuned, names: Sequence[str], share: float) -> list[str]:
 
 def _against(tuned: Tuned, name: str, best: str, share: float) -> str:
     """How far a trial is from the best one, and how sure that is."""
-    one, other = (tuned.found[each][key_of(share)]["rows"] for each in (best, name))
+    both = [tuned.found[each][key_of(share)] for each in (best, name)]
+    one, other = (found["rows"] for found in both)
     if name == best or not other:
         return ""
+    if both[0].get("held_out") != both[1].get("held_out") or len(one) != len(other):
+        return "measured on other rows"
     here, there = ([value for _, value in rows] for rows in (one, other))
     found = change(here, there, [weight for weight, _ in one])
     if found is None:
