@@ -72,13 +72,36 @@ def build(
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     if api_key is not None:
-        _ask_for(app, api_key)
+        app.add_middleware(_WithKey, key=api_key)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         found = Refused(error.status_code, str(error.detail))
         return JSONResponse(found.body(), error.status_code, error.headers)
 
+    _add_routes(app, relay, answers, store)
+    _add_figures(app, engines, metrics)
+    _add_page(app, list(relay.of), locked=api_key is not None)
+    return app
+
+
+class _WithKey:
+    """Answers only who names the key."""
+
+    def __init__(self, app: Any, key: str) -> None:
+        self._app, self._right = app, f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        answer = self._app
+        if scope["type"] == "http" and scope["path"] not in _OPEN:
+            said = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(said, self._right):
+                error = Refused(401, "say the server's key: Authorization: Bearer KEY")
+                answer = JSONResponse(error.body(), 401, {"WWW-Authenticate": "Bearer"})
+        await answer(scope, receive, send)
+
+
+def _add_routes(app: FastAPI, relay: Relay, answers: Answers, store: Store) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await relay(request)
@@ -99,26 +122,8 @@ def build(
             await asyncio.to_thread(store.keep, given)
         except Refused as error:
             return JSONResponse(error.body(), error.status)
-        metrics.feedback.labels(given.model, given.rating or "better").inc()
+        relay.metrics.feedback.labels(given.model, given.rating or "better").inc()
         return JSONResponse({"ok": True})
-
-    _add_figures(app, engines, metrics)
-    _add_page(app, list(relay.of), locked=api_key is not None)
-    return app
-
-
-def _ask_for(app: FastAPI, api_key: str) -> None:
-    """Answer only who names the key."""
-    right = f"Bearer {api_key}".encode()
-
-    @app.middleware("http")
-    async def with_key(request: Request, go_on: Any) -> Response:
-        said = request.headers.get("authorization", "").encode()
-        if request.url.path in _OPEN or hmac.compare_digest(said, right):
-            answer: Response = await go_on(request)
-            return answer
-        error = Refused(401, "say the server's key: Authorization: Bearer KEY")
-        return JSONResponse(error.body(), 401, {"WWW-Authenticate": "Bearer"})
 
 
 def _add_figures(app: FastAPI, engines: Sequence[Engine], metrics: Metrics) -> None:
