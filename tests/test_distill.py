@@ -91,6 +91,17 @@ def test_a_teacher_of_another_vocabulary_is_refused_before_it_is_loaded(tmp_path
         prepare(load_config(values))
 
 
+def test_a_reward_model_is_no_teacher(tmp_path):
+    """Its trunk fits a language model too, and its head would stay behind."""
+    shutil.copytree(TINY / "model", tmp_path / "scores")
+    path = tmp_path / "scores" / "config.json"
+    kind = {"architectures": ["LlamaForSequenceClassification"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | kind))
+    config = load_config(CONFIG, overrides=[f"teacher_model={tmp_path / 'scores'}"])
+    with pytest.raises(modelforge.ModelError, match=r"teacher_model: .*reward model"):
+        refuse_other_vocabulary(config, find_teacher(str(tmp_path / "scores"), Path()))
+
+
 def test_a_teacher_with_more_rows_than_the_student_is_cut_to_its(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(TINY / "model")
     rows, wide = model.get_output_embeddings().weight.shape

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tiny import ROOT, few
+from tiny import ROOT, few, held_out, quick
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from modelforge.errors import ConfigError, DataError, ModelError
@@ -66,8 +66,11 @@ def test_a_reward_model_scores_pairs_and_is_refused_what_it_cannot_score(tmp_pat
     for data in ("sft_eval", "prompts_eval"):
         with pytest.raises(DataError, match="holds no pairs"):
             evaluate(str(scorer), replace(pairs, data=str(few(data, 3))))
-    with pytest.raises(ConfigError, match="is a reward model, and answers nothing"):
-        evaluate(str(scorer), replace(pairs, classifier=str(scorer)))
+    for answering in ({"classifier": str(scorer)}, {"samples": 2}):
+        with pytest.raises(ConfigError, match="is a reward model, and answers nothing"):
+            evaluate(str(scorer), replace(pairs, **answering))
+    with pytest.raises(ConfigError, match="loss: is none of a reward model → it has accuracy and"):
+        evaluate(str(scorer), replace(pairs, metrics=("loss",)))
     plain = evaluate(MODEL, replace(pairs, metrics=("accuracy", "margin")))
     assert [v.metric.name for v in compare(plain, [found])] == ["accuracy"]  # nats and scores
 
@@ -107,3 +110,25 @@ def test_pass_at_k_is_of_right_and_wrong_alone_and_a_reward_may_be_awaited(tmp_p
     assert "some" in some.metrics and not [n for n in some.metrics if n.startswith("pass@")]
     later = evaluate(MODEL, replace(options, rewards=(f"{file}:later",)))
     assert later.metrics["pass@1"] == later.metrics["later"]
+
+
+@pytest.mark.slow
+def test_a_run_in_4_bit_is_measured_as_it_was_trained_and_a_whole_stands_for_its_last(tmp_path):
+    result = quick("qlora", tmp_path / "whole", "max_steps=2", "use_4bit=true", run_name="last")
+    data = str(held_out("sft"))
+    options = Options(data, metrics=("loss",), output_dir=tmp_path / "out")
+    found = evaluate(str(result.run_dir), options)
+    assert found.model == "last"
+    assert found.metrics["loss"] == pytest.approx(result.after["eval_loss"], rel=1e-5)
+    whole = tmp_path / "whole"
+    (whole / "stages.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"the run in .*whole has not ended"):
+        evaluate(str(whole), options)
+    (whole / "results.json").write_text('{"model": "last/model"}')
+    of_the_whole = evaluate(str(whole), options)
+    assert of_the_whole.model == "whole" and of_the_whole.rows == found.rows
+    with pytest.raises(ModelError, match=r"results.json is a file, and a model is a folder"):
+        evaluate(str(whole / "results.json"), options)
+    shutil.rmtree(result.model_dir)
+    with pytest.raises(ModelError, match="has not ended, and holds no model yet"):
+        evaluate(str(result.run_dir), options)

@@ -5,13 +5,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from modelforge.data import load_data
 from modelforge.data.ledger import Ledger
-from modelforge.data.overlap import NEARLY, PROMPT, SAME, likeness, shared
+from modelforge.data.overlap import NEARLY, PROMPT, RUN, SAME, likeness, shared
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
 WORDS = ["river", "stone", "paper", "winter", "music", "silver", "garden", "engine", "bridge"]
@@ -48,6 +48,29 @@ def test_each_row_is_told_once_as_what_it_shares_most():
     }
     assert found(trained, []) == {} and found([], trained) == {}
     assert found([demo("a")] * 2, [demo("a")] * 9) == {SAME: [("a:1", "b:1"), ("a:2", "b:1")]}
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000))
+def test_a_run_of_words_is_found_and_a_templates_is_not(seed):
+    random = Random(seed)
+    rows, trained = ([demo(long_text(seed + n)) for n in r] for r in (range(8), range(50, 90)))
+    part = rows[3]["prompt"].split()[random.randrange(50) :]
+    trained[7] = demo(f"{long_text(seed + 99, 9)}, {'; '.join(part[:8]).upper()}!")
+    assert found(rows, trained) == {RUN: [("a:4", "b:8")]}
+    trained[7] = demo(f"{long_text(seed + 99, 9)} {' '.join(part[:7])}")
+    assert found(rows, trained) == {}
+    said = "Please answer the question that stands below in one short word:"
+    for texts in (rows, trained):
+        texts[:] = [demo(f"{said} {text['prompt']}") for text in texts]
+    assert found(rows, trained) == {}
+
+
+def test_characters_are_words_where_no_blanks_part_them():
+    text = "春眠不觉晓处处闻啼鸟夜来风雨声花落知多少"
+    assert found([demo(f"甲{text[:9]}乙")], [demo(f"丙丁{text[:8]}戊己{text[:2]}")]) == {
+        RUN: [("a:1", "b:1")]
+    }
 
 
 def test_signs_and_numbers_make_another_row():
@@ -103,7 +126,7 @@ def test_near_is_what_counting_all_pieces_says(seed, words, changes):
     noise = [demo(long_text(i)) for i in (10_001, 10_002, 10_003)]  # other texts
     kinds = found([demo(text), *noise[:1]], [demo(other), *noise[1:]])
     share = likeness(f"{text} ok", f"{other} ok")
-    near = any(("a:1", "b:1") in pairs for pairs in kinds.values())
+    near = any(("a:1", "b:1") in pairs for kind, pairs in kinds.items() if kind != RUN)
     assert near if share > 0.85 else not near or share >= 0.8
 
 

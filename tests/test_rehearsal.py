@@ -40,6 +40,12 @@ REFUSED = {
     "a pattern that is none": ({"lora_target_modules": "*proj"}, "is no module"),
     "a module without weights of its own": ({"lora_target_modules": ["mlp"]}, "not supported"),
     "LoRA on a tied embedding": ({"lora_target_modules": ["q_proj", "embed_tokens"]}, TIED),
+    "LoRA on the weight of a tied embedding": (
+        {"lora": {"target_parameters": ["embed_tokens.weight"]}}, TIED
+    ),
+    "LoRA on a weight that is none": (
+        {"lora": {"target_parameters": ["experts.gate_up_proj"]}}, "no weight of this model"
+    ),
     "LoRA on a tied head": ({"lora_target_modules": ["lm_head"]}, TIED),
     "a pattern that meets a tied head": ({"lora_target_modules": r".*(q_proj|lm_head)"}, TIED),
     "a schedule's unknown argument": ({"lr_scheduler_kwargs": {"nosuch": 1}}, "nosuch"),

@@ -46,7 +46,7 @@ def show_shared(one: Path, other: Path, *, overrides: Iterable[str] = ()) -> dic
         if len(pairs) > FIRST:
             say(f"  … and {len(pairs) - FIRST} more; --json names all")
     if not found:
-        say("no row is shared, whole, in its prompt, or nearly so")
+        say("no row is shared, whole, in its prompt, nearly so, or in a run of its words")
     return {
         "rows": [len(read) for read in rows],
         "shared": {kind: [list(pair) for pair in pairs] for kind, pairs in found.items()},

@@ -13,11 +13,12 @@ from typing import Any
 
 import typer
 
+from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
-from modelforge.cli.evaluate import compare, evaluate
+from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
@@ -26,6 +27,7 @@ from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
+from modelforge.cli.serve import feedback_export, serve
 from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
@@ -87,7 +89,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
         generate,
         chat,
     ),
-    *(export, verify),
+    *(export, verify, serve),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
@@ -96,11 +98,19 @@ for _command in _COMMANDS:
 _judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
 _judge.command()(_answering(audit))
 app.add_typer(_judge, name="judge")
+_feedback = typer.Typer(help="What users say of answers.", no_args_is_help=True)
+_feedback.command(name="export")(_answering(feedback_export))
+app.add_typer(_feedback, name="feedback")
 
 
 @_judge.callback()
 def _of_judge() -> None:
     """Whether a judge of answers can be trusted."""
+
+
+@_feedback.callback()
+def _of_feedback() -> None:
+    """What users say of answers, kept by `modelforge serve`."""
 
 
 def main() -> None:

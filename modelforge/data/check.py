@@ -12,7 +12,7 @@ from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
 from modelforge.data.left_out import LeftOut, refusal
-from modelforge.data.overlap import prompt_key, shared
+from modelforge.data.overlap import RUN, prompt_key, shared
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -372,12 +372,16 @@ def look_for_shared(
     """Count the held-out rows that are also trained on, as they are or nearly so."""
     every = -(-len(train) // NEAR_AMONG) or 1
     if every > 1 and len(evaluation):
-        ledger.note(f"nearly the same rows are looked for in one of {every} training rows")
+        ledger.note(
+            f"rows that are nearly held-out ones are looked for in one of {every} training rows"
+        )
     held_out, trained = (
         ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
     )
     for kind, pairs in shared(held_out, trained, every=every).items():
-        tally = ledger.shared_with_training.setdefault(kind, Tally())
+        tally = ledger.words_in_common
+        if kind != RUN:
+            tally = ledger.shared_with_training.setdefault(kind, Tally())
         for one, other in pairs:
             tally.add(f"{one} = {other}")
 

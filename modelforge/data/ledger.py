@@ -8,6 +8,7 @@ from typing import Any
 
 from modelforge.data.advice import ADVICE, FINDINGS
 from modelforge.data.convert import DataKind
+from modelforge.data.grams import WORDS
 from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
 
@@ -68,6 +69,8 @@ class Ledger:
         shared_with_training: Of held-out rows that are also trained on: whether it is the same row,
             the same prompt alone, or nearly the same (see `modelforge.data.overlap`) → how many,
             and the first as ``held-out place = training place``.
+        words_in_common: Of the other held-out rows those that share a run of words with a training
+            row (see `modelforge.data.grams`).
         train_rows: Training rows of one epoch, after the split and the mixing.
         eval_rows: Evaluation rows.
         eval_reason: How they were chosen.
@@ -98,6 +101,7 @@ class Ledger:
     blanks_alone: Tally = field(default_factory=Tally)
     placeholders: Tally = field(default_factory=Tally)
     shared_with_training: dict[str, Tally] = field(default_factory=dict)
+    words_in_common: Tally = field(default_factory=Tally)
     train_rows: int = 0
     eval_rows: int = 0
     eval_reason: str = ""
@@ -234,6 +238,12 @@ class Ledger:
         lines.append(f"train {self.train_rows}, eval {self.eval_rows} ({self.eval_reason})")
         if self.eval_rows and not self.shared_with_training:
             lines.append("held-out rows that are also trained on, whole or nearly so: none found")
+        if self.words_in_common.count:
+            first = ", ".join(self.words_in_common.first[:3])
+            lines.append(
+                f"held-out rows with {WORDS} words in a row of a training row: "
+                f"{self.words_in_common.count} of {self.eval_rows} ({first})"
+            )
         if self.tokens:
             t = self.tokens
             lines.append(

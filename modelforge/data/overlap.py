@@ -6,7 +6,8 @@ pieces of five characters that stand in one of the two stand in both, and as man
 Candidates for that are found by MinHash (Broder 1997), all hashes of a text from one permutation
 (Li, Owen and Zhang 2012), with the empty places filled from their neighbours (Shrivastava and Li
 2014); what is found is then counted in full. The library datasketch does the same, and takes over a
-minute for 100,000 rows.
+minute for 100,000 rows. A row that is none of these may still share a run of words with another
+(`modelforge.data.grams`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import Example
 from modelforge.data.dialogue import split_last_reply
+from modelforge.data.grams import WORDS, Grams
 
 if TYPE_CHECKING:
     import numpy
 
 SAME, PROMPT, NEARLY = "the same row", "the same prompt, another answer", "nearly the same row"
+RUN = f"{WORDS} words in a row in common"
 NEAR = 0.8  # the least share of common pieces
 PIECE = 5  # characters
 PLACES, BAND = 64, 4  # hashes of a text; so many equal ones in a row make a candidate
@@ -65,14 +68,15 @@ def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) ->
     Args:
         rows: The places and the examples to look for; held in memory.
         others: Where to look; gone through once.
-        every: Nearly the same rows are looked for among every so-many-th of the others.
+        every: Nearly the same rows, and runs of words, are looked for among every so-many-th of the
+            others.
     """
     wanted = [content(where, example) for where, example in rows]
     wholes = {item.whole: i for i, item in reversed(list(enumerate(wanted)))}
     prompts = {item.prompt: i for i, item in reversed(list(enumerate(wanted)))}
     whole: dict[bytes, str] = {}
     prompt: dict[bytes, str] = {}
-    near = Near(wanted)
+    near, runs = Near(wanted), Grams([item.words for item in wanted])
     found = (content(where, example) for where, example in others)
     while wanted and (batch := list(islice(found, BATCH))):
         for item in batch:
@@ -84,17 +88,21 @@ def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) ->
         near.settled.update(wholes[item.whole] for item in batch if item.whole in wholes)
         near.settled.update(prompts[item.prompt] for item in batch if item.prompt in prompts)
         near.look(batch[::every])
+        some = batch[::every]
+        runs.look([item.words for item in some], [item.where for item in some])
     told: Shared = {}
+    alike = runs.found()
     for i, item in enumerate(wanted):
         for kind, place in (
             (SAME, whole.get(item.whole)),
             (PROMPT, prompt.get(item.prompt)),
             (NEARLY, near.found.get(i)),
+            (RUN, alike.get(i)),
         ):
             if place is not None:
                 told.setdefault(kind, []).append((item.where, place))
                 break
-    return {kind: told[kind] for kind in (SAME, PROMPT, NEARLY) if kind in told}
+    return {kind: told[kind] for kind in (SAME, PROMPT, NEARLY, RUN) if kind in told}
 
 
 def content(where: str, example: Example) -> Content:

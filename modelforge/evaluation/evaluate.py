@@ -16,6 +16,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.common.files import file_digest
+from modelforge.common.libraries import take_over
 from modelforge.common.progress import Task
 from modelforge.common.sources import DatasetSource
 from modelforge.config import RewardEntry
@@ -61,6 +62,7 @@ def evaluate(
     lines = work.score(rows)
     table = _seen(work.table, lines)
     found = _together(asked.name, task, folder, lines, table, work.baselines())
+    found = replace(found, seen=work.seen())
     results = kept.results_of(
         found, asked=told(options), model_args=f"pretrained={asked.said}", date=time.time()
     )
@@ -92,7 +94,7 @@ def _task(data: str) -> str:
 def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     """What an evaluation is made from; two of the same give the same rows."""
     said = told(options)
-    for name in ("output_dir", "batch_size", "data", "by"):
+    for name in ("output_dir", "batch_size", "data", "by", "contamination"):
         said.pop(name)
     said["data"] = kept.of_data(options.data)
     code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
@@ -121,12 +123,13 @@ class _Work:
         self.tokenizer = load_tokenizer(asked)
         self.context = _context(asked)
         recorded = asked.recorded
+        self.columns = options.columns or recorded.get("columns") or {}
         self.items = read_items(
             self.tokenizer,
             max_length=self.context,
             limit=options.limit,
             dataset=DatasetSource(path=options.data).path,
-            columns=options.columns or recorded.get("columns") or {},
+            columns=self.columns,
             system_prompt=recorded.get("system_prompt"),
         )
         new = options.max_new_tokens
@@ -137,7 +140,10 @@ class _Work:
         self.entries = rewards
         known = self._available()
         self.names = metrics.chosen(
-            options.metrics, available=list(known), rewarded=bool(reward_columns(rewards))
+            options.metrics,
+            available=list(known),
+            rewarded=bool(reward_columns(rewards)),
+            scores=asked.scores,
         )
         self.table = {name: known[name] for name in self.names}
 
@@ -241,6 +247,7 @@ class _Work:
     def _scorer(self) -> Callable[[list[Any]], list[dict[str, Any]]]:
         from modelforge.evaluation import scored
 
+        take_over()  # transformers is imported by now, and would draw bars
         if self.asked.scores:
             return partial(scored.by_reward_model, self.reward_model(), names=self.names)
         how = scored.Sampling(self.options.samples, self.options.drawn, self.new, self.options.seed)
@@ -260,6 +267,16 @@ class _Work:
         from modelforge.rewards.model import RewardModel
 
         return RewardModel.load(self.asked.said, max_length=self.context)
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What of the rows the model was trained on, by the runs that made it."""
+        from modelforge.data.sources import Asked
+        from modelforge.evaluation.seen import trained_on
+
+        if not self.options.contamination:
+            return []
+        path = DatasetSource(path=self.options.data).path
+        return trained_on(self.asked, self.items, Asked(path, columns=self.columns))
 
     def baselines(self) -> dict[str, float]:
         """What accuracy costs nothing: taking the longer answer, or a coin."""

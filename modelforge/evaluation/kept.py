@@ -36,6 +36,8 @@ class Evaluation:
         rows: The rows, as in ``samples_TASK.jsonl``.
         table: The measures' meanings.
         baselines: What needs no model: the share of pairs whose better answer is the longer one.
+        seen: Of each run that made the model what of the rows it was trained on (see
+            `modelforge.evaluation.seen`).
     """
 
     model: str
@@ -46,6 +48,7 @@ class Evaluation:
     rows: Sequence[Mapping[str, Any]]
     table: Mapping[str, Metric]
     baselines: Mapping[str, float]
+    seen: Sequence[Mapping[str, Any]] = ()
 
 
 def place(output: Path, model: str, task: str, asked: Any) -> Path:
@@ -186,6 +189,7 @@ def results_of(
                 for name, pair in found.intervals.items()
             },
             "baselines": dict(found.baselines),
+            "trained_on": list(found.seen),
             "metrics": {name: vars(metric) for name, metric in found.table.items()},
         },
     }
@@ -222,6 +226,7 @@ def read(folder: Path) -> Evaluation | None:
             found,
             {name: Metric(**fields) for name, fields in own["metrics"].items()},
             own["baselines"],
+            own.get("trained_on", ()),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "delete the folder: its rows are then scored again"

@@ -97,7 +97,11 @@ def of_pass(name: str, k: int) -> Metric:
 
 
 def chosen(
-    names: Iterable[str] | None, *, available: Sequence[str], rewarded: bool = False
+    names: Iterable[str] | None,
+    *,
+    available: Sequence[str],
+    rewarded: bool = False,
+    scores: bool = False,
 ) -> list[str]:
     """The measures that are asked for, under their own names; by default those that come free.
 
@@ -105,6 +109,7 @@ def chosen(
         names: As the user wrote them; None for the default.
         available: Those that data and options allow.
         rewarded: Whether rewards read the data's answers: those are then no texts to be likely.
+        scores: Whether the model is a reward model, which finds nothing likely and answers nothing.
 
     Raises:
         ConfigError: With every name that is none, or that these data and options do not give.
@@ -120,6 +125,9 @@ def chosen(
             name = DERIVED[name][0]
         if name in available:
             found += _ALONG.get(name, (name,))
+        elif name in METRICS and scores:
+            fix = f"it has {' and '.join(available)}"
+            problems.append(Problem(f"--metrics {given}", "is none of a reward model", fix))
         elif name in METRICS:
             problems.append(Problem(f"--metrics {given}", *_MISSING[METRICS[name].needs]))
         else:

@@ -77,7 +77,11 @@ def named(said: str, *, name: str | None = None, where: str = "MODEL") -> Named:
 
 
 def _called(said: str, run: Path | None) -> str:
-    path = run.resolve() if run is not None else Path(said.rstrip("/"))
+    """The name of a run's folder, as the user gave it: of a run in stages that of the whole."""
+    path = Path(said.rstrip("/"))
+    if run is not None:
+        path = path.expanduser().resolve()
+        path = path.parent if path.name == files.MODEL else path
     return path.name or "model"
 
 

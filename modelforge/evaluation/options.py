@@ -35,6 +35,7 @@ class Options:
         start: The model that this one began from; None to find it.
         by: A column of the data to divide the figures by.
         columns: Our column → the file's, where the layout is not recognised.
+        contamination: Whether to look which rows were trained on.
         output_dir: Where evaluations are kept.
         batch_size: Rows at once; None for as many as fit. It changes no answer.
     """
@@ -52,6 +53,7 @@ class Options:
     start: str | None = None
     by: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    contamination: bool = True
     output_dir: Path = OUTPUT
     batch_size: int | None = None
 
@@ -93,10 +95,11 @@ def checked(options: Options, *, scores: bool, said: str) -> list[RewardEntry]:
         problems.append(Problem("--temperature", what, "set 1, or --samples 1"))
     if not options.data:
         problems.append(Problem("--data", "names nothing", "give a file, a folder or a hub id"))
-    judged = (options.rewards, options.reward_model, options.classifier, options.from_start)
+    judged = [options.rewards, options.reward_model, options.classifier, options.from_start]
+    judged += [options.samples > 1, options.temperature is not None]
     if scores and any(judged):
         what = f"{said} is a reward model, and answers nothing"
-        fix = "leave rewards, the classifier and kl out; give it pairs"
+        fix = "leave rewards, the classifier, samples and kl out; give it pairs"
         problems.append(Problem("MODEL", what, fix))
     if options.start is not None and not options.from_start:
         problems.append(Problem("--start", "has no effect", "add --metrics kl, or leave it out"))

@@ -62,12 +62,18 @@ def find_model(
 def _found(name: str, *, base_dir: Path, revision: str | None, where: str) -> ModelSource:
     folder = local_folder(name, base_dir)
     if folder is None:
+        if (found := find_path(name, base_dir, wanted=Path.is_file)) is not None:
+            what = f"{found} is a file, and a model is a folder"
+            raise ModelError(Problem(where, what, f"give its folder, {found.parent}"))
         if _looks_like_a_path(name):
             raise ModelError(Problem(where, f"there is no folder {name}", _nearest(name, base_dir)))
         return ModelSource(base=name, adapter=None, revision=revision, tokenizer=name)
     folder = of_a_run(folder)
     if (folder / files.MODEL).is_dir() and (folder / files.CHOICES).is_file():
         folder = folder / files.MODEL
+    elif any((folder / name).is_file() for name in (files.CHOICES, files.STAGES)):
+        what = f"the run in {folder} has not ended, and holds no model yet"
+        raise ModelError(Problem(where, what, f"`modelforge train {folder}` goes on with it"))
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, base_dir=base_dir, revision=revision, where=where)
     _check_model_folder(folder, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelforge.errors import ConfigError, ModelError, Problem
+from modelforge.models.attach import head_problems
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, quantization_config
 from modelforge.models.source import ModelSource, find_model
@@ -37,7 +38,7 @@ def teacher_shape(source: ModelSource) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(source.base, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # the checks of a config's class raise kinds of their own
         raise ModelError(unreadable(source.base, "teacher", error)) from None
 
 
@@ -53,8 +54,12 @@ def refuse_other_vocabulary(config: Config, teacher: ModelSource) -> None:
 
     Raises:
         ConfigError: If a token differs, or the teacher has fewer rows.
-        ModelError: If one of the two cannot be read.
+        ModelError: If one of the two cannot be read, or the teacher is a reward model.
     """
+    where, fix = f"{config.name}: teacher_model", "take a teacher of the student's own family"
+    unfit = list(head_problems(teacher, teacher_shape(teacher), head="causal-lm", where=where))
+    if unfit:
+        raise ModelError(*unfit)
     student = find_model(
         config.settings.model_name,
         base_dir=config.base_dir,
@@ -62,7 +67,6 @@ def refuse_other_vocabulary(config: Config, teacher: ModelSource) -> None:
         where=f"{config.name}: model_name",
     )
     ours, theirs = _tokens(student), _tokens(teacher)
-    where, fix = f"{config.name}: teacher_model", "take a teacher of the student's own family"
     other = sorted(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])
     if other:
         token, at = other[0]

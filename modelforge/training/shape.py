@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import adapter_config
 from modelforge.models.lora import lora_config
+from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import grow
+from modelforge.models.weights import misfits
 
 if TYPE_CHECKING:
     from modelforge.config import Config
@@ -31,9 +33,15 @@ def model_without_weights(
     source, head = resolved.source, resolved.strategy.head
     where = f"{config.name}: model_name"
     model = _on_meta(config, resolved, where)
+    if stored_as(resolved.architecture) is None:
+        problems = list(misfits(Path(source.base), model, where))
+        if problems:
+            raise ModelError(*problems)
     grow(model, vocabulary)
     if source.adapter is not None:
-        _refuse_tied(model, adapter_config(source.adapter, head=head).target_modules, where)
+        adapter = adapter_config(source.adapter, head=head)
+        _refuse_tied(model, adapter.target_modules, where)
+        _refuse_tied(model, _of_weights(adapter.target_parameters), where)
         return _with_adapter(model, source.adapter, head, where), None
     rows = vocabulary.trained
     peft_config = lora_config(config.settings, head=head, model=model, rows=rows)
@@ -48,6 +56,11 @@ def model_without_weights(
             if config.settings.lora.get(field):
                 key = f"{config.name}: lora.{field}"
                 _refuse_unmatched(model, config.settings.lora[field], key)
+        weights = config.settings.lora.get("target_parameters")
+        if weights:
+            key = f"{config.name}: lora.target_parameters"
+            _refuse_unmatched_weights(model, weights, key)
+            _refuse_tied(model, _of_weights(weights), key)
         for field in ("rank_pattern", "alpha_pattern"):
             for name in config.settings.lora.get(field) or ():
                 _refuse_unmatched(model, rf"(.*\.)?({name})", f"{config.name}: lora.{field}")
@@ -136,6 +149,25 @@ def _refuse_unmatched(model: Any, targets: str | list[str], where: str) -> None:
     said = [target if isinstance(target, str) else target[0] for target in unmatched]
     problems = [Problem(where, f"{target!r} is no module of this model", fix) for target in said]
     raise ModelError(*(problems or [Problem(where, "names no module", fix)]))
+
+
+def _refuse_unmatched_weights(model: Any, weights: Collection[str], where: str) -> None:
+    """See that each weight that LoRA is to adapt is one of this model. PEFT warns at most.
+
+    Raises:
+        ModelError: If one is not.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    unmatched = [each for each in weights if not _targeted([each], names)]
+    if unmatched:
+        fix = "name a weight by the end of its name, such as mlp.experts.gate_up_proj"
+        what = f"{', '.join(map(repr, unmatched))}: no weight of this model"
+        raise ModelError(Problem(where, what, fix))
+
+
+def _of_weights(names: Collection[str] | None) -> list[str]:
+    """The modules that weights of these names belong to."""
+    return [name.removesuffix(".weight") for name in names or ()]
 
 
 def _targeted(targets: str | Collection[str], names: list[str]) -> bool:

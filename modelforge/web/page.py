@@ -1,8 +1,12 @@
-"""Pages from templates. Every value is escaped, and no page has scripts or outside files."""
+"""Pages from templates. Every value is escaped, and no page has outside files.
+
+A report has no scripts either. The page of a server has one, which shows what models say as text.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,3 +43,8 @@ def render(template: str, **values: Any) -> str:
         jinja2.UndefinedError: If the template asks for a value that is not given.
     """
     return _environment.get_template(template).render(**values)
+
+
+def script(name: str) -> str:
+    """The text of a script in ``templates/``, for a server to hand out."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
