@@ -83,7 +83,7 @@ FLOORS = (
     ("ppo", "evaluation"),
     ("strategies", "plan", "inference"),
     ("training",),
-    ("export", "feedback", "safety"),
+    ("export", "feedback", "importing", "safety"),
     ("serving",),
     ("cli",),
     ("__main__",),

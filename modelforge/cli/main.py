@@ -27,6 +27,7 @@ from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
+from modelforge.cli.serve import feedback_export, serve
 from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
@@ -73,7 +74,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify),
+    *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
     *(evaluate, compare, report, runs, row, watch, board),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
@@ -83,11 +84,19 @@ for _command in _COMMANDS:
 _judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
 _judge.command()(_answering(audit))
 app.add_typer(_judge, name="judge")
+_feedback = typer.Typer(help="What users say of answers.", no_args_is_help=True)
+_feedback.command(name="export")(_answering(feedback_export))
+app.add_typer(_feedback, name="feedback")
 
 
 @_judge.callback()
 def _of_judge() -> None:
     """Whether a judge of answers can be trusted."""
+
+
+@_feedback.callback()
+def _of_feedback() -> None:
+    """What users say of answers, kept by `modelforge serve`."""
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from modelforge.common.paths import Place, paths_in
 from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
 from modelforge.configfile.adapters import keys_of_their_own, lora_problems
+from modelforge.configfile.peers import project_of
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import group_problems
 from modelforge.models.providers import get_provider
@@ -76,10 +77,12 @@ def load_config(
         ConfigError: With every problem found, each with its key.
     """
     path = None if isinstance(source, Mapping) else Path(source)
-    raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    raw = dict(source) if isinstance(source, Mapping) else raw_config(Path(source))
     where = path.name if path else "config"
     raw.pop("$schema", None)
-    said = _overrides(raw, overrides)
+    said = overridden(raw, overrides)
+    if "strategy" not in said and (project := project_of(raw)):
+        raise ConfigError(_theirs(project, path))
     strategy = _strategy({**raw, **said}, where)
     twice = [p for part in (raw, said) for p in keys_of_their_own(part, where=where)]
     if twice:
@@ -113,6 +116,15 @@ def load_config(
     if problems:
         raise ConfigError(*problems)
     return config
+
+
+def _theirs(project: str, path: Path | None) -> Problem:
+    """A config of another project, which one command carries over."""
+    where = path.name if path else "config"
+    name = path or "FILE"
+    ours = path.with_suffix(".json").name if path and path.suffix != ".json" else "ours.json"
+    fix = f"`modelforge init --from {name} -o {ours}` writes it as a config of ModelForge"
+    return Problem(where, f"is a config of {project}", fix)
 
 
 def _strategy(values: Mapping[str, Any], where: str) -> type[Strategy]:
@@ -175,18 +187,34 @@ def _request(folder: Path) -> dict[str, Any]:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON or YAML file, or what a run's folder was asked for."""
+def raw_config(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file, or what a run's folder was asked for.
+
+    Raises:
+        ConfigError: If there is no such file, or no object of named keys in it.
+    """
     if path.is_dir():
         return _request(path)
     if not path.is_file():
         found = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
         fix = "files there: " + ", ".join(found[:5]) if found else "give the path of a JSON file"
         raise ConfigError(Problem(str(path), "no such config file", fix))
+    if path.suffix in (".sh", ".py", ".ipynb"):
+        fix = f"`modelforge init --from {path} -o ours.json` reads another trainer's script"
+        raise ConfigError(Problem(path.name, "is a script, and no config", fix))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(Problem(str(path), f"cannot be read: {error}", "save as UTF-8")) from None
+    return parsed(text, path)
+
+
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """The mapping in the text of a JSON or YAML file; the path names it in messages.
+
+    Raises:
+        ConfigError: If it cannot be parsed, or holds no object of named keys.
+    """
     try:
         if path.suffix in (".yaml", ".yml"):
             raw = yaml.load(text, Loader=_Loader)
@@ -264,7 +292,7 @@ def _json_advice(error: json.JSONDecodeError) -> str:
     return "check the comma and quotes before this place"
 
 
-def _overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def overridden(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """``["a=1", "b.c=x"]`` → ``{"a": 1, "b": {**raw["b"], "c": "x"}}``."""
     result: dict[str, Any] = {}
     for text in overrides:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelforge.common.files import digest
-from modelforge.configfile.peers import peer_keys
+from modelforge.configfile.peers import advice
 from modelforge.errors import ConfigError, Problem
 from modelforge.training.trials import Trial
 
@@ -100,7 +100,7 @@ def _parts(text: str) -> Iterator[str]:
 
 def _long(name: str) -> str:
     """The key that a short name stands for, as other trainers call it."""
-    ours = peer_keys().get(name, name)
+    ours = advice(name).removeprefix("here it is ")
     return ours if _KEY.fullmatch(ours) else name
 
 

@@ -1,9 +1,13 @@
-"""Pages from templates. Every value is escaped, and no page has scripts or outside files."""
+"""Pages from templates. Every value is escaped, and no page has outside files.
+
+A report has no scripts either. The page of a server has one, which shows what models say as text.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -56,3 +60,8 @@ def shown_text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(v, dict) and "content" in v for v in value):
         return "\n".join(shown_text(turn["content"] or "") for turn in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def script(name: str) -> str:
+    """The text of a script in ``templates/``, for a server to hand out."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,489 @@
+"""Configs of other trainers become configs of ours, and nothing of them vanishes unsaid."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelforge import ConfigError, load_config
+from modelforge.cli import main as cli
+from modelforge.configfile import peers
+from modelforge.importing import carry
+from modelforge.importing.carry import import_config
+from modelforge.importing.told import table_of
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples" / "tiny"
+PEERS = ROOT.parent / "shared" / "cases" / "peer_configs"
+
+LLAMAFACTORY = """
+model_name_or_path: MODEL
+trust_remote_code: true
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 4
+lora_target: q_proj,v_proj
+dataset: mine,other
+dataset_dir: data
+template: default
+cutoff_len: 128
+max_samples: 24
+preprocessing_num_workers: 16
+output_dir: saves/mine
+logging_steps: 1
+overwrite_output_dir: true
+report_to: none
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 2
+learning_rate: 1.0e-3
+max_steps: 2
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: false
+resume_from_checkpoint: null
+"""
+AXOLOTL = """
+base_model: some/base
+load_in_8bit: false
+load_in_4bit: true
+rl: dpo
+datasets:
+  - path: some/pairs
+    split: train
+    type: chat_template.default
+    field_messages: talk
+    field_chosen: good
+    field_rejected: bad
+    message_property_mappings: {role: role, content: content}
+  - {path: other/pairs, type: chatml.intel}
+val_set_size: 0
+sequence_len: 1024
+sample_packing: false
+adapter: qlora
+lora_r: 32
+lora_alpha: 16
+lora_target_linear: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 2
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+attn_implementation: flash_attention_2
+warmup_ratio: 0.1
+saves_per_epoch: 2
+wandb_entity: us
+unfrozen_parameters: [lm_head]
+special_tokens: {pad_token: "<|pad|>"}
+colour: green
+"""
+SWIFT = """
+SYSTEM='Be brief.
+Be right.'
+CUDA_VISIBLE_DEVICES=0,1 \\
+NPROC_PER_NODE=2 \\
+swift rlhf \\
+    --rlhf_type grpo \\
+    --model Qwen/Qwen2.5-3B-Instruct \\
+    --tuner_type lora \\
+    --dataset 'AI-ModelScope/gsm8k#500' mine.jsonl \\
+    --columns '{"frage": "query"}' \\
+    --torch_dtype bfloat16 \\
+    --max_length 1024 \\
+    --max_completion_length 512 \\
+    # --temperature 2 \\
+    --reward_funcs format my_reward \\
+    --reward_weights 0.5 1 \\
+    --gradient_accumulation_steps $(expr 16 / 2) \\
+    --target_modules all-linear \\
+    --split_dataset_ratio 0.1 \\
+    --system "$SYSTEM" \\
+    --deepspeed zero2 \\
+    --model_name swift-robot
+"""
+TORCHTUNE = """
+output_dir: /tmp/out
+model:
+  _component_: torchtune.models.llama3_1.qlora_llama3_1_8b
+  lora_attn_modules: [q_proj, v_proj, output_proj]
+  apply_lora_to_mlp: True
+  apply_lora_to_output: False
+  lora_rank: 8
+  lora_alpha: 16
+tokenizer:
+  _component_: torchtune.models.llama3.llama3_tokenizer
+  path: /tmp/llama/tokenizer.model
+  max_seq_len: null
+checkpointer:
+  _component_: torchtune.training.FullModelHFCheckpointer
+  checkpoint_dir: /tmp/llama/
+  output_dir: ${output_dir}
+  model_type: LLAMA3
+dataset: {_component_: torchtune.datasets.alpaca_cleaned_dataset, packed: True}
+seed: null
+shuffle: True
+batch_size: 2
+optimizer: {_component_: torch.optim.AdamW, fused: True, weight_decay: 0.01, lr: 3e-4}
+lr_scheduler:
+  _component_: torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup
+  num_warmup_steps: 100
+loss: {_component_: torchtune.modules.loss.LinearCrossEntropyLoss}
+epochs: 1
+max_steps_per_epoch: null
+gradient_accumulation_steps: 8
+dtype: bf16
+enable_activation_checkpointing: True
+"""
+UNSLOTH = {
+    "FastLanguageModel.from_pretrained": {
+        "model_name": "unsloth/llama-3-8b-bnb-4bit", "max_seq_length": 2048, "load_in_4bit": True,
+    },
+    "get_peft_model": {
+        "r": 16, "target_modules": ["q_proj", "v_proj", "embed_tokens"], "lora_alpha": 16,
+        "use_gradient_checkpointing": "unsloth", "random_state": 3407, "use_rslora": True,
+    },
+    "SFTConfig": {"per_device_train_batch_size": 2, "max_steps": 60, "learning_rate": 2e-4,
+                  "optim": "adamw_8bit", "seed": 3407, "report_to": "none"},
+    "dataset": "rows.jsonl",
+}  # fmt: skip
+
+
+def imported(tmp_path, text, name="their.yaml", **options):
+    path = tmp_path / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return import_config(path, target=tmp_path, **options)
+
+
+def became(found, kind):
+    return {line.theirs: line for line in found.lines if line.became == kind}
+
+
+def unsaid(found, values):
+    """The keys of a file that no line speaks of."""
+    told = [line.theirs for line in found.lines]
+    return [
+        key
+        for key, _ in peers.leaves(values)
+        if not any(
+            at == key
+            or key.startswith((f"{at}.", f"{at}["))
+            or at.startswith((f"{key}.", f"{key}["))
+            for at in told
+            if at
+        )
+    ]
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["modelforge", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+def llamafactory_folder(folder):
+    """A config of LLaMA-Factory with its data: two sets of dataset_info.json."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    rows = [json.loads(line) for line in (TINY / "data" / "sft_train.jsonl").open()][:24]
+    said = [[message["content"] for message in row["messages"]] for row in rows]
+    mine = [{"frage": q, "antwort": a} for q, a in said]
+    other = [
+        {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+        for q, a in said
+    ]
+    (data / "mine.json").write_text(json.dumps(mine))
+    (data / "other.json").write_text(json.dumps(other))
+    info = {
+        "mine": {
+            "file_name": "mine.json",
+            "columns": {"prompt": "frage", "response": "antwort"},
+        },
+        "other": {"file_name": "other.json", "formatting": "sharegpt", "num_samples": 8},
+    }
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "lora.yaml").write_text(LLAMAFACTORY.replace("MODEL", str(TINY / "model")))
+    return folder / "lora.yaml"
+
+
+@pytest.mark.slow
+def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
+    tmp_path, monkeypatch, capsys
+):
+    theirs = llamafactory_folder(tmp_path)
+    ours = tmp_path / "ours" / "config.json"
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "init", "--from", theirs, "-o", ours) == 0
+    told = capsys.readouterr().err
+    for part in ("a config of LLaMA-Factory", "strategy sft", "cutoff_len", "overwrite_output_dir"):
+        assert part in told
+    config = json.loads(ours.read_text())
+    assert config["dataset"] == [
+        {"path": "../data/mine.json", "columns": {"instruction": "frage", "output": "antwort"}},
+        {"path": "../data/other.json", "max_samples": 8},
+    ]
+    assert config["use_4bit"] is False and config["eval_split"] == 0.0
+    assert config["lora_alpha"] == 8 and config["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert run(monkeypatch, "check", ours) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "train", ours) == 0
+    (model,) = (tmp_path / "saves" / "mine").glob("*/model/adapter_config.json")
+    assert json.loads(model.read_text())["r"] == 4
+    assert run(monkeypatch, "init", "--from", theirs, "-o", ours) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_config_of_axolotl(tmp_path):
+    found = imported(tmp_path, AXOLOTL)
+    assert found.project == "Axolotl" and not found.doubt
+    config = found.config
+    assert config["strategy"] == "dpo" and config["use_4bit"] is True and config["lora_r"] == 32
+    assert config["dataset"] == [
+        {
+            "path": "some/pairs",
+            "split": "train",
+            "columns": {"messages": "talk", "chosen": "good", "rejected": "bad"},
+        },
+        "other/pairs",
+    ]
+    assert config["save_steps"] == 0.25 and config["eval_split"] == 0.0
+    assert config["lora_target_modules"] == "all-linear" and "bf16" not in config
+    assert config["num_train_epochs"] == 2 and config["pad_token"] == "<|pad|>"
+    lost = became(found, "lost")
+    assert set(lost) == {"wandb_entity", "unfrozen_parameters", "colour"}
+    assert "is not known" in lost["colour"].note
+
+
+def test_alpaca_s_prompt_stays_alpaca_s(tmp_path):
+    text = AXOLOTL.replace("rl: dpo\n", "").replace("type: chat_template.default", "type: alpaca")
+    found = imported(tmp_path, text.replace("type: chatml.intel", "type: alpaca"))
+    assert found.config["prompt_layout"] == "alpaca" and found.config["strategy"] == "qlora"
+    found = imported(tmp_path, text)
+    assert "prompt_layout" not in found.config and "datasets[].type" in became(found, "open")
+
+
+def test_trl_trains_all_weights_unless_it_is_told_otherwise(tmp_path):
+    base = (
+        "model_name_or_path: m\ndataset_name: org/set\ndataset_config: main\nlearning_rate: 1e-4\n"
+    )
+    found = imported(tmp_path, base)
+    assert found.config["lora_r"] == 0 and found.config["strategy"] == "sft"
+    assert found.config["max_seq_length"] == 1024 and found.config["use_4bit"] is False
+    assert found.config["dataset"] == [{"path": "org/set", "name": "main"}]
+    assert "strategy" in {line.ours for line in became(found, "open").values()}  # a guess is said
+    found = imported(tmp_path, base + "use_peft: true\nload_in_4bit: true\nmax_length: 512\n")
+    assert found.config["strategy"] == "qlora" and found.config["lora_dropout"] == 0.05
+    found = imported(tmp_path, base + "use_peft: true\nmax_length: 512\n", strategy="grpo")
+    assert found.config["max_seq_length"] == 512 + 256 and found.config["strategy"] == "grpo"
+
+
+def test_an_alignment_handbook_recipe_and_its_mixture(tmp_path):
+    text = """
+model_name_or_path: org/model
+torch_dtype: bfloat16
+chat_template: "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+dataset_mixture:
+  datasets:
+    - {id: org/a, config: c, split: train, weight: 0.5, columns: [messages]}
+    - {id: org/b, split: train, weight: 1.0}
+  test_split_size: 1000
+  seed: 0
+learning_rate: 1.0e-5
+max_length: 2048
+"""
+    found = imported(tmp_path, text, strategy="sft")
+    assert found.project == "alignment-handbook" and found.config["eval_split"] == 1000
+    assert found.config["dataset"][0] == {"path": "org/a", "name": "c", "split": "train"}
+    assert list(became(found, "lost")) == ["dataset_mixture.datasets[0].weight"]
+    assert (
+        found.config["chat_template"] == "their.jinja" and "eos_token" in found.files["their.jinja"]
+    )
+
+
+def test_a_script_of_swift_and_its_environment(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    found = imported(tmp_path, SWIFT, "run.sh")
+    config = found.config
+    assert (found.project, config["strategy"]) == ("ms-swift", "grpo")
+    assert config["dataset"] == [
+        {"path": "AI-ModelScope/gsm8k", "max_samples": 500},
+        "mine.jsonl",
+    ]
+    assert config["columns"] == {"prompt": "frage"}
+    assert config["max_seq_length"] == 1536 and config["gradient_accumulation_steps"] == 8
+    assert config["system_prompt"] == "Be brief.\nBe right."
+    assert config["distributed"] == {"backend": "zero2", "num_processes": 2}
+    assert "temperature" not in config["generation"] or config["generation"]["temperature"] == 0.9
+    assert "model_name" in became(found, "lost")  # the name of the bot, which is no model
+    assert config["model_name"] == "Qwen/Qwen2.5-3B-Instruct"
+    assert "CUDA_VISIBLE_DEVICES" in became(found, "unneeded")
+    assert any("rewards.py" in str(line.note) for line in found.lines)
+
+
+def test_a_recipe_of_torchtune(tmp_path):
+    found = imported(tmp_path, TORCHTUNE)
+    config = found.config
+    assert (found.project, config["strategy"]) == ("torchtune", "qlora")
+    assert config["model_name"] == "/tmp/llama" and config["dataset"] == "yahma/alpaca-cleaned"
+    assert config["lora_target_modules"] == [
+        *("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    ]
+    assert config["learning_rate"] == 3e-4 and config["packing"] is True
+    assert config["warmup_steps"] == 100 and config["optim"] == "adamw_torch_fused"
+
+
+def test_the_arguments_of_unsloth_as_json_and_in_a_script(tmp_path):
+    found = imported(tmp_path, UNSLOTH, "unsloth.json")
+    config = found.config
+    assert (found.project, config["strategy"]) == ("Unsloth", "qlora")
+    assert config["lora"] == {"use_rslora": True} and config["lora_modules_to_save"] == [
+        "embed_tokens"
+    ]
+    assert config["gradient_checkpointing"] is True and config["max_steps"] == 60
+    flat = {key: value for part in UNSLOTH.values() if isinstance(part, dict)
+            for key, value in part.items()} | {"dataset": "rows.jsonl"}  # fmt: skip
+    again = imported(tmp_path, flat, "flat.json").config
+    assert {**again, "strategy": "qlora"} == config
+    script = f"""
+from unsloth import FastLanguageModel
+rank = 16
+model, tokenizer = FastLanguageModel.from_pretrained(
+    **{{}}, model_name="m", max_seq_length=512, load_in_4bit=False)
+model = FastLanguageModel.get_peft_model(model, r=rank, lora_alpha=2 * rank)
+dataset = load_dataset("json", data_files="rows.jsonl", split="train")
+trainer = SFTTrainer(model=model, args=SFTConfig(max_steps=5, seed={3407}))
+"""
+    found = imported(tmp_path, script, "train.py")
+    assert found.config["dataset"] == "rows.jsonl" and found.config["lora_r"] == 16
+    assert found.config["use_4bit"] is False and "lora_alpha" in became(found, "open")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model_name_or_path: m\nstage: sft\ndataset: d\nimage_max_pixels: 262144\n", "pictures"),
+        ("model_name_or_path: Qwen/Qwen3-VL-4B\nstage: sft\ndataset: d\ntemplate: x\n", "pictures"),
+        ("model_name_or_path: m\nstage: dpo\npref_loss: orpo\ndataset: d\n", "the loss orpo"),
+        ("model_name_or_path: m\nstage: sft\nfinetuning_type: freeze\ndataset: d\n", "freeze is"),
+        ("model_name_or_path: m\nstage: sft\nquantization_bit: 3\ndataset: d\n", "3-bit"),
+        ("base_model: m\nrl: orpo\ndatasets: [{path: d}]\nadapter: lora\n", "ORPO"),
+        ("base_model: m\nqat: {x: 1}\ndatasets: [{path: d}]\nadapter: lora\n", "quantisation"),
+        ("base_model: m\ndatasets: [{path: d, type: stepwise_supervised}]\n", "each step"),
+        ("model: m\ntuner_type: lora\ndataset: [d]\ntask_type: reranker\n", "reranker"),
+        ("model: m\ntuner_type: lora\nrlhf_type: cpo\ndataset: [d]\n", "CPO"),
+        ("model: m\ntuner_type: lora\nsequence_parallel_size: 4\ndataset: [d]\n", "another engine"),
+        ("distributed_type: FSDP\nnum_processes: 2\n", "Accelerate's file"),
+        ("model_name_or_path: m\nstage: sft\nfinetuning_type: lora\n", "is no training"),
+        ("model_name_or_path: m\nuse_peft: true\ndataset_train_split: a\n", "names no data set"),
+        ("apples: 3\n", "no key by which its project is told"),
+    ],
+)  # fmt: skip
+def test_what_is_not_trained_here_is_refused_by_name(tmp_path, text, reason):
+    with pytest.raises(ConfigError) as caught:
+        imported(tmp_path, text)
+    assert len(caught.value.problems) == 1 and reason in str(caught.value)
+
+
+def test_the_user_settles_a_doubt(tmp_path):
+    text = "model_name_or_path: m\nuse_peft: true\n"
+    found = imported(tmp_path, text, strategy="reward", overrides=["dataset=pairs.jsonl"])
+    assert found.config["strategy"] == "reward" and found.config["dataset"] == "pairs.jsonl"
+    found = imported(tmp_path, text, project="handbook", overrides=["dataset=d", "lora_r=4"])
+    assert found.project == "alignment-handbook" and found.config["lora_r"] == 4
+    with pytest.raises(ConfigError, match="--project lama: is no project"):
+        imported(tmp_path, text, project="lama")
+    with pytest.raises(ConfigError, match="lora_r"):
+        imported(tmp_path, text, overrides=["dataset=d", "lora_r=-4"])
+
+
+def test_two_rows_a_pass_for_kto_and_the_rows_of_a_step_stay(tmp_path):
+    text = "model_name_or_path: m\nstage: kto\ndataset: d\nper_device_train_batch_size: 1\n"
+    config = imported(tmp_path, text + "gradient_accumulation_steps: 8\n").config
+    assert (config["per_device_train_batch_size"], config["gradient_accumulation_steps"]) == (2, 4)
+
+
+@pytest.mark.parametrize("text", [LLAMAFACTORY, AXOLOTL, TORCHTUNE, json.dumps(UNSLOTH)])
+def test_training_by_their_config_says_the_one_command(tmp_path, text):
+    path = tmp_path / "their.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("is a config of ")
+    assert f"modelforge init --from {path} -o their.json" in problem.fix
+    (tmp_path / "run.sh").write_text(SWIFT)
+    with pytest.raises(ConfigError, match="init --from"):
+        load_config(tmp_path / "run.sh")
+
+
+def test_a_table_names_functions_that_are_there_and_each_key_once():
+    for project in peers.PROJECTS:
+        table = peers.table(project)
+        for name, (function, _) in table.converted.items():
+            assert callable(carry._function(function)), (project, name)
+        classes = [table.renamed, table.valued, table.converted, table.unneeded, table.lost,
+                   table.refused, table.by_hand]  # fmt: skip
+        keys = [key for entries in classes for key in entries]
+        assert len(keys) == len(set(keys)), project
+
+
+VALUES = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-2, 9), st.floats(0, 2, allow_nan=False)),
+    *(
+        st.sampled_from(["auto", "4", "lora", "a,b", "{}", "x/y"]),
+        st.lists(st.just("a"), max_size=2),
+    ),
+    st.dictionaries(st.sampled_from(["name", "path", "type"]), st.just("a"), max_size=2),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_no_key_of_a_file_vanishes_unsaid(data, tmp_path_factory):
+    project = data.draw(st.sampled_from(peers.PROJECTS))
+    table = peers.table(project)
+    names = sorted({*table.renamed, *table.valued, *table.converted, *table.unneeded, *table.lost,
+                    "made_up", "learning_rate", "seed"} - {"strategy"})  # fmt: skip
+    keys = data.draw(st.lists(st.sampled_from(names), max_size=8, unique=True))
+    values = {key: data.draw(VALUES) for key in keys}
+    path = tmp_path_factory.mktemp("import") / "their.json"
+    path.write_text(json.dumps(values))
+    said = ["model_name=m", "dataset=d.jsonl"]
+    try:
+        found = import_config(path, project=project, overrides=said, strategy="sft")
+    except ConfigError as error:
+        assert all(problem.what for problem in error.problems)
+        return
+    assert not unsaid(found, values)
+    load_config(found.config)
+    assert all(isinstance(line, str) for line in table_of(found))
+
+
+@pytest.mark.skipif(not PEERS.is_dir(), reason="no cases")
+@pytest.mark.parametrize(
+    "name", sorted(p.name for p in PEERS.glob("*.y*ml")) if PEERS.is_dir() else []
+)
+def test_the_ten_configs_of_peers(name):
+    import yaml
+
+    found = import_config(PEERS / name)
+    load_config(found.config)
+    values = yaml.safe_load((PEERS / name).read_text())
+    assert not unsaid(found, values)
+    assert not became(found, "lost")
+    wanted = {"lf_qwen3_lora_dpo": "dpo", "lf_qwen3_lora_kto": "kto", "axolotl_qlora": "qlora",
+              "handbook_zephyr_dpo_qlora": "dpo", "axolotl_instruct-dpo-lora-8b": "dpo",
+              "lf_qwen3_lora_sft_otfq": "qlora"}  # fmt: skip
+    assert found.config["strategy"] == wanted.get(name.partition(".")[0], "sft")
+
+
+def test_init_asks_for_a_strategy_or_a_file(monkeypatch, capsys):
+    assert run(monkeypatch, "init") == 2
+    assert "--from FILE" in capsys.readouterr().err
+    assert run(monkeypatch, "init", "sft", "--set", "lora_r=8") == 2
