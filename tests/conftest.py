@@ -1,6 +1,8 @@
 """What every test stands on: no hub, no tracker, one thread, no memory of earlier runs."""
 
+import dataclasses
 import gc
+import json
 import os
 import shutil
 import sys
@@ -56,6 +58,32 @@ def python():
     server.wait()
     server.stdout.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def simulated_once():
+    """A step of the same values is not simulated again: `fit` and `plan` ask for many of them."""
+    from modelforge import registry
+    from modelforge.plan import memory
+
+    made, simulated = {}, memory.simulate
+    no_matter = {"model_name", "dataset", "eval_dataset", "output_dir", "run_name"}
+
+    def simulate(config, found, hardware):
+        values = {k: v for k, v in config.resolved().items() if k not in no_matter}
+        strategy = registry.get_strategy(config.settings.strategy)
+        said = sorted(config.said.keys() - no_matter)
+        card = dataclasses.replace(hardware, vram_gb=0.0, device_name="")
+        shape = found.architecture.to_dict()
+        key = (strategy, json.dumps([values, said, shape], default=str), card, found.adapter)
+        key += (config.base_dir,)
+        if key not in made:
+            made[key] = simulated(config, found, hardware)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "simulate", simulate)
+        yield
 
 
 @pytest.fixture

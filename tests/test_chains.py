@@ -135,10 +135,13 @@ def test_an_adapter_made_for_another_base_is_refused(left, tmp_path):
     import shutil
 
     from bases import base
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = tmp_path / "adapter"
     shutil.copytree(left["sft", 4] / "model", folder)
     other = base(tmp_path / "other", intermediate_size=256)
+    shape = AutoConfig.from_pretrained(other)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(other)
     path = folder / "adapter_config.json"
     path.write_text(
         json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(other)})

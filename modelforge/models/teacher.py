@@ -38,7 +38,7 @@ def teacher_shape(source: ModelSource) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(source.base, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # the checks of a config's class raise kinds of their own
         raise ModelError(unreadable(source.base, "teacher", error)) from None
 
 

@@ -27,7 +27,8 @@ def preflight(prepared: Prepared, trainer: Any) -> None:
 
     Raises:
         RunError: If the disk cannot hold what the run writes.
-        ModelError: If the model answers otherwise with its untrained adapter than without.
+        ModelError: If the model answers otherwise with its untrained adapter than without, or
+            holds weights that are no numbers.
     """
     headline("Preflight")
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -35,6 +36,7 @@ def preflight(prepared: Prepared, trainer: Any) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"training {trained:,} of {total:,} stored parameters ({trained / total:.2%})")
     enough_disk(prepared, model)
+    all_are_numbers(prepared, model)
     fresh = prepared.source.adapter is None and prepared.checkpoint is None
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if (
@@ -72,6 +74,23 @@ def enough_disk(prepared: Prepared, model: Any) -> None:
         what = f"has {free / 2**30:.2f} GiB free, and the run needs up to {needed / 2**30:.2f} GiB"
         fix = "free some space, set another output_dir, or lower save_total_limit"
         raise RunError(Problem(str(prepared.run.path), what, fix))
+
+
+def all_are_numbers(prepared: Prepared, model: Any) -> None:
+    """See that no weight is NaN or infinite: each answer and each loss would be.
+
+    Raises:
+        ModelError: If one is.
+    """
+    import torch
+
+    for name, weight in model.named_parameters():
+        weight = weight.detach()
+        if not weight.is_floating_point() or weight.sum(dtype=torch.float32).isfinite():
+            continue  # a sum is no number if one of its numbers is none
+        if not bool(weight.isfinite().all()):
+            what = f"{name} holds values that are no numbers (NaN or infinite)"
+            raise ModelError(Problem(prepared.source.base, what, "copy the model's files again"))
 
 
 def same_as_base(prepared: Prepared, model: Any) -> None:

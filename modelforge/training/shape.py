@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import adapter_config
 from modelforge.models.lora import lora_config
+from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import grow
+from modelforge.models.weights import misfits
 
 if TYPE_CHECKING:
     from modelforge.config import Config
@@ -31,6 +33,10 @@ def model_without_weights(
     source, head = resolved.source, resolved.strategy.head
     where = f"{config.name}: model_name"
     model = _on_meta(config, resolved, where)
+    if stored_as(resolved.architecture) is None:
+        problems = list(misfits(Path(source.base), model, where))
+        if problems:
+            raise ModelError(*problems)
     grow(model, vocabulary)
     if source.adapter is not None:
         adapter = adapter_config(source.adapter, head=head)

@@ -20,6 +20,7 @@ from modelforge.models.providers.base import Loaded
 from modelforge.models.source import ModelSource
 from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import Vocabulary, grow
+from modelforge.models.weights import lacking, refilled
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +71,7 @@ class HuggingFace:
                 source.base, revision=source.revision, trust_remote_code=source.trust_remote_code
             )
             adapter = find_adapter_config_file(source.base, revision=source.revision)
-        except (
-            *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        ) as error:
+        except Exception as error:  # the checks of a config's class raise kinds of their own
             raise ModelError(unreadable(source.base, "model", error)) from None
         if adapter is not None:
             # transformers would follow it to another model, and take a pickled adapter too.
@@ -151,9 +150,12 @@ class HuggingFace:
             if not settings.distributed.shards_weights:  # those place the weights themselves
                 kwargs["device_map"] = {"": own_device(hardware.device)}
         try:
-            model = auto.from_pretrained(source.base, **kwargs)
+            model, told = auto.from_pretrained(source.base, output_loading_info=True, **kwargs)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(unreadable(source.base, "model", error)) from None
+        random = refilled(model, told, scores=head == "reward")
+        if random:
+            raise ModelError(lacking(source.base, random, f"{config.name}: model_name"))
         if hardware.device == "cpu":
             exact_4bit_on_cpu(model)
         as_asked(model)
