@@ -59,7 +59,8 @@ def test_a_folder_is_uploaded_and_its_repository_is_private(hub, tmp_path):
     assert push(tmp_path, "me/model") == "https://huggingface.co/me/model/commit/1"
     paths = [path for path, _, _ in hub.asked]
     assert paths[0] == "/api/repos/create" and paths[-1] == "/api/models/me/model/commit/main"
-    assert json.loads(hub.asked[0][2])["private"] is True
+    made = json.loads(hub.asked[0][2])
+    assert made.get("visibility") == "private" or made.get("private") is True
     assert all(key == "Bearer hf_of_the_test" for _, key, _ in hub.asked)
     assert b"config.json" in hub.asked[-1][2]
 
