@@ -55,11 +55,13 @@ class Curve:
         name: What it is of.
         points: ``x,y x,y …`` in pixels, for an SVG polyline.
         last: The place of its last point, in pixels.
+        style: The number of its colour and dashes.
     """
 
     name: str
     points: str
     last: tuple[float, float]
+    style: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Chart:
         across, up: The marks of the axes.
         width, height: The drawing's size, in pixels.
         left, bottom: Where the axes stand, in pixels.
+        keyed: Whether the curves are named.
     """
 
     title: str
@@ -82,6 +85,7 @@ class Chart:
     curves: list[Curve]
     across: list[Tick] = field(default_factory=list)
     up: list[Tick] = field(default_factory=list)
+    keyed: bool = False
     width: int = WIDTH
     height: int = TALL
     left: int = LEFT
@@ -94,13 +98,7 @@ def charts(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
     Args:
         rows: Lines of ``metrics.jsonl``: the ``step``, the figures logged there, and ``session``.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        for key, value in {**row.get("session", {}), **row}.items():
-            # A value that is not finite has no place on the paper.
-            number = isinstance(value, int | float) and math.isfinite(value)
-            if number and not isinstance(value, bool) and key not in _COUNTERS:
-                found.setdefault(key, []).append((row["step"], value))
+    found = _series(rows)
     drawn, taken = [], set()
     for key, title, unit, held_out in SHOWN:
         lines = {"training": found.get(key, []), "held-out": found.get(held_out, [])}
@@ -117,12 +115,56 @@ def charts(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
     return drawn[: len(SHOWN) + MOST]
 
 
+def overlaid(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Chart]:
+    """A drawing for each figure of `SHOWN` that one of the runs logged twice, a line for each run.
+
+    Args:
+        runs: Name → lines of its ``metrics.jsonl``.
+    """
+    found = {name: _series(rows) for name, rows in runs.items()}
+    drawn = []
+    for key, title, unit, held_out in SHOWN:
+        for one, told in ((key, title), (held_out, f"{title}, held out")):
+            lines = {name: series[one] for name, series in found.items() if series.get(one)}
+            if any(len(points) > 1 for points in lines.values()):
+                # A run looks the same in every drawing.
+                drawn.append(_chart(told, unit, lines, styles=list(found)))
+    return drawn
+
+
+def _series(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Of each figure its steps and values."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for key, value in {**row.get("session", {}), **row}.items():
+            # A value that is not finite has no place on the paper.
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if number and not isinstance(value, bool) and key not in _COUNTERS:
+                found.setdefault(key, []).append((row["step"], value))
+    return found
+
+
 def _is_figure(key: str) -> bool:
     """Whether a key is more than a time, or a held-out figure of a curve that is drawn already."""
     return not key.endswith(("runtime", "_per_second", "_time", "seconds", "/std"))
 
 
-def _chart(title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+def _chart(
+    title: str,
+    unit: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    styles: Sequence[str] = (),
+) -> Chart:
+    """A drawing of some lines.
+
+    Args:
+        title: The figure's name.
+        unit: Of its values.
+        lines: Name → steps and values.
+        styles: The names in the order of their looks; by default that of the lines.
+    """
+    order = list(styles or lines)
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points]
     low, high = min(values), max(values)
@@ -141,12 +183,12 @@ def _chart(title: str, unit: str, lines: Mapping[str, Sequence[tuple[float, floa
     for name, points in lines.items():
         places = [(x(step), y(value)) for step, value in thinned(points)]
         drawn = " ".join(f"{a},{b}" for a, b in places)
-        curves.append(Curve(name, drawn, places[-1]))
+        curves.append(Curve(name, drawn, places[-1], order.index(name)))
     main = next(iter(lines.values()))
     caption = f"{said(main[0][1])} → {said(main[-1][1])}, between {said(low)} and {said(high)}"
     marks = [Tick(x(step), said(step)) for step in ticks(begin, end, whole=True)]
     heights = [Tick(y(value), said(value)) for value in ticks(low - room, high + room)]
-    return Chart(title, unit, caption, curves, marks, heights)
+    return Chart(title, unit, caption, curves, marks, heights, keyed=len(order) > 1)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
