@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -20,6 +21,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-tests-"))
 
+
+# No test by the clock: a machine may have other work.
+settings.register_profile("whatever the load", deadline=None)
+settings.load_profile("whatever the load")
 
 frozen = 0  # modules that no collection of garbage looks through
 
