@@ -27,10 +27,12 @@ from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
+from modelforge.cli.serve import feedback_export, serve
 from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
+from modelforge.cli.watch import board, watch
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -72,23 +74,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(
-        train,
-        tune,
-        sweep,
-        check,
-        plan,
-        data,
-        evaluate,
-        compare,
-        report,
-        runs,
-        row,
-        dial,
-        generate,
-        chat,
-    ),
-    *(export, verify),
+    *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
+    *(evaluate, compare, report, runs, row, watch, board),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
@@ -97,11 +84,19 @@ for _command in _COMMANDS:
 _judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
 _judge.command()(_answering(audit))
 app.add_typer(_judge, name="judge")
+_feedback = typer.Typer(help="What users say of answers.", no_args_is_help=True)
+_feedback.command(name="export")(_answering(feedback_export))
+app.add_typer(_feedback, name="feedback")
 
 
 @_judge.callback()
 def _of_judge() -> None:
     """Whether a judge of answers can be trusted."""
+
+
+@_feedback.callback()
+def _of_feedback() -> None:
+    """What users say of answers, kept by `modelforge serve`."""
 
 
 def main() -> None:

@@ -1,0 +1,93 @@
+"""What the user wants served: runs, folders, GGUF files and engines that run elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelforge.errors import ModelError, Problem, RunError
+from modelforge.inference.trained import find_trained
+from modelforge.serving.engines import Engine, of_gguf, of_runs, of_url
+
+_ABOUT = "export.json"
+
+
+def engines_of(said: Sequence[str], size: int) -> list[Engine]:
+    """An engine for each GGUF and each address, and one for everything else.
+
+    Args:
+        said: Each a run, a folder, a hub id, a GGUF file or an address; ``NAME=`` before it is what
+            clients call it.
+        size: The most requests that an engine works on at once.
+
+    Raises:
+        UserError: If one cannot be served, or two have one name.
+    """
+    engines: list[Engine] = []
+    runs: dict[str, str] = {}
+    for each in said:
+        name, place = _named(each)
+        if place.startswith(("http://", "https://")):
+            engines.append(_elsewhere(place))
+            continue
+        path = Path(place)
+        gguf = path if path.suffix == ".gguf" else path / "model.gguf"
+        if gguf.is_file():
+            _needs("xllamacpp", gguf)
+            _needs("gguf", gguf)
+            engines.append(of_gguf(name or _called(path), gguf, size))
+            continue
+        found = find_trained(place)
+        name = name or (_called(path) if (path / _ABOUT).is_file() else found.name)
+        if name in runs:
+            raise _twice(name)
+        runs[name] = place
+    if runs:
+        engines.insert(0, of_runs(runs, size))
+    names = [name for engine in engines for name in engine.models]
+    for name in names:
+        if names.count(name) > 1:
+            raise _twice(name)
+    return engines
+
+
+def _named(said: str) -> tuple[str | None, str]:
+    name, equals, place = said.partition("=")
+    if equals and name and "/" not in name and place:
+        return name, place
+    return None, said
+
+
+def _called(path: Path) -> str:
+    """An export's model, from what lies in it; else the file's or folder's own name."""
+    about = path / _ABOUT
+    if about.is_file():
+        try:
+            return Path(str(json.loads(about.read_text(encoding="utf-8"))["model"])).name
+        except (ValueError, KeyError, TypeError):
+            pass
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
+
+
+def _twice(name: str) -> RunError:
+    fix = "write NAME=PATH to call one of them otherwise"
+    return RunError(Problem(name, "is the name of two models", fix))
+
+
+def _needs(package: str, gguf: Path) -> None:
+    if importlib.util.find_spec(package) is None:
+        fix = f"run `pip install {package}`, or serve the run itself"
+        raise RunError(Problem(str(gguf), f"needs {package}, which is not installed", fix))
+
+
+def _elsewhere(url: str) -> Engine:
+    import httpx
+
+    try:
+        return of_url(url)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        fix = "start it first; MODELFORGE_ENGINE_KEY holds its key, where it wants one"
+        what = f"does not say which models it serves: {type(error).__name__}: {error}"
+        raise ModelError(Problem(url, what, fix)) from None

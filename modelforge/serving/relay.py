@@ -1,0 +1,237 @@
+"""Requests handed on to an engine, and its answers handed back as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from modelforge.serving.asked import Refused
+from modelforge.serving.engines import Engine
+from modelforge.serving.hangup import unless_hung_up
+from modelforge.serving.metrics import Metrics
+
+MOST_BYTES = 8 << 20  # of a request's body
+_GONE = 499  # the client has hung up; nobody reads this status but the metrics
+_AGAIN = "1"  # seconds, of Retry-After
+
+
+@dataclass
+class Exchange:
+    """One request and what was answered.
+
+    Attributes:
+        id: That the answer is called by.
+        model: As clients call it.
+        body: The request.
+        texts: Each choice's text.
+        used: The engine's count of tokens.
+    """
+
+    model: str
+    body: Mapping[str, Any]
+    id: str = ""
+    texts: dict[int, str] = field(default_factory=dict)
+    used: Any = None
+
+    def see(self, answer: Mapping[str, Any]) -> bool:
+        """Note what a body or an event says; whether it holds new text."""
+        self.id = str(answer.get("id") or self.id)
+        self.used = answer.get("usage") or self.used
+        new = False
+        for choice in answer.get("choices") or ():
+            said = choice.get("message") or choice.get("delta") or {}
+            text = said.get("content") or choice.get("text") or ""
+            index = choice.get("index", 0)
+            self.texts[index] = self.texts.get(index, "") + text
+            new = new or bool(text or said.get("tool_calls"))
+        return new
+
+
+class Relay:
+    """Between clients and engines.
+
+    Args:
+        engines: All of them; each model is one engine's.
+        metrics: Of the app.
+        limit: How many requests are taken up at once.
+        timeout: Seconds that a whole answer may take, or a stream until its next event.
+        done: Is given each exchange that was answered.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        metrics: Metrics,
+        *,
+        limit: int,
+        timeout: float,
+        done: Callable[[Exchange], None],
+    ) -> None:
+        self.of = {name: engine for engine in engines for name in engine.models}
+        self.metrics, self.limit, self.timeout, self._done = metrics, limit, timeout, done
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeout, connect=5), limits=httpx.Limits(max_connections=None)
+        )
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._http.aclose()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request, or say why not."""
+        model = "unknown"
+        try:
+            body = await read_body(request)
+            model = self._model(body)
+            if self.metrics.active >= self.limit:
+                raise Refused(429, f"{self.limit} requests are in work; ask again later")
+            engine = self.of[model]
+            if not engine.ready:
+                raise Refused(503, f"the engine of {model} is not ready; ask again later")
+            return await self._hand_on(request, engine, Exchange(model, body))
+        except Refused as error:
+            self.metrics.requests.labels(model, error.status).inc()
+            again = {"Retry-After": _AGAIN} if error.status in (429, 503) else None
+            return JSONResponse(error.body(), error.status, again)
+
+    def _model(self, body: Mapping[str, Any]) -> str:
+        said = body.get("model", next(iter(self.of)))
+        if not isinstance(said, str) or said not in self.of:
+            names = ", ".join(self.of)
+            raise Refused(404, f"there is no model {said!r} here: use {names}", "model")
+        return said
+
+    async def _hand_on(self, request: Request, engine: Engine, exchange: Exchange) -> Response:
+        body = {**exchange.body, "model": engine.models[exchange.model]}
+        stream = body.get("stream") is True
+        counted = True
+        if stream:
+            options = body.get("stream_options")
+            counted = isinstance(options, dict) and options.get("include_usage") is True
+            if options is None or isinstance(options, dict):
+                body["stream_options"] = {**(options or {}), "include_usage": True}
+        self.metrics.active += 1
+        clock = time.monotonic()
+        handed = False
+        try:
+            answer = await self._sent(request, engine, body, stream)
+            if answer is None:
+                raise Refused(_GONE, "the client has hung up")
+            if stream and answer.status_code == 200:
+                events = self._events(answer, exchange, clock, counted=counted)
+                handed = True
+                return StreamingResponse(events, media_type="text/event-stream")
+            content = await self._whole(answer)
+        finally:
+            if not handed:
+                self.metrics.active -= 1
+        self.metrics.requests.labels(exchange.model, answer.status_code).inc()
+        if answer.status_code == 200:
+            content["model"] = exchange.model
+            exchange.see(content)
+            self._finish(exchange, clock, None)
+        return JSONResponse(content, answer.status_code)
+
+    async def _sent(
+        self, request: Request, engine: Engine, body: Mapping[str, Any], stream: bool
+    ) -> httpx.Response | None:
+        headers = {"authorization": f"Bearer {engine.key}", "content-type": "application/json"}
+        url = engine.url + request.url.path
+        content = json.dumps(body).encode()
+        asked = self._http.build_request("POST", url, content=content, headers=headers)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await unless_hung_up(request, self._http.send(asked, stream=stream))
+        except (TimeoutError, httpx.TimeoutException):
+            raise Refused(504, f"no answer within {self.timeout:g} seconds") from None
+        except httpx.HTTPError as error:
+            what = f"the engine is gone ({type(error).__name__}); ask again later"
+            raise Refused(503, what) from None
+
+    async def _whole(self, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            found = json.loads(await answer.aread())
+        except (ValueError, httpx.HTTPError):
+            raise Refused(502, "the engine said what is no JSON") from None
+        finally:
+            await answer.aclose()
+        if not isinstance(found, dict):
+            raise Refused(502, "the engine said what is no JSON object")
+        return found
+
+    async def _events(
+        self, answer: httpx.Response, exchange: Exchange, clock: float, *, counted: bool
+    ) -> AsyncIterator[str]:
+        first, code = None, _GONE
+        try:
+            async for line in answer.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                said = line.removeprefix("data:").strip()
+                if said == "[DONE]":
+                    code = 200
+                    yield "data: [DONE]\n\n"
+                    continue
+                found = json.loads(said)
+                if exchange.see(found) and first is None:
+                    first = time.monotonic() - clock
+                if "error" in found:
+                    code = 502
+                elif not found.get("choices") and not counted:
+                    continue  # the count that the client did not ask for
+                else:
+                    found["model"] = exchange.model
+                yield f"data: {json.dumps(found, ensure_ascii=False)}\n\n"
+            if code == _GONE:
+                code = 502
+                yield _broken("the engine ended in the middle of an answer")
+        except (httpx.HTTPError, ValueError) as error:
+            code = 504 if isinstance(error, httpx.TimeoutException) else 502
+            yield _broken(f"the engine's answer broke off ({type(error).__name__})")
+        finally:  # also when the client has hung up: closing upstream is what stops the work
+            self.metrics.active -= 1
+            self.metrics.requests.labels(exchange.model, code).inc()
+            if code == 200:
+                self._finish(exchange, clock, first)
+            await asyncio.shield(answer.aclose())
+
+    def _finish(self, exchange: Exchange, clock: float, first: float | None) -> None:
+        self.metrics.answered(exchange.model, time.monotonic() - clock, first, exchange.used)
+        self._done(exchange)
+
+
+def _broken(message: str) -> str:
+    return f"data: {json.dumps(Refused(502, message).body())}\n\n"
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        Refused: If it is none, or too long. What is not called JSON is refused too, so that no page
+            of another site can have a browser send it.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(415, "the content type must be application/json")
+    read = bytearray()
+    async for part in request.stream():
+        read += part
+        if len(read) > MOST_BYTES:
+            raise Refused(413, f"the body is longer than {MOST_BYTES >> 20} MiB")
+    try:
+        found = json.loads(read)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character can be read, not said
+    except (ValueError, RecursionError):
+        raise Refused(400, "the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise Refused(400, "the body is no JSON object")
+    return found

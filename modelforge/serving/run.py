@@ -1,0 +1,75 @@
+"""The server as a process: it listens, says where, and answers all it took before it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from modelforge.common.console import say
+from modelforge.errors import Problem, RunError
+from modelforge.serving import create_app
+
+KEY = "MODELFORGE_API_KEY"  # an environment variable
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def run(
+    models: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    size: int,
+    limit: int,
+    timeout: float,
+    feedback: Path,
+) -> None:
+    """Serve until a signal says to end.
+
+    Args:
+        models: Runs, folders, GGUF files or addresses.
+        host: Where to listen; another than loopback needs a key.
+        port: 0 takes a free one.
+        size: Requests that an engine works on at once.
+        limit: Requests that are taken up at once.
+        timeout: Seconds for an answer.
+        feedback: The file for what users say.
+
+    Raises:
+        UserError: If it cannot be served here, or an engine never answers.
+    """
+    key, inside = os.environ.get(KEY) or None, host in _LOOPBACK
+    if not inside and key is None:
+        fix = f"set {KEY} to a long random word, or leave --host out"
+        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    failures: list[str] = []
+
+    def failed(said: str) -> None:
+        failures.append(said)
+        server.should_exit = True
+
+    app = create_app(
+        list(models),
+        size,
+        limit,
+        timeout=timeout,
+        feedback=feedback,
+        api_key=key,
+        # A page of another site cannot reach a server of this machine under its own name.
+        hosts=_LOOPBACK if inside else None,
+        failed=failed,
+    )
+    settings = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout) + 1
+    )
+    server = uvicorn.Server(settings)
+    socket = settings.bind_socket()
+    socket.listen(2048)
+    at = f"http://{host}:{socket.getsockname()[1]}"
+    say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
+    server.run(sockets=[socket])
+    if failures:
+        fix = "serve another model, or make room"
+        raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))

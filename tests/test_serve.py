@@ -1,0 +1,378 @@
+"""A server of trained models: what clients see of it, and that it stands what they do."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import ROOT, talking
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+
+MODEL = ROOT / "examples/tiny/model"
+ASK = [{"role": "user", "content": "What is 3 plus 4?"}]
+LIMIT = 12
+
+
+def adapter(folder, seed):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    lora = LoraConfig(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    model = get_peft_model(base, lora)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=1.5)
+    model.save_pretrained(folder)
+    talking().save_pretrained(folder)
+    return folder
+
+
+class Server:
+    def __init__(self, folder, models, **environment):
+        self.log = folder / "log"
+        command = [sys.executable, "-m", "modelforge.cli", "serve", *models, "--port", "0"]
+        command += ["--max-concurrent-requests", str(LIMIT), "--feedback", str(folder / "f.sqlite")]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, stderr=log, cwd=folder, env=os.environ | environment
+            )
+        while "/v1 answers" not in self.log.read_text() and self.process.poll() is None:
+            time.sleep(0.05)
+        self.url = self.log.read_text().partition("/v1 answers")[0].split()[-1]
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def until_ready(self):
+        while self.http.get("/ready").status_code != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        return self
+
+    def chat(self, **words):
+        body = {"messages": ASK, "temperature": 0, "model": "tiny"} | words
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def text(self, **words):
+        answer = self.chat(**words)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["message"]["content"]
+
+    def figure(self, name):
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve")
+    a, b = adapter(folder / "a", 1), adapter(folder / "b", 2)
+    found = Server(folder, [f"tiny={MODEL}", f"a={a}", f"b={b}"], OMP_NUM_THREADS="1")
+    try:
+        yield found.until_ready()
+    finally:
+        found.process.kill()
+        found.process.wait()
+
+
+def test_answers_are_those_of_the_trained_model(server):
+    from modelforge.inference.answers import Sampling, answer_all, prompt_ids
+    from modelforge.inference.trained import find_trained, load_trained
+
+    trained = load_trained(find_trained(str(MODEL)))
+    ids = prompt_ids(trained, ASK)
+    own = answer_all(trained, [ids], Sampling(64))[0]
+    answer = server.chat().json()
+    assert answer["choices"][0]["message"]["content"] == own.text
+    assert answer["choices"][0]["finish_reason"] == own.finish_reason == "stop"
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    assert answer["usage"]["completion_tokens"] == len(own.ids)
+
+
+def test_the_openai_client(server):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    asked = {"model": "tiny", "messages": ASK, "temperature": 0}
+    whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    text = whole.choices[0].message.content
+    places = whole.choices[0].logprobs.content
+    assert "".join(place.token for place in places) == text
+    assert all(place.top_logprobs[0].logprob >= place.logprob for place in places)
+    stream = client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    events = list(stream)
+    pieces = [e.choices[0].delta.content or "" for e in events if e.choices]
+    assert "".join(pieces) == text and len(pieces) > 3
+    assert events[-2].choices[0].finish_reason == "stop"
+    assert events[-1].usage == whole.usage
+    completion = client.completions.create(
+        model="tiny", prompt=["Hello", "One"], max_tokens=4, temperature=0, logprobs=1
+    )
+    assert [choice.index for choice in completion.choices] == [0, 1]
+    assert len(completion.choices[1].logprobs.tokens) <= 4
+    assert {m.id for m in client.models.list()} == {"tiny", "a", "b"}
+    with pytest.raises(openai.NotFoundError, match="no model 'x' here: use tiny, a, b"):
+        client.chat.completions.create(model="x", messages=ASK)
+    with pytest.raises(openai.BadRequestError, match="no place for a call"):
+        client.chat.completions.create(
+            **asked, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+        )
+
+
+def test_stop_seed_and_number_are_each_requests_own(server):
+    text = server.text()
+    stop = text.split()[1]
+    cut = server.chat(stop=[stop]).json()["choices"][0]
+    assert cut["message"]["content"] == text.partition(stop)[0] and cut["finish_reason"] == "stop"
+    short = server.chat(max_tokens=2).json()
+    assert short["choices"][0]["finish_reason"] == "length"
+    assert short["usage"]["completion_tokens"] == 2
+    drawn = {"temperature": 1.5, "n": 3, "seed": 7}
+    with ThreadPoolExecutor(6) as pool:
+        others = [pool.submit(server.text, temperature=1.0, seed=i) for i in range(3)]
+        answers = [pool.submit(server.chat, **drawn) for _ in range(2)]
+        greedy = pool.submit(server.text)
+        first, second = (a.result().json()["choices"] for a in answers)
+        assert greedy.result() == text and all(other.result() for other in others)
+    texts = [choice["message"]["content"] for choice in first]
+    assert texts == [choice["message"]["content"] for choice in second]
+    assert len(set(texts)) > 1
+
+
+def test_adapters_on_one_base_do_not_mix(server):
+    asked = [[{"role": "user", "content": f"What is {i} plus {i}?"}] for i in range(3)]
+    names = ("a", "b", "tiny")
+    alone = {
+        (name, i): server.text(model=name, messages=asked[i], max_tokens=12)
+        for i in range(3)
+        for name in names
+    }
+    assert len({alone[name, 0] for name in names}) == 3
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [(n, i) for _ in range(4) for i in range(3) for n in names]
+        found = pool.map(
+            lambda j: server.text(model=j[0], messages=asked[j[1]], max_tokens=12), jobs
+        )
+        assert [alone[job] for job in jobs] == list(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("chat/completions", {"messages": []}, 400, "messages"),
+        ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, 400, "unknown role"),
+        ("chat/completions", {"messages": ASK, "temperature": 9}, 400, "temperature"),
+        ("chat/completions", {"messages": ASK, "presence_penalty": 1.0}, 400, "presence_penalty"),
+        ("chat/completions", {"messages": ASK, "chat_template_kwargs": {"chat_template": "x"}},
+         400, "no variable of a template"),
+        ("completions", {"prompt": "word " * 600}, 400, "no room for an answer"),
+        ("completions", {"prompt": [10**9]}, 400, "a token that is none"),
+        ("completions", {"prompt": "x", "model": ["a"]}, 404, "no model"),
+        ("completions", {"prompt": "\ud800"}, 400, "no JSON"),
+        ("feedback", {"id": "x", "rating": "up"}, 404, "no such answer"),
+        ("feedback", {"id": "x", "rating": "good"}, 400, "rating"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_told_why(server, path, body, status, says):
+    answer = server.http.post(
+        f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == status and says in answer.json()["error"]["message"]
+
+
+def test_what_is_not_for_clients_is_not_there(server):
+    for path in ("/load_model", "/reset", "/slots", "/props", "/v1/load_lora_adapter"):
+        assert server.http.post(path, json={}).status_code == 404
+    plain = {"content": json.dumps({"messages": ASK}), "headers": {"content-type": "text/plain"}}
+    assert server.http.post("/v1/chat/completions", **plain).status_code == 415
+    assert server.http.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_feedback_is_kept_and_becomes_rows(server, tmp_path):
+    from modelforge.feedback.rows import labelled, preferences
+    from modelforge.feedback.store import read
+
+    answer = server.chat().json()
+    with server.http.stream(
+        "POST", "/v1/chat/completions", json={"messages": ASK, "model": "a", "stream": True}
+    ) as lines:
+        events = [line for line in lines.iter_lines() if line]
+    streamed = json.loads(events[0].removeprefix("data: "))["id"]
+    for body in (
+        {"id": answer["id"], "rating": "down"},
+        {"id": answer["id"], "better": "It is 7."},
+        {"id": streamed, "rating": "up"},
+    ):
+        assert server.http.post("/v1/feedback", json=body).json() == {"ok": True}
+    found = list(read(server.log.parent / "f.sqlite"))
+    assert {(g.model, g.rating, g.better) for g in found} >= {
+        ("tiny", "down", "It is 7."),
+        ("a", "up", None),
+    }
+    mine = [g for g in found if g.answer_id == answer["id"]]
+    text = answer["choices"][0]["message"]["content"]
+    assert preferences(mine) == [
+        {
+            "prompt": ASK,
+            "chosen": [{"role": "assistant", "content": "It is 7."}],
+            "rejected": [{"role": "assistant", "content": text}],
+        }
+    ]
+    assert [row["label"] for row in labelled(mine)] == [True, False]
+
+
+def test_more_than_the_limit_is_told_to_come_again(server):
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 200, "temperature": 1.5}
+    with ThreadPoolExecutor(3 * LIMIT) as pool:
+        answers = list(
+            pool.map(lambda _: server.http.post("/v1/completions", json=body), range(4 * LIMIT))
+        )
+    codes = {answer.status_code for answer in answers}
+    assert codes == {200, 429}
+    assert all(a.headers["retry-after"] == "1" for a in answers if a.status_code == 429)
+    assert server.figure("modelforge_active") == 0 and server.figure("modelforge_waiting") == 0
+    assert server.figure('modelforge_requests_total{code="429"') > 0
+
+
+def test_who_hangs_up_stops_the_work(server):
+    body = {"model": "tiny", "messages": ASK, "temperature": 2.0, "max_tokens": 450, "n": 4}
+    hungry = body | {"stream": True}
+    for _ in range(2):
+        with server.http.stream("POST", "/v1/chat/completions", json=hungry) as lines:
+            next(lines.iter_lines())
+    with contextlib.suppress(httpx.ReadTimeout):
+        server.http.post("/v1/chat/completions", json=body, timeout=0.05)
+    end = time.monotonic() + 5
+    while server.figure("modelforge_active") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert server.figure("modelforge_active") == 0
+    assert server.figure('modelforge_requests_total{code="499"') >= 2
+    assert server.text()
+
+
+def test_an_engine_that_dies_is_started_again(server):
+    import psutil
+
+    (engine,) = psutil.Process(server.process.pid).children()
+    engine.send_signal(signal.SIGKILL)
+    codes = set()
+    while not (answer := server.chat()).is_success:
+        codes.add(answer.status_code)
+        assert answer.headers["retry-after"] == "1"
+        time.sleep(0.1)
+    assert codes == {503}
+    assert server.figure("modelforge_engine_restarts") == 1
+    assert server.figure("modelforge_feedback_total") >= 3
+
+
+def test_a_server_that_is_stopped_answers_what_it_took(server):
+    with ThreadPoolExecutor(8) as pool:
+        words = {"max_tokens": 60, "temperature": 1.5}
+        jobs = [pool.submit(server.text, **words, seed=i) for i in range(8)]
+        while server.figure("modelforge_active") < 8:
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        assert all(isinstance(job.result(), str) for job in jobs)
+    assert server.process.wait(20) in (0, -signal.SIGTERM, 143)
+
+
+def test_a_key_is_asked_for(tmp_path):
+    from fastapi.testclient import TestClient
+
+    from modelforge.serving import create_app
+
+    app = create_app(str(MODEL), feedback=tmp_path / "f.sqlite", api_key="word")
+    client = TestClient(app)  # not entered: no engine starts
+    key = {"authorization": "Bearer word"}
+    assert client.get("/health").status_code == 200
+    assert client.get("/v1/models").status_code == 401
+    assert client.get("/metrics", headers={"authorization": "Bearer words"}).status_code == 401
+    assert client.get("/v1/models", headers=key).json()["data"][0]["id"] == "model"
+    assert client.get("/ready").status_code == 503
+    answer = client.post("/v1/chat/completions", json={"messages": ASK}, headers=key)
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--host", "0.0.0.0"], "MODELFORGE_API_KEY"),
+        ([str(MODEL)], "is the name of two models"),
+        (["./nowhere"], "nowhere"),
+        (["http://127.0.0.1:9"], "does not say which models it serves"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_it_starts(options, says, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from modelforge.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODELFORGE_API_KEY", raising=False)
+    done = CliRunner().invoke(app, ["serve", str(MODEL), *options])
+    assert done.exit_code == 2 and says in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_cannot_start_ends_the_server_with_its_words(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "xllamacpp.py").touch()  # it is asked only after the file is read
+    (tmp_path / "gguf.py").write_text("raise SystemExit('no such file')")
+    found = Server(tmp_path, ["m.gguf"], PYTHONPATH=str(tmp_path))
+    assert found.process.wait(30) == 2
+    assert "did not start" in found.log.read_text() and "no such file" in found.log.read_text()
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+_NAMES = ("messages", "prompt", "stop", "tools", "seed", "n", "logprobs", "stream_options", "top_p")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["chat", "completion"]), st.dictionaries(st.sampled_from(_NAMES), _values))
+def test_no_body_is_more_than_refused(kind, body):
+    from modelforge.serving.asked import ChatAsked, Refused, read
+
+    try:
+        found = read(kind, {"model": "m", "prompt": "x", "messages": ASK} | body)
+        plain = [m.plain() for m in found.messages] if isinstance(found, ChatAsked) else []
+        assert all(isinstance(message["content"], str) for message in plain)
+    except Refused as error:
+        assert 400 <= error.status < 500 and error.body()["error"]["message"]
+
+
+def test_calls_of_tools_are_read_from_an_answer():
+    from modelforge.serving.replies import calling, make_calls_readable
+
+    tokenizer = talking("qwen3")
+    make_calls_readable(tokenizer, "m")
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    prompt = tokenizer.apply_chat_template(ASK, tools=tools, add_generation_prompt=True)
+    prompt = prompt["input_ids"]
+
+    def message(text):
+        return calling(tokenizer, "c", prompt, tokenizer(text)["input_ids"], tools)
+
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>'
+    (found,) = message(call)["tool_calls"]
+    assert found["function"] == {"name": "add", "arguments": '{"a": 3}'}
+    assert found["id"] == "c-0" and found["type"] == "function"
+    assert message("It is 7.") is None
