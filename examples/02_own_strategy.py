@@ -40,7 +40,7 @@ result = modelforge.train(
         "dataset": str(TINY / "data" / "preference_train.jsonl"),
         "eval_dataset": str(TINY / "data" / "preference_eval.jsonl"),
         "learning_rate": 1e-3,
-        "max_steps": 20,
+        "max_steps": 10,
         "max_seq_length": 128,
     }
 )

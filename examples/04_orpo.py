@@ -56,4 +56,4 @@ if __name__ == "__main__":
     files = {"dataset": "preference_train", "eval_dataset": "preference_eval"}
     values = {key: str(TINY / "data" / f"{name}.jsonl") for key, name in files.items()}
     values |= {"strategy": "orpo", "model_name": str(TINY / "model"), "learning_rate": 1e-3}
-    print(modelforge.train(values, overrides=["max_steps=20", "max_seq_length=128"]).after)
+    print(modelforge.train(values, overrides=["max_steps=10", "max_seq_length=128"]).after)

@@ -47,7 +47,7 @@ class Doors:
         return 1.0 / (1 + self.opened.index(TREASURE)) if found else 0.0
 
 
-def main(folder: Path, *, sft_steps: int = 80, steps: int = 24) -> Any:
+def main(folder: Path, *, sft_steps: int = 80, steps: int = 24, held_out: int = 24) -> Any:
     """Show how doors are opened, then learn from the game."""
     rng = random.Random(0)
     tool = {"name": "open", "parameters": {"type": "object", "properties": {"door": {}}}}
@@ -77,7 +77,7 @@ def main(folder: Path, *, sft_steps: int = 80, steps: int = 24) -> Any:
         COMMON
         | {"strategy": "grpo", "model_name": str(begun.run_dir), "output_dir": str(folder)}
         | {"environment": f"{Path(__file__)}:Doors", "max_tool_calling_iterations": 2}
-        | {"dataset": str(folder / "asked.jsonl"), "eval_split": 24, "eval_prompts": 24}
+        | {"dataset": str(folder / "asked.jsonl"), "eval_split": held_out, "eval_prompts": held_out}
         | {"generation": {"max_new_tokens": 96}, "num_generations": 8, "num_generations_eval": 4}
         | {"per_device_train_batch_size": 32, "learning_rate": 2e-3, "max_steps": steps}
     )

@@ -33,7 +33,8 @@ from modelforge.strategy import Measure, Parts, Result, Strategy
 
 if TYPE_CHECKING:
     from modelforge.evaluation.kept import Evaluation
-    from modelforge.training.stages import RLHFConfig, RLHFTrainer
+    from modelforge.training.rlhf_config import RLHFConfig
+    from modelforge.training.stages import RLHFTrainer
 
 __all__ = [
     "Config",
@@ -96,8 +97,17 @@ def train(
 
 def __getattr__(name: str) -> Any:
     # The stages read data and write pages: most commands, and `import modelforge`, need neither.
-    if name in ("RLHFConfig", "RLHFTrainer"):
-        from modelforge.training import stages
+    if name == "RLHFTrainer":
+        from modelforge.training.stages import RLHFTrainer
 
-        return getattr(stages, name)
+        return RLHFTrainer
+    if name == "RLHFConfig":
+        from modelforge.training.rlhf_config import RLHFConfig
+
+        return RLHFConfig
+    from modelforge.configfile.classes import in_place_of
+
+    if told := in_place_of(name):
+        # `from modelforge import SFTTrainer` would not show the text of an AttributeError.
+        raise ImportError(f"modelforge has no {name}: {told}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """What every test stands on: no hub, no tracker, one thread, no memory of earlier runs."""
 
+import dataclasses
 import gc
+import json
 import os
 import shutil
 import sys
@@ -8,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -19,11 +22,17 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-tests-"))
 
 
+# No test by the clock: a machine may have other work.
+settings.register_profile("whatever the load", deadline=None)
+settings.load_profile("whatever the load")
+
 frozen = 0  # modules that no collection of garbage looks through
 
 #: Begun first, so that two workers end together.
-SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step", "test_train",
-        "test_distributed", "test_one_path", "test_recovery", "test_attention"]  # fmt: skip
+SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step",
+        "test_train", "test_distributed", "test_recovery", "test_recipe", "test_tools",
+        "test_tune", "test_lora", "test_attention", "test_one_path", "test_longer",
+        "test_unsloth", "test_export", "test_longest_batch", "test_vllm"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
@@ -56,6 +65,32 @@ def python():
     server.wait()
     server.stdout.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def simulated_once():
+    """A step of the same values is not simulated again: `fit` and `plan` ask for many of them."""
+    from modelforge import registry
+    from modelforge.plan import memory
+
+    made, simulated = {}, memory.simulate
+    no_matter = {"model_name", "dataset", "eval_dataset", "output_dir", "run_name"}
+
+    def simulate(config, found, hardware):
+        values = {k: v for k, v in config.resolved().items() if k not in no_matter}
+        strategy = registry.get_strategy(config.settings.strategy)
+        said = sorted(config.said.keys() - no_matter)
+        card = dataclasses.replace(hardware, vram_gb=0.0, device_name="")
+        shape = found.architecture.to_dict()
+        key = (strategy, json.dumps([values, said, shape], default=str), card, found.adapter)
+        key += (config.base_dir,)
+        if key not in made:
+            made[key] = simulated(config, found, hardware)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "simulate", simulate)
+        yield
 
 
 @pytest.fixture

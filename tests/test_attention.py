@@ -21,6 +21,8 @@ from modelforge.plan import fit
 from modelforge.registry import get_strategy
 from modelforge.training.defaults import Facts, fill
 
+pytestmark = pytest.mark.usefixtures("simulated_once")
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 FLASH = frozenset({"flash_attention_2"})
@@ -227,7 +229,7 @@ def test_nothing_is_computed_twice_where_all_fits_without(tmp_path):
 @pytest.mark.slow
 def test_the_8b_benchmark_runs_at_a_tiny_size(benchmark, python, capsys, monkeypatch):
     script = benchmark("gpu_8b")
-    said = ["--tiny", "--cards", "12", "--steps", "2", "--strategies", "reward", "ppo"]
+    said = ["--tiny", "--cards", "12", "--steps", "1", "--strategies", "reward", "ppo"]
     monkeypatch.setattr(sys, "argv", ["gpu_8b.py", *said])
     monkeypatch.setattr(sys, "executable", python)
     assert script.main() == 0

@@ -18,34 +18,54 @@ from modelforge import load_config
 from modelforge.errors import UserError
 from modelforge.models.hub import origin
 from modelforge.training.prepare import prepare
+from modelforge.training.read import read
+from modelforge.training.resolve import resolve
 from modelforge.training.run import load
-job = prepare(load_config(json.loads(sys.argv[1])))
+whole, streamed = map(json.loads, sys.argv[1:])
+job = prepare(load_config(whole))
 model = load(job).model
 found = origin(job.source, job.data.ledger.sources)
 missing = []
 changes = [{key: f"org/{name}"} for name in ("other", "gated") for key in ("model_name", "dataset")]
 for change in changes:
     try:
-        prepare(load_config(json.loads(sys.argv[1]) | change))
+        prepare(load_config(whole | change))
     except UserError as error:
         missing.append(str(error))
-print(json.dumps({"origin": found, "parameters": model.num_parameters(), "missing": missing}))
+told = {"origin": found, "parameters": model.num_parameters(), "missing": missing}
+try:
+    one, two = (read(resolve(load_config(streamed))).data for _ in range(2))
+    assert one.train.to_list() == two.train.to_list() and one.eval.to_list() == two.eval.to_list()
+    told |= {"source": one.ledger.sources[0], "rows": one.ledger.train_rows}
+except UserError as error:
+    told["refused"] = str(error)
+print(json.dumps(told))
 """
 
 
-def run(tmp_path, **environment):
-    config = {
+def run(folder, **environment):
+    """What the program tells of a model, a whole data set and a streamed one of the hub."""
+    whole = {
         "strategy": "sft",
         "model_name": "org/tiny",
         "dataset": "org/sums",
         "max_seq_length": 64,
         "report_to": "none",
-        "output_dir": str(tmp_path / "runs"),
+        "output_dir": str(folder / "runs"),
+    }
+    streamed = whole | {
+        "model_name": str(TINY / "model"),
+        "dataset": "org/shards",
+        "streaming": True,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "eval_split": 4,
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(config)],
-        env=os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"} | environment,
-        cwd=tmp_path,
+        [sys.executable, "-c", PROGRAM, json.dumps(whole), json.dumps(streamed)],
+        env=os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"} | environment,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
@@ -53,16 +73,30 @@ def run(tmp_path, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
-def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
-    sums = tmp_path / "sums"
-    sums.mkdir()
-    rows = (TINY / "data" / "sft_eval.jsonl").read_text().splitlines()[:20]
-    (sums / "train.jsonl").write_text("\n".join(rows))
-    hub = FakeHub({"models/org/tiny": TINY / "model", "datasets/org/sums": sums})
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The hub, what was asked of it, and what the program told with a network and without one."""
+    folder = tmp_path_factory.mktemp("hub")
+    rows = (TINY / "data" / "sft_train.jsonl").read_text().splitlines()
+    sums, shards = folder / "sums", folder / "shards"
+    for each in (sums, shards):
+        each.mkdir()
+    (sums / "train.jsonl").write_text("\n".join(rows[:20]))
+    for n in range(8):
+        (shards / f"train-{n:05d}-of-00008.jsonl").write_text("\n".join(rows[n * 100 :][:100]))
+    repos = {"models/org/tiny": TINY / "model", "datasets/org/sums": sums}
+    hub = FakeHub({**repos, "datasets/org/shards": shards})
     hub.gated = {"models/org/gated", "datasets/org/gated"}
     hub.busy = {("HEAD", "/config.json"): 2, ("GET", "/model.safetensors"): 2}
-    first = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
+    first = run(folder, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="0")
+    asked = list(hub.asked)
+    again = run(folder, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
+    return hub, asked, first, again
+
+
+@pytest.mark.slow
+def test_what_is_downloaded_is_pinned_and_serves_without_a_network(told):
+    hub, asked, first, again = told
     assert first["origin"] == {
         "model": "org/tiny",
         "revision": COMMIT,
@@ -76,16 +110,25 @@ def test_what_is_downloaded_is_pinned_and_serves_without_a_network(tmp_path):
     assert "is gated" in data and "https://huggingface.co/datasets/org/gated" in data
     # From the commit that the config named, not from the branch.
     for name in ("tokenizer.json", "generation_config.json", "model.safetensors"):
-        (last,) = {line for line in hub.asked if line.startswith("GET") and line.endswith(name)}
+        (last,) = {line for line in asked if line.startswith("GET") and line.endswith(name)}
         assert COMMIT in last
-    asked = len(hub.asked)
 
-    again = run(tmp_path, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1")
-    assert len(hub.asked) == asked
+    assert hub.asked == asked  # nothing, without a network
     assert again["origin"] == first["origin"] and again["parameters"] == first["parameters"]
     model, data, *_ = again["missing"]
     assert "org/other" in model and "not in the cache" in model and "HF_HUB_OFFLINE" in model
     assert "org/other" in data and "not in the cache" in data and "HF_HUB_OFFLINE" in data
+
+
+@pytest.mark.slow
+def test_a_data_set_is_streamed_from_one_commit_and_its_other_shards_are_left(told):
+    _, asked, first, again = told
+    assert "refused" not in first, first
+    assert first["source"]["revision"] == COMMIT and first["rows"] == 5
+    shards = {line for line in asked if line.startswith("GET") and "org/shards" in line}
+    shards = {line for line in shards if ".jsonl" in line}
+    assert 0 < len(shards) < 8 and all(COMMIT in line for line in shards)
+    assert "org/shards" in again["refused"] and "HF_HUB_OFFLINE" in again["refused"]
 
 
 def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, capfd, tmp_path):
@@ -112,45 +155,3 @@ def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, capfd, tmp_path)
         assert err.count("cannot be reached") == 1 and "Retry" not in err
     hub._work_offline("")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-STREAM = """
-import json, sys
-from modelforge import load_config
-from modelforge.training.read import read
-from modelforge.training.resolve import resolve
-config = load_config(json.loads(sys.argv[1]))
-one, two = (read(resolve(config)).data for _ in range(2))
-assert one.train.to_list() == two.train.to_list() and one.eval.to_list() == two.eval.to_list()
-print(json.dumps({"source": one.ledger.sources[0], "rows": one.ledger.train_rows}))
-"""
-
-
-@pytest.mark.slow
-def test_a_data_set_is_streamed_from_one_commit_and_its_other_shards_are_left(tmp_path):
-    sums = tmp_path / "sums"
-    sums.mkdir()
-    rows = (TINY / "data" / "sft_train.jsonl").read_text().splitlines()
-    for n in range(8):
-        (sums / f"train-{n:05d}-of-00008.jsonl").write_text("\n".join(rows[n * 100 :][:100]))
-    hub = FakeHub({"datasets/org/sums": sums})
-    values = {"strategy": "sft", "model_name": str(TINY / "model"), "dataset": "org/sums",
-              "streaming": True, "max_steps": 2, "per_device_train_batch_size": 2,
-              "gradient_accumulation_steps": 1, "eval_split": 4, "max_seq_length": 64,
-              "report_to": "none", "output_dir": str(tmp_path / "runs")}  # fmt: skip
-    ours = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    done = [
-        subprocess.run(
-            [sys.executable, "-c", STREAM, json.dumps(values)],
-            env=os.environ | ours | {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": offline},
-            capture_output=True,
-            text=True,
-        )
-        for offline in "01"
-    ]
-    assert done[0].returncode == 0, done[0].stderr[-2000:]
-    found = json.loads(done[0].stdout.splitlines()[-1])
-    assert found["source"]["revision"] == COMMIT and found["rows"] == 5
-    shards = {line for line in hub.asked if line.startswith("GET") and ".jsonl" in line}
-    assert 0 < len(shards) < 8 and all(COMMIT in line for line in shards)
-    assert "org/sums" in done[1].stderr and "HF_HUB_OFFLINE" in done[1].stderr

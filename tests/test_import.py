@@ -1,12 +1,15 @@
 """Configs of other trainers become configs of ours, and nothing of them vanishes unsaid."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import modelforge
 from modelforge import ConfigError, load_config
 from modelforge.cli import main as cli
 from modelforge.configfile import peers
@@ -237,6 +240,11 @@ def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
     assert json.loads(model.read_text())["r"] == 4
     assert run(monkeypatch, "init", "--from", theirs, "-o", ours) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_names_without_a_dataset_info_are_to_settle_one_by_one(tmp_path):
+    left = became(imported(tmp_path, LLAMAFACTORY), "open")
+    assert [left[f"dataset[{at}]"].value for at in (0, 1)] == ["mine", "other"]
 
 
 def test_a_config_of_axolotl(tmp_path):
@@ -487,3 +495,103 @@ def test_init_asks_for_a_strategy_or_a_file(monkeypatch, capsys):
     assert run(monkeypatch, "init") == 2
     assert "--from FILE" in capsys.readouterr().err
     assert run(monkeypatch, "init", "sft", "--set", "lora_r=8") == 2
+
+
+SECTIONS = {
+    "ppo": """
+model: {name: gpt2, reward_head_hidden_size: 256}
+dataset: {name: Anthropic/hh-rlhf, max_length: 512, split: train}
+training: {num_epochs: 3, batch_size: 4, gradient_accumulation_steps: 4, fp16: true}
+optimization: {learning_rate: 1e-5, warmup_steps: 100, weight_decay: 0.01, max_grad_norm: 1.0}
+algorithm: {name: ppo, kl_penalty: 0.1, clip_ratio: 0.2, gamma: 0.99, lam: 0.95}
+generation: {max_new_tokens: 128, temperature: 0.7, top_p: 0.9, do_sample: true}
+""",
+    "reward": """
+model: {base_model: gpt2, reward_head_hidden_size: 512}
+dataset: {path: pairs.jsonl, max_length: 512}
+training: {num_epochs: 1, batch_size: 8, fp16: true, loss_type: ranking_loss}
+optimization: {learning_rate: 1e-5, optimizer: adamw}
+""",
+    "grpo": """
+model: {name: m, use_lora: true, lora_r: 8}
+dataset: {train_path: p.jsonl, eval_path: e.jsonl}
+algorithm: {name: grpo, group_size: 8, kl_penalty: 0.04, clip_ratio: 0.2}
+training: {num_epochs: 1, batch_size: 8}
+generation: {max_length: 512, max_new_tokens: 256}
+""",
+    "dpo": """
+model: {model_name_or_path: m, load_in_4bit: true}
+data: {train_file: a.jsonl, validation_file: b.jsonl}
+training: {method: dpo, beta: 0.1, learning_rate: 5e-7, epochs: 1}
+lora: {enabled: true, r: 16, alpha: 32, dropout: 0.05, target_modules: [q_proj, v_proj]}
+""",
+    "rlhf": """
+model: {name: gpt2}
+dataset: {name: Anthropic/hh-rlhf}
+training: {num_epochs: 1, batch_size: 2}
+algorithm: {type: rlhf}
+sft: {num_epochs: 2, learning_rate: 2e-5}
+reward_model: {loss_type: ranking_loss, learning_rate: 1e-5}
+ppo: {clip_ratio: 0.2, kl_penalty: 0.1, ppo_epochs: 4, value_coef: 0.1}
+""",
+    "sft": '{"base_model": "m", "dataset_path": "d.jsonl", "method": "sft", "num_epochs": 3, '
+    '"batch_size": 4, "learning_rate": "2e-5", "max_length": 512}',
+    "qlora": '{"model_name": "m", "dataset_path": "d.jsonl", "training_type": "qlora", '
+    '"num_epochs": 3, "batch_size": 4, "lora_rank": 16, "quantization": "4bit"}',
+}
+
+
+@pytest.mark.parametrize("strategy", SECTIONS)
+def test_a_config_in_sections_or_with_plain_names(tmp_path, strategy):
+    import yaml
+
+    found = imported(tmp_path, SECTIONS[strategy])
+    config = found.config
+    assert config["strategy"] == strategy and not became(found, "lost")
+    assert not unsaid(found, yaml.safe_load(SECTIONS[strategy]))
+    wanted = {
+        "ppo": {"ppo": {"kl_coef": 0.1, "clip_range": 0.2, "gamma": 0.99, "gae_lambda": 0.95},
+                "per_device_train_batch_size": 4, "warmup_steps": 100, "fp16": True},
+        "reward": {"max_seq_length": 512, "optim": "adamw_torch"},
+        "grpo": {"num_generations": 8, "beta": 0.04, "epsilon": 0.2, "eval_dataset": "e.jsonl"},
+        "dpo": {"lora_r": 16, "lora_alpha": 32, "use_4bit": True, "learning_rate": 5e-7},
+        "rlhf": {"stages": ["sft", "reward", "ppo"], "reward_stage": {"learning_rate": 1e-5},
+                 "sft_stage": {"num_train_epochs": 2, "learning_rate": 2e-5}},
+        "sft": {"learning_rate": 2e-5, "num_train_epochs": 3},
+        "qlora": {"use_4bit": True, "lora_r": 16},
+    }[strategy]  # fmt: skip
+    assert wanted.items() <= config.items()
+    path = tmp_path / "their.yaml"
+    with pytest.raises(ConfigError, match="is a config of another trainer → `modelforge init"):
+        load_config(path)
+
+
+def test_the_names_of_other_libraries_say_what_to_write():
+    for name, said in (
+        ("SFTTrainer", '"strategy": "sft"'),
+        ("RewardModelTrainer", '"strategy": "reward"'),
+        ("PPOConfig", '"strategy": "ppo"'),
+        ("LoraConfig", "lora_r"),
+        ("train_dpo", '"strategy": "dpo"'),
+    ):
+        with pytest.raises(ImportError) as caught:
+            getattr(modelforge, name)
+        assert f"modelforge has no {name}: " in str(caught.value) and said in str(caught.value)
+    assert not hasattr(modelforge, "spam")
+    program = "from modelforge import SFTTrainer\nSFTTrainer('c.yaml').train()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1].startswith("ImportError: modelforge has no SFT")
+
+
+def test_rlhf_config_from_yaml(tmp_path):
+    path = tmp_path / "rlhf.yaml"
+    path.write_text("model_name: m\ndataset: d.jsonl\nppo: {kl_coef: 0.2}\n")
+    config = modelforge.RLHFConfig.from_yaml(path)
+    assert config["ppo"] == {"kl_coef": 0.2} and config["strategy"] == "rlhf"
+    path.write_text("strategy: dpo\nmodel_name: m\ndataset: d.jsonl\n")
+    with pytest.raises(ConfigError, match=r"is 'dpo', not rlhf → write modelforge.train"):
+        modelforge.RLHFConfig.from_yaml(path)
+    path.write_text(SECTIONS["rlhf"])
+    with pytest.raises(ConfigError, match="modelforge init --from"):
+        modelforge.RLHFConfig.from_yaml(path)
+    assert modelforge.RLHFTrainer.train is modelforge.RLHFTrainer.run

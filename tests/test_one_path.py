@@ -19,6 +19,8 @@ from modelforge.training.prepare import prepare
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("simulated_once")
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",

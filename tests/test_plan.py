@@ -16,7 +16,7 @@ from modelforge import registry
 from modelforge.config import Choice
 from modelforge.configfile.load import load_config
 from modelforge.errors import ModelError, RunError
-from modelforge.plan import Calibration, fit, memory, plan
+from modelforge.plan import Calibration, fit, plan
 from modelforge.plan.allocator import GIB
 from modelforge.plan.architectures import (
     _preset,
@@ -31,6 +31,8 @@ from modelforge.plan.planner import card, find
 from modelforge.plan.shards import shard, sharding_stage
 from modelforge.training.defaults import Facts, fill
 
+pytestmark = pytest.mark.usefixtures("simulated_once")
+
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 RL = {"generation": {"max_new_tokens": 128}, "num_generations": 2}
 
@@ -44,24 +46,6 @@ def config_of(strategy, *, vram=None, model=LLAMA, **said):
 def of_1024(strategy, **said):
     """The same with rows of up to 1024 tokens, which nobody asked for."""
     return config_of(strategy, **said).with_choices({"max_seq_length": Choice(1024, "default")})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def probes_made_once():
-    """A probe of the same values is not simulated again: `fit` asks for many of them."""
-    made, simulated = {}, memory.probe
-
-    def probe(config, found, hardware):
-        values = {k: v for k, v in config.resolved().items() if k != "model_name"}
-        shape = found.architecture.to_dict()
-        key = json.dumps([values, shape, repr(hardware), str(found.adapter)], default=str)
-        if key not in made:
-            made[key] = simulated(config, found, hardware)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "probe", probe)
-        yield
 
 
 @pytest.fixture
@@ -344,7 +328,7 @@ def test_planning_leaves_no_trace(wide, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     before = dict(PartialState._shared_state), torch.get_rng_state(), random.getstate()
     patched = torch.is_autocast_enabled, torch.nn.functional.scaled_dot_product_attention
-    plan(config_of("sft", model=wide))
+    plan(config_of("sft", model=wide, lora_r=12))  # which no other test has simulated
     assert dict(PartialState._shared_state) == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert random.getstate() == before[2]

@@ -200,7 +200,8 @@ def test_simulated_and_real_peak_agree(strategy, hardware, keys, tmp_path, monke
     monkeypatch.setattr(registry, "_registered", {})
     if strategy == "orpo":
         runpy.run_path(str(OWN_STRATEGY))
-    save_reward_adapter(tmp_path / "reward")
+    if "reward_model" in keys:
+        save_reward_adapter(tmp_path / keys["reward_model"])
     config = load_config(
         {
             "strategy": strategy,

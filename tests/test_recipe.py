@@ -17,6 +17,8 @@ from modelforge.training.read import read
 from modelforge.training.recipe import Size, rank
 from modelforge.training.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("simulated_once")
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 DATA = {"sft": "sft", "qlora": "sft", "reward": "preference", "dpo": "preference",

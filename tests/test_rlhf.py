@@ -478,7 +478,7 @@ def test_a_judge_trained_on_other_pairs_agrees_that_answers_get_better(tmp_path)
         ROOT / "configs" / "tiny" / "rlhf.json",
         overrides=[
             f"output_dir={tmp_path}", f"judge_model={judge.run_dir}", "report_to=none",
-            "save_strategy=no", "reward_stage.max_steps=60", "max_steps=80",
+            "save_strategy=no", "reward_stage.max_steps=60", "max_steps=48",
             f"eval_dataset={held_out('preference', 64)}",
         ],
     )  # fmt: skip
@@ -495,15 +495,16 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         "model_name": str(SHARED / "models" / "stories260K"),
         "output_dir": str(tmp_path),
     }
-    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 200)):
-        rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")[:count]
+    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 130)):
+        rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")
+        rows = [row for row in rows if 0 < len(row) < 900][:count]  # the shorter ones
         values[key] = str(tmp_path / f"{name}.jsonl")
         Path(values[key]).write_text("\n".join(rows) + "\n")
     del values["eval_split"]
     result = modelforge.train(
         values,
         overrides=[
-            "max_steps=4",
+            "max_steps=2",
             "gradient_accumulation_steps=8",
             "save_strategy=no",
             "eval_prompts=8",
@@ -514,4 +515,4 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
     assert 0.3 < told["reward"]["after"]["eval_accuracy"] < 0.8
     data = json.loads((result.run_dir.parent / told["reward"]["run"] / "data.json").read_text())
     assert data["eval_rows"] > 100
-    assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 4
+    assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 2

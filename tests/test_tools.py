@@ -191,6 +191,6 @@ def test_the_worked_example_finds_the_treasure(tmp_path):
     spec = importlib.util.spec_from_file_location("game", EXAMPLES / "05_game.py")
     game = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(game)
-    result = game.main(tmp_path)
-    # the standard error of 24 prompts is at most 0.1
+    result = game.main(tmp_path, sft_steps=60, steps=4, held_out=12)
+    # the standard error of 12 prompts with 4 answers each is about 0.05
     assert result.after["eval_reward"] - result.before["eval_reward"] > 0.2

@@ -13,7 +13,7 @@ from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
-STEPS = {"sft": 20, "qlora": 12, "reward": 45, "dpo": 55, "grpo": 40}
+STEPS = {"sft": 16, "qlora": 10, "reward": 34, "dpo": 55, "grpo": 40}
 
 
 def run(strategy, tmp_path, *overrides, rows=640):

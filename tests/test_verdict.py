@@ -48,7 +48,7 @@ def test_few_rows_and_none_say_nothing():
 def chain(tmp_path_factory):
     """sft, then dpo at a rate that breaks what sft taught."""
     folder = tmp_path_factory.mktemp("chain")
-    sft = quick("sft", folder, "max_steps=60", "learning_rate=5e-3", run_name="taught").run_dir
+    sft = quick("sft", folder, "max_steps=30", "learning_rate=5e-3", run_name="taught").run_dir
     dpo = quick(
         "dpo", folder, "max_steps=20", "learning_rate=2e-2", model_name=sft, run_name="preferred"
     )  # fmt: skip

@@ -15,6 +15,8 @@ from modelforge.plan import fit, plan
 from modelforge.plan.memory import Engine, engine_of
 from modelforge.training.defaults import Facts, fill
 
+pytestmark = pytest.mark.usefixtures("simulated_once")
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 GIB = 2**30

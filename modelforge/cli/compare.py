@@ -13,6 +13,7 @@ from modelforge.cli.asking import asking, options_of
 from modelforge.cli.evaluate import as_plain, show_seen
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say, show_table
+from modelforge.common.files import write_whole, writing
 from modelforge.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def compare(
     judge: JudgeName = None,
     judge_model: JudgeModel = None,
     judge_data: JudgeData = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write verdicts, figures and rows to this page.")
+    ] = None,
     as_json: AsJson = False,
     **asked: Any,
 ) -> None:
@@ -68,6 +72,7 @@ def compare(
             margin=margin,
             needs=needs,
             who=(judge, judge_model, judge_data),
+            html=html,
         )
     if as_json:
         print_json(told)
@@ -84,6 +89,7 @@ def _compared(
     margin: float | None,
     needs: float | None,
     who: tuple[str | None, str | None, str | None],
+    html: Path | None,
 ) -> dict[str, Any]:
     """Compare, show, and give what ``--json`` prints.
 
@@ -108,7 +114,25 @@ def _compared(
         told["judge"] = _show_contests(ask, found)
     if gate:
         told["gate"] = vars(_gate(verdicts, 0.02 if margin is None else margin))
+    if html is not None:
+        _write_page(html, found, verdicts, told)
     return told
+
+
+def _write_page(
+    target: Path, found: Sequence[Evaluation], verdicts: Sequence[Verdict], told: dict[str, Any]
+) -> None:
+    """Write the page of a comparison.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    from modelforge.evaluation.compare_page import compare_page
+
+    notes = [*told.get("judge", {}).get("told", ()), *told.get("gate", {}).get("told", ())]
+    with writing(target, "name another with --html"):
+        write_whole(target, compare_page(found, verdicts, notes=notes))
+    say(f"wrote {target}")
 
 
 def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:

@@ -15,8 +15,6 @@ from modelforge.common.files import write_whole
 from modelforge.configfile import schema as schemas
 from modelforge.configfile.presets import EXAMPLE_ROWS, write_preset
 from modelforge.errors import ConfigError, Problem, RunError
-from modelforge.importing.carry import import_config
-from modelforge.importing.told import counted, table_of
 from modelforge.machine.hardware import list_profiles
 
 
@@ -64,6 +62,9 @@ def _carry_over(
     path: Path, strategy: str, project: str, overrides: list[str], output: Path | None
 ) -> None:
     """Print or write a config of another trainer as ours, and say what became of each key."""
+    from modelforge.importing.carry import import_config
+    from modelforge.importing.told import counted, table_of
+
     if output is not None and output.exists():
         raise RunError(Problem(str(output), "is there already", "name another with --output"))
     found = import_config(

@@ -32,6 +32,7 @@ from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
+from modelforge.cli.watch import board, watch
 from modelforge.common.console import say, show_error
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
@@ -73,23 +74,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(
-        train,
-        tune,
-        sweep,
-        check,
-        plan,
-        data,
-        evaluate,
-        compare,
-        report,
-        runs,
-        row,
-        dial,
-        generate,
-        chat,
-    ),
-    *(export, verify, serve),
+    *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
+    *(evaluate, compare, report, runs, row, watch, board),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +12,6 @@ from modelforge.common.console import say, show_table
 from modelforge.common.files import write_whole
 from modelforge.errors import Problem, RunError
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir
 
 RUNS = Path("runs")
 
@@ -45,42 +43,10 @@ def runs(
     with working(as_json=as_json):
         if not folder.is_dir():
             raise RunError(Problem(str(folder), "is no folder", "name the folder of your runs"))
-        found = list(_runs(folder))
+        from modelforge.evaluation.listing import TITLES, cells, listed
+
+        found = listed(folder)
     if as_json:
         print_json(found)
         return
-    titles = ("run", "strategy", "steps", "judged by", "before", "after", "verdict")
-    rows = [
-        (r["run"], r["strategy"], _shown(r["steps"]), r["label"] or "not finished",
-         _shown(r["before"]), _shown(r["after"]), _words(r["words"]))
-        for r in found
-    ]  # fmt: skip
-    show_table(titles, rows)
-
-
-def _runs(folder: Path) -> Iterator[dict[str, Any]]:
-    for choices in sorted(folder.rglob(files.CHOICES), key=lambda path: path.stat().st_mtime):
-        run = RunDir(choices.parent)
-        config, results = run.read_json(files.CONFIG) or {}, run.read_json(files.RESULTS) or {}
-        key = results.get("measure", "")
-        findings = results.get("compared", {}).get("findings", ())
-        yield {
-            "run": str(run.path),
-            "strategy": config.get("strategy", ""),
-            "model": config.get("model_name", ""),
-            "finished": run.finished,
-            "steps": results.get("steps"),
-            "label": results.get("label", ""),
-            "before": results.get("before", {}).get(key),
-            "after": results.get("after", {}).get(key),
-            "words": [found["word"] for found in findings],
-        }
-
-
-def _words(words: list[str]) -> str:
-    told = {"better": "better", "worse": "worse", "unsure": "not distinguishable"}
-    return ", ".join(f"{words.count(w)} {shown}" for w, shown in told.items() if w in words)
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    show_table(TITLES, map(cells, found))

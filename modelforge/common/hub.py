@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from modelforge.common.console import warn
 
@@ -51,6 +52,20 @@ def _work_offline(why: str) -> None:
         import datasets
 
         datasets.config.HF_HUB_OFFLINE = bool(why)
+
+
+@contextmanager
+def cache_alone() -> Iterator[None]:
+    """Within it, nothing is downloaded from the hub: what its cache holds can be read."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def why_offline() -> tuple[str, str]:

@@ -6,13 +6,13 @@ one page with a part for each.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from modelforge import registry
 from modelforge.data.ledger import Ledger
+from modelforge.evaluation.against_kl import over_optimised
 from modelforge.evaluation.report import (
     choices,
     figures_of,
@@ -25,6 +25,7 @@ from modelforge.evaluation.report import (
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.web import charts, render
+from modelforge.web.page import chat_turns, shown_text
 
 
 def html_report(folder: Path, results: Mapping[str, Any] | None = None) -> str:
@@ -61,6 +62,7 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
         "summary": strategy.summary,
         "steps": results["steps"],
         "charts": charts(run.read_lines(files.METRICS)),
+        "over": over_optimised(run),
         "figures": figures_of(results),
         "samples": [_sample(row) for row in run.read_lines(files.SAMPLES)],
         "data": "\n".join(Ledger.from_dict(run.read_json(files.DATA)).summary_lines()),
@@ -112,8 +114,6 @@ _SCORES = {"chosen": "score_chosen", "rejected": "score_rejected"}
 
 def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
     """A sample as a conversation, with the answers side by side."""
-    prompt = row.get("prompt", "")
-    turns = prompt if isinstance(prompt, list) else [{"role": "prompt", "content": prompt}]
     sides = []
     for key, name in _SIDES.items():
         if key not in row:
@@ -123,20 +123,11 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
             first = row.get(f"{score}_before")
             begun = "" if first is None else f"{first:.4g} → "
             name = f"{name}, score {begun}{row[score]:.4g}"
-        sides.append({"name": name, "text": _text(row[key]) or "(nothing)"})
+        sides.append({"name": name, "text": shown_text(row[key]) or "(nothing)"})
     return {
-        "turns": [
-            {"role": str(turn.get("role", "")), "text": _text(turn.get("content") or "")}
-            for turn in turns
-        ],
+        "turns": chat_turns(row.get("prompt", "")),
         "sides": sides,
     }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(v, dict) and "content" in v for v in value):
-        return "\n".join(_text(turn["content"] or "") for turn in value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def _machine(run: RunDir) -> Iterator[tuple[str, str]]:

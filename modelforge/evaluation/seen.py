@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import say
+from modelforge.common.hub import cache_alone
 from modelforge.configfile.load import load_config
 from modelforge.data.load import plain_rows
 from modelforge.data.overlap import RUN, prompt_key, shared
@@ -70,16 +71,16 @@ def training_rows(folder: Path) -> list[Row]:
         raise DataError(Problem(str(folder), "its rows were streamed, and are not read again"))
     told = RunDir(folder).read_json(files.PROMPTS) or {}
     held_out = {int(key, 16) for key in told.get("held_out", "").split()}
-    rows = plain_rows(
-        Asked(
-            settings.dataset,
-            dataset_split=settings.dataset_split,
-            columns=settings.columns,
-            max_samples=settings.max_samples,
-            seed=settings.seed,
-            base_dir=config.base_dir,
-        )
+    asked = Asked(
+        settings.dataset,
+        dataset_split=settings.dataset_split,
+        columns=settings.columns,
+        max_samples=settings.max_samples,
+        seed=settings.seed,
+        base_dir=config.base_dir,
     )
+    with cache_alone():  # an evaluation downloads no training data
+        rows = plain_rows(asked)
     if settings.eval_dataset is None and held_out:
         rows = [row for row in rows if prompt_key(row[1]) not in held_out]
     return rows

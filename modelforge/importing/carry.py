@@ -41,6 +41,8 @@ _PROGRAMS = {
     "tune": "torchtune",
     "python": "unsloth",
 }
+# Sections of theirs that say the keys of one stage of rlhf.
+_STAGES = {"sft": "sft_stage.", "reward": "reward_stage.", "reward_model": "reward_stage."}
 # The longest prompt where a file bounds none.
 _PROMPT = 1024
 
@@ -98,6 +100,8 @@ def import_config(
         _computed(t, key)
     swift.environment(t, found.environment)
     _qlora(t)
+    if "sft_stage" in t.ours:
+        t.ours["stages"] = ["sft", "reward", "ppo"]
     _defaults(t)
     _adapter_as_it_is(t)
     said = overridden(t.ours, overrides)
@@ -160,6 +164,8 @@ def _carry(t: Theirs, key: str) -> None:
     if head in TRAINERS and TRAINERS[head] != t.strategy.replace("qlora", "sft"):
         t.lose(key, "of another training in the same script: import that by itself")
         return
+    stages = t.strategy == "rlhf" and head in t.table.sections
+    t.within = _STAGES.get(head, "") if stages else ""
     for at, name in _names(t, key):
         value = t.find(at)[1] if at != key else t.leaves[key]
         if name in t.table.valued:
@@ -179,9 +185,10 @@ def _carry(t: Theirs, key: str) -> None:
         else:
             continue
         if t.told(key):
-            return
-    if not t.told(key):
+            break
+    else:
         _unknown(t, key)
+    t.within = ""
 
 
 def _converted(t: Theirs, at: str, name: str, value: Any) -> None:

@@ -125,8 +125,13 @@ def use_qlora(t: Theirs, key: str, value: Any) -> None:
 
 def section_reward_model(t: Theirs, key: str, value: Any) -> None:
     """The reward model of a policy."""
+    if isinstance(value, Mapping):
+        return  # each of its keys stands for itself
     if not isinstance(value, str) or not value:
         t.lose(key, "name a reward model's folder, or strategy rlhf trains one")
+    elif t.within:
+        what = "rlhf trains its reward model on the policy's base; reward_model takes one that is "
+        t.open(key, what + "trained already, and leaves that stage out")
     elif t.strategy in ("grpo", "rloo", "ppo", "rlhf"):
         t.put(key, value, "reward_model", t.place(value))
     else:

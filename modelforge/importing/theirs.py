@@ -54,6 +54,7 @@ class Theirs:
         ours: Our config.
         lines: What became of their keys.
         files: Files that our config needs beside it: name → text.
+        within: The section of ours that the keys stand in, with a dot: those of a stage.
     """
 
     values: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Theirs:
     ours: dict[str, Any] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    within: str = ""
 
     def __post_init__(self) -> None:
         self.leaves = dict(leaves(self.values))
@@ -87,6 +89,8 @@ class Theirs:
             return self.leaves[place]
         value: Any = self.values
         for name, index in re.findall(r"([^.\[\]]+)|\[(\d*)\]", place):
+            if not name and isinstance(value, str):
+                value = [part.strip() for part in value.split(",")]  # a list of names, as text
             try:
                 value = value[name] if name else value[int(index or 0)]
             except (KeyError, IndexError, TypeError):
@@ -103,6 +107,7 @@ class Theirs:
 
     def put(self, key: str, value: Any, ours: str, result: Any, note: str = "") -> None:
         """Set a key of ours (``a.b`` reaches into a section) from one of theirs."""
+        ours = self.within + ours
         before = self.said(ours)
         if before is None:
             place, names = self.ours, ours.split(".")

@@ -54,18 +54,6 @@ _ROWS = (
 )
 
 
-class RLHFConfig(dict[str, Any]):
-    """The keys of an RLHF run, checked as it is made; see ``docs/rlhf.md``.
-
-    Raises:
-        ConfigError: With every problem found.
-    """
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(values, strategy="rlhf")
-        load_config(self)
-
-
 class RLHFTrainer:
     """Runs the stages, each in a folder of its own inside the run's.
 
@@ -148,6 +136,8 @@ class RLHFTrainer:
         with self._left_if_begun():
             self._write_stages()  # with the config: the folder alone is enough to resume
             return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+
+    train = run  # as trainers have it
 
     def check(self, stages: Sequence[str] | None = None) -> None:
         """Prepare stages, each on the base in place of the models that stages before it train.

@@ -5,6 +5,7 @@ A report has no scripts either. The page of a server has one, which shows what m
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def render(template: str, **values: Any) -> str:
         jinja2.UndefinedError: If the template asks for a value that is not given.
     """
     return _environment.get_template(template).render(**values)
+
+
+def chat_turns(prompt: Any) -> list[dict[str, str]]:
+    """A prompt, messages or text, as turns with a role and a text each."""
+    turns = prompt if isinstance(prompt, list) else [{"role": "prompt", "content": prompt}]
+    return [
+        {"role": str(turn.get("role", "")), "text": shown_text(turn.get("content") or "")}
+        for turn in turns
+    ]
+
+
+def shown_text(value: Any) -> str:
+    """A message's content, or an answer in messages, as text."""
+    if isinstance(value, list) and all(isinstance(v, dict) and "content" in v for v in value):
+        return "\n".join(shown_text(turn["content"] or "") for turn in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def script(name: str) -> str:
