@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ROOT, talking
 
+from modelforge.export import gguf
+
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -325,6 +327,26 @@ def test_what_cannot_be_served_is_refused_before_it_starts(options, says, tmp_pa
     done = CliRunner().invoke(app, ["serve", str(MODEL), *options])
     assert done.exit_code == 2 and says in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+)
+def test_llama_cpp_serves_a_gguf(tmp_path):
+    from modelforge.inference.trained import find_trained
+
+    gguf.write(find_trained(str(MODEL)), tmp_path, kind="f32", base="dequantised")
+    found = Server(tmp_path, ["mine=model.gguf"], OMP_NUM_THREADS="1").until_ready()
+    try:
+        answer = found.chat(model="mine", logprobs=True, top_logprobs=2).json()
+        assert answer["choices"][0]["message"]["content"] == "3 plus 4 is 7."
+        assert answer["model"] == "mine" and answer["choices"][0]["logprobs"]["content"]
+        rated = found.http.post("/v1/feedback", json={"id": answer["id"], "rating": "up"})
+        assert rated.status_code == 200
+        assert found.http.post("/props", json={}).status_code == 404
+    finally:
+        found.process.terminate()
+    assert found.process.wait(20) in (0, -signal.SIGTERM, 143)
 
 
 def test_an_engine_that_cannot_start_ends_the_server_with_its_words(tmp_path):
