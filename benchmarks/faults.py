@@ -1,6 +1,6 @@
 """What a run survives: killed at random moments, and everything else that happens to a machine.
 
-    OMP_NUM_THREADS=1 python benchmarks/faults.py [--kills 30] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/faults.py [--kills 30] [--only kills saves faults]
 
 Each run is a process of its own on the tiny model. A killed one (SIGKILL, at a moment drawn at
 random between its start and its end) is started again by the same config; its weights and metrics
@@ -45,6 +45,15 @@ OPTIONS = {
         "ppo.kl_target=1.0",
     ],
 }
+OPTIONS["rloo"] = ["strategy=rloo", *OPTIONS["grpo"]]
+OPTIONS["qlora"] = OPTIONS["sft"]
+OPTIONS["kto"] = OPTIONS["dpo"]
+OPTIONS["rlhf"] = [
+    *("per_device_train_batch_size=8", "reward_stage.max_steps=4", "min_reward_accuracy=0"),
+    *("reward_stage.per_device_train_batch_size=8", "ppo.kl_coef=0.05", "eval_prompts=8"),
+]
+SAVING = ("sft", "qlora", "dpo", "rloo", "rlhf", "reward", "kto", "grpo", "ppo")
+SHORT = ("max_steps=4", "logging_steps=1", "eval_dataset=null", "eval_split=8")
 SHARED = ["max_steps=14", "logging_steps=3", "save_steps=2", "run_name=run"]
 
 Fork = multiprocessing.get_context("fork")
@@ -60,7 +69,8 @@ def train(strategy: str, folder: Path, said: Any, options: tuple[str, ...] = ())
     console.quieten()
     overrides = [f"output_dir={folder}", *SHARED, *OPTIONS[strategy], *options]
     try:
-        modelforge.train(TINY / f"{strategy}.json", overrides=overrides)
+        preset = "grpo" if strategy == "rloo" else strategy
+        modelforge.train(TINY / f"{preset}.json", overrides=overrides)
         said.send("")
     except UserError as error:
         said.send(str(error))
@@ -105,10 +115,12 @@ class Run:
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """The bytes of a run's weights, and its metrics without what belongs to a session."""
-    model = folder / "run" / "model"
-    weights = {path.name: path.read_bytes() for path in model.glob("*.safetensors")}
+    run = folder / "run"  # of a run in stages, each has a model and metrics of its own
+    models = sorted(run.glob("**/model/*.safetensors"))
+    weights = {str(path.relative_to(run)): path.read_bytes() for path in models}
     assert weights
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    logs = sorted(run.glob("**/metrics.jsonl"))
+    rows = [json.loads(line) for path in logs for line in path.open()]
     return weights, [{k: v for k, v in row.items() if k != "session"} for row in rows]
 
 
@@ -133,6 +145,44 @@ def kills(count: int, seed: int, root: Path) -> Iterator[tuple[str, int, int, li
             equal += again == (0, "") and outcome(folder) == expected
             shutil.rmtree(folder)
         yield strategy, mine, equal, moments
+
+
+def saves(root: Path) -> Iterator[tuple[str, int, str, bool]]:
+    """Of each strategy: kills while a model is saved, what of it was there, and whether the same
+    command ended with the model of a run that was never killed."""
+    for strategy in SAVING:
+        whole, folder = root / f"{strategy}-saved", root / f"{strategy}-killed"
+        assert Run(strategy, whole, *SHORT).end() == (0, "")
+        seen: set[Path] = set()
+        there = []
+        while True:
+            run = Run(strategy, folder, *SHORT)
+            found = _killed_while_saving(run, seen)
+            if found is None:
+                break
+            there.append(found)
+        equal = run.end() == (0, "") and outcome(folder) == outcome(whole)
+        yield strategy, len(there), "; ".join(there), equal and bool(there)
+
+
+def _killed_while_saving(run: Run, seen: set[Path]) -> str | None:
+    """Kill a run as soon as weights are being written where none were yet: what is there by then.
+
+    None if it came to its end.
+    """
+    while run.process.is_alive():
+        places = [run.folder / ".model"]
+        with contextlib.suppress(FileNotFoundError):  # a stage has a folder of its own in it
+            places += [entry / ".model" for entry in run.folder.iterdir()]
+        for path in set(places) - seen:
+            if not list(path.glob("*.safetensors")):
+                continue
+            run.kill()
+            seen.add(path)
+            files = sorted(file.name for file in path.glob("*"))
+            return ", ".join(files) or "the whole model"
+        time.sleep(0.0005)
+    return None
 
 
 def _moment(run: Path) -> str:
@@ -311,27 +361,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parts = ("kills", "saves", "faults")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     args = parser.parse_args()
     # Once, here: the processes are forks, and begin with all of it imported.
     for name in ("modelforge.training.run", "modelforge.ppo.trainer"):
         importlib.import_module(name)
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{datetime.date.today()}, {machine}; kills at random moments, seed {args.seed}\n")
-    print("| strategy | killed | resumed bit for bit | last logged step at the kill |")
-    print("|---|---|---|---|")
+    print(f"{datetime.date.today()}, {machine}; kills at random moments, seed {args.seed}")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        for strategy, count, equal, moments in kills(args.kills, args.seed, root):
-            print(f"| {strategy} | {count} | {equal} | {', '.join(moments)} |", flush=True)
-        print("\n| fault | what is said | nothing lost |\n|---|---|---|")
-        for fault in FAULTS:
-            if fault in MOUNTED and os.geteuid() != 0:
-                print(f"| {fault.__doc__} | not tried: mounting a tmpfs needs root | |")
-                continue
-            message, kept = fault(root)
-            said = " ".join(message.split()).replace(str(root), "…")
-            print(f"| {fault.__doc__} | {said} | {'yes' if kept else 'NO'} |", flush=True)
+        if "kills" in args.only:
+            print("\n| strategy | killed | resumed bit for bit | last logged step at the kill |")
+            print("|---|---|---|---|")
+            for strategy, count, equal, moments in kills(args.kills, args.seed, root):
+                print(f"| {strategy} | {count} | {equal} | {', '.join(moments)} |", flush=True)
+        if "saves" in args.only:
+            print("\n| strategy | killed while a model is saved | what was there | same model |")
+            print("|---|---|---|---|")
+            for strategy, count, there, same in saves(root):
+                print(f"| {strategy} | {count} | {there} | {'yes' if same else 'NO'} |", flush=True)
+        if "faults" in args.only:
+            tell_faults(root)
+
+
+def tell_faults(root: Path) -> None:
+    """Print the table of the other faults."""
+    if not (root / "sft-whole").exists():
+        assert Run("sft", root / "sft-whole").end() == (0, "")
+    print("\n| fault | what is said | nothing lost |\n|---|---|---|")
+    for fault in FAULTS:
+        if fault in MOUNTED and os.geteuid() != 0:
+            print(f"| {fault.__doc__} | not tried: mounting a tmpfs needs root | |")
+            continue
+        message, kept = fault(root)
+        said = " ".join(message.split()).replace(str(root), "…")
+        print(f"| {fault.__doc__} | {said} | {'yes' if kept else 'NO'} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -21,11 +22,17 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MODELFORGE_CACHE", tempfile.mkdtemp(prefix="modelforge-tests-"))
 
 
+# No test by the clock: a machine may have other work.
+settings.register_profile("whatever the load", deadline=None)
+settings.load_profile("whatever the load")
+
 frozen = 0  # modules that no collection of garbage looks through
 
 #: Begun first, so that two workers end together.
-SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step", "test_train",
-        "test_distributed", "test_one_path", "test_recovery", "test_attention"]  # fmt: skip
+SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step",
+        "test_train", "test_distributed", "test_recovery", "test_recipe", "test_tools",
+        "test_tune", "test_lora", "test_attention", "test_one_path", "test_longer",
+        "test_unsloth", "test_export", "test_longest_batch", "test_vllm"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

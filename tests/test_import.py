@@ -242,6 +242,11 @@ def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
     assert "is there already" in capsys.readouterr().err
 
 
+def test_names_without_a_dataset_info_are_to_settle_one_by_one(tmp_path):
+    left = became(imported(tmp_path, LLAMAFACTORY), "open")
+    assert [left[f"dataset[{at}]"].value for at in (0, 1)] == ["mine", "other"]
+
+
 def test_a_config_of_axolotl(tmp_path):
     found = imported(tmp_path, AXOLOTL)
     assert found.project == "Axolotl" and not found.doubt

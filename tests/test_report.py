@@ -131,7 +131,7 @@ def test_curves_have_axes_and_stay_small():
     assert float(first[0].split(",")[1]) < 20
     parts = [{"name": "n", "findings": [], "main": None, "notes": [], "summary": "s", "steps": 1,
               "charts": list(found.values()) * 6, "figures": [], "samples": [], "data": "",
-              "choices": [], "machine": [], "files": [], "usage": []}]  # fmt: skip
+              "choices": [], "machine": [], "files": [], "usage": [], "over": None}]  # fmt: skip
     assert len(render("report.html", title="t", parts=parts)) < 150 * 1024
 
 

@@ -7,11 +7,14 @@ import sys
 from contextlib import suppress
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from modelforge import ConfigError, RunError, load_config
-from modelforge.checkpointing.checkpoints import PARTIAL, checkpoints, rotate, seal
+from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, checkpoints, rotate, seal
 from modelforge.common.files import forget_after
 from modelforge.runs.folder import RunDir, choices_json, open_run, run_name
 
@@ -166,6 +169,21 @@ def test_a_folder_that_was_deleted_is_not_made_anew_half_empty(tmp_path):
         run.checkpoints.mkdir(parents=True)  # as a checkpoint that is being saved does
         with pytest.raises(RunError, match="was deleted while"):
             run.write_json("b.json", 2)
+
+
+def test_a_checkpoint_that_is_deleted_as_it_is_written_is_said(tmp_path):
+    """Its own folder goes first: torch and safetensors then raise errors of their own."""
+    gone = tmp_path / PARTIAL / "checkpoint-6"
+    for write in (
+        lambda: torch.save({"a": torch.ones(1)}, gone / "optimizer.pt"),
+        lambda: save_file({"a": torch.ones(1)}, gone / "model.safetensors"),
+        lambda: (gone / "state.json").write_text("{}"),
+    ):
+        with pytest.raises((OSError, RuntimeError, SafetensorError)) as raised:
+            write()
+        assert "was deleted while" in str(cannot_write(raised.value, tmp_path))
+    for other in (RuntimeError("column 'x' does not exist"), FileNotFoundError(2, "", "/x/a.json")):
+        assert cannot_write(other, tmp_path) is None
 
 
 def test_a_run_goes_on_from_its_folder_alone(tmp_path, monkeypatch):

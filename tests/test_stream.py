@@ -1,9 +1,11 @@
 """`streaming`: no more rows are read than the steps of a run train on, the same ones each time."""
 
+import json
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from tiny import resumed_bitwise
 
 from modelforge import ConfigError, load_config
 from modelforge.data import stream
@@ -68,3 +70,12 @@ def test_the_rows_are_those_of_all_steps_and_what_is_held_out(file, tmp_path):
 def test_a_stream_without_an_end_is_refused(values, what):
     with pytest.raises(ConfigError, match=what):
         load_config({**BASE, "dataset": "org/rows", "streaming": True} | values)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_on_a_stream_goes_on_with_the_same_rows(tmp_path, monkeypatch):
+    said = ("streaming=true", "max_steps=5", "save_steps=2", "logging_steps=1",
+            "per_device_train_batch_size=4", "eval_dataset=null", "eval_split=4")  # fmt: skip
+    whole = resumed_bitwise("sft", tmp_path, monkeypatch, *said, stop=3)
+    told = json.loads((whole.run_dir / "data.json").read_text())
+    assert told["sources"][0]["rows"] < 200  # of the file, no more than the steps take

@@ -115,7 +115,7 @@ def cannot_write(error: Exception, root: Path) -> RunError | None:
     kept = "no checkpoint was written yet"
     if last:
         kept = f"{last[0].name} is complete: the same command resumes from there"
-    if not root.is_dir():
+    if not root.is_dir() or _says_gone(error, root):
         return RunError(Problem(str(root), "was deleted while the run wrote to it", kept))
     number = getattr(error, "errno", None)
     free = shutil.disk_usage(root).free
@@ -125,6 +125,15 @@ def cannot_write(error: Exception, root: Path) -> RunError | None:
     if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
         return RunError(Problem(str(root), f"cannot be written to: {error}", kept))
     return None
+
+
+def _says_gone(error: Exception, root: Path) -> bool:
+    """Whether it says that a place in this folder is not there: torch's writer in words alone."""
+    said = str(error)
+    if type(error).__name__ == "SafetensorError":  # which names no place
+        return "os error 2)" in said
+    there = isinstance(error, FileNotFoundError) or "does not exist" in said
+    return there and str(root) in said
 
 
 def _files(folder: Path) -> Iterator[Path]:

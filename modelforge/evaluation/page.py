@@ -12,6 +12,7 @@ from typing import Any
 
 from modelforge import registry
 from modelforge.data.ledger import Ledger
+from modelforge.evaluation.against_kl import over_optimised
 from modelforge.evaluation.report import (
     choices,
     figures_of,
@@ -61,6 +62,7 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
         "summary": strategy.summary,
         "steps": results["steps"],
         "charts": charts(run.read_lines(files.METRICS)),
+        "over": over_optimised(run),
         "figures": figures_of(results),
         "samples": [_sample(row) for row in run.read_lines(files.SAMPLES)],
         "data": "\n".join(Ledger.from_dict(run.read_json(files.DATA)).summary_lines()),

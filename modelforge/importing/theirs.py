@@ -89,6 +89,8 @@ class Theirs:
             return self.leaves[place]
         value: Any = self.values
         for name, index in re.findall(r"([^.\[\]]+)|\[(\d*)\]", place):
+            if not name and isinstance(value, str):
+                value = [part.strip() for part in value.split(",")]  # a list of names, as text
             try:
                 value = value[name] if name else value[int(index or 0)]
             except (KeyError, IndexError, TypeError):

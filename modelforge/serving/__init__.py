@@ -23,7 +23,7 @@ def require_installed() -> None:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        fix = "run `pip install 'modelforge-trl[serve]'`"
+        fix = "in a clone of ModelForge run `pip install '.[serve]'`"
         raise RunError(Problem("modelforge serve", f"{', '.join(missing)} is not installed", fix))
 
 

@@ -56,12 +56,14 @@ class Curve:
         points: ``x,y x,y …`` in pixels, for an SVG polyline.
         last: The place of its last point, in pixels.
         style: The number of its colour and dashes.
+        errors: Of each point its place across, and where its error ends below and above, in pixels.
     """
 
     name: str
     points: str
     last: tuple[float, float]
     style: int
+    errors: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Chart:
         width, height: The drawing's size, in pixels.
         left, bottom: Where the axes stand, in pixels.
         keyed: Whether the curves are named.
+        by: What the axis that goes across counts.
     """
 
     title: str
@@ -86,6 +89,7 @@ class Chart:
     across: list[Tick] = field(default_factory=list)
     up: list[Tick] = field(default_factory=list)
     keyed: bool = False
+    by: str = "step"
     width: int = WIDTH
     height: int = TALL
     left: int = LEFT
@@ -132,6 +136,19 @@ def overlaid(runs: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Chart]:
     return drawn
 
 
+def against(title: str, unit: str, by: str, points: Sequence[tuple[float, float, float]]) -> Chart:
+    """A drawing of a figure against another one, with errors.
+
+    Args:
+        title: The figure's name.
+        unit: Of its values.
+        by: What goes across.
+        points: Across, up, and how far up and down it may be off, in the order of time.
+    """
+    line = {title: [(x, y) for x, y, _ in points]}
+    return _chart(title, unit, line, errors=[error for _, _, error in points], by=by)
+
+
 def _series(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
     """Of each figure its steps and values."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -155,6 +172,8 @@ def _chart(
     lines: Mapping[str, Sequence[tuple[float, float]]],
     *,
     styles: Sequence[str] = (),
+    errors: Sequence[float] = (),
+    by: str = "step",
 ) -> Chart:
     """A drawing of some lines.
 
@@ -163,13 +182,18 @@ def _chart(
         unit: Of its values.
         lines: Name → steps and values.
         styles: The names in the order of their looks; by default that of the lines.
+        errors: Of each point of the first line how far it may be off; none: nothing is drawn.
+        by: What goes across.
     """
-    order = list(styles or lines)
+    order, stepwise = list(styles or lines), by == "step"
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points]
-    low, high = min(values), max(values)
+    main = next(iter(lines.values()))
+    seen = min(values), max(values)
+    ends = [v + s * e for (_, v), e in zip(main, errors, strict=False) for s in (-1, 1)]
+    low, high = min(values + ends), max(values + ends)
     room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    begin, end = min(steps), max(max(steps), min(steps) + 1)
+    begin, end = min(steps), max(max(steps), min(steps) + (1 if stepwise else 1e-6))
     across = (WIDTH - LEFT - MARGIN) / (end - begin)
     up = (TALL - BOTTOM - MARGIN) / (high - low + 2 * room)
 
@@ -181,14 +205,18 @@ def _chart(
 
     curves = []
     for name, points in lines.items():
-        places = [(x(step), y(value)) for step, value in thinned(points)]
+        places = [(x(step), y(value)) for step, value in (points if errors else thinned(points))]
         drawn = " ".join(f"{a},{b}" for a, b in places)
-        curves.append(Curve(name, drawn, places[-1], order.index(name)))
-    main = next(iter(lines.values()))
-    caption = f"{said(main[0][1])} → {said(main[-1][1])}, between {said(low)} and {said(high)}"
-    marks = [Tick(x(step), said(step)) for step in ticks(begin, end, whole=True)]
+        bars = [
+            (x(step), y(value - error), y(value + error))
+            for (step, value), error in zip(points, errors, strict=False)
+        ]
+        curves.append(Curve(name, drawn, places[-1], order.index(name), bars))
+    caption = f"{said(main[0][1])} → {said(main[-1][1])}, between {' and '.join(map(said, seen))}"
+    marks = [Tick(x(step), said(step)) for step in ticks(begin, end, whole=stepwise)]
     heights = [Tick(y(value), said(value)) for value in ticks(low - room, high + room)]
-    return Chart(title, unit, caption, curves, marks, heights, keyed=len(order) > 1)
+    keyed = len(order) > 1
+    return Chart(title, unit, caption, curves, marks, heights, keyed=keyed, by=by)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
