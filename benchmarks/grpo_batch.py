@@ -74,8 +74,9 @@ def main() -> None:
             gains[prompts].append(after - before)
             cells = (seed, prompts, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
             print("| " + " | ".join(map(str, (*cells, f"{silent:.0%}"))) + " |", flush=True)
-    few, many = (statistics.mean(gains[prompts]) for prompts in PROMPTS)
-    print(f"gain with {PROMPTS[1]} prompts a step over that with {PROMPTS[0]}: {many / few:.2f} ×")
+    for prompts, each in gains.items():
+        error = f" ± {statistics.stdev(each) / len(each) ** 0.5:.3f}" if len(each) > 1 else ""
+        print(f"mean gain with {prompts} prompts a step: {statistics.mean(each):+.3f}{error}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ settings.load_profile("whatever the load")
 frozen = 0  # modules that no collection of garbage looks through
 
 #: Begun first, so that two workers end together.
-SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step", "test_train",
-        "test_distributed", "test_one_path", "test_recovery", "test_attention"]  # fmt: skip
+SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step",
+        "test_train", "test_distributed", "test_recovery", "test_recipe", "test_tools",
+        "test_tune", "test_lora", "test_attention", "test_one_path", "test_longer",
+        "test_unsloth", "test_export", "test_longest_batch", "test_vllm"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

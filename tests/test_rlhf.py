@@ -495,8 +495,9 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
         "model_name": str(SHARED / "models" / "stories260K"),
         "output_dir": str(tmp_path),
     }
-    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 200)):
-        rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")[:count]
+    for key, name, count in (("dataset", "train", 32), ("eval_dataset", "test", 130)):
+        rows = (SHARED / "data" / f"hh_helpful_base_{name}.jsonl").read_text().split("\n")
+        rows = [row for row in rows if 0 < len(row) < 900][:count]  # the shorter ones
         values[key] = str(tmp_path / f"{name}.jsonl")
         Path(values[key]).write_text("\n".join(rows) + "\n")
     del values["eval_split"]
