@@ -114,8 +114,9 @@ def main() -> None:
     count = 0
     each = itertools.product(PADS, (False, True), (4, 0), asked.strategies)
     for pad, tied, rank, strategy in list(each)[asked.first :]:
-        if (strategy == "qlora" and not rank) or time.monotonic() - start > asked.seconds:
-            continue  # quantised weights are not trained themselves
+        whole = strategy in ("qlora", "ppo") and not rank
+        if whole or time.monotonic() - start > asked.seconds:
+            continue  # quantised weights are not trained, nor is the base that PPO refers to
         quiet = io.StringIO()
         with tempfile.TemporaryDirectory() as name:
             try:

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/evaluate_killed.py [--kills 20]
 
 Each evaluation is a process of its own: pairs scored by the tiny model, two answers sampled to each
-prompt, their divergence from the start and a reward. One is killed (SIGKILL) at so many moments,
-evenly from its begin to its end, and started again. All of its files are then compared, byte for
-byte, with those of an evaluation that was never killed; only the date of the results may differ.
+prompt, their divergence from the start and a reward. One is killed (SIGKILL) at so many moments:
+when so many rows are kept, from none to all, and started again. All of its files are then compared,
+byte for byte, with those of an evaluation that was never killed; only the date of the results may
+differ.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from pathlib import Path
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
+ROWS = 57
 Fork = multiprocessing.get_context("fork")
 
 
@@ -45,11 +47,11 @@ def evaluation(folder: Path) -> None:
         str(TINY / "data" / "preference_eval.jsonl"),
         metrics=("accuracy", "margin", "bits_per_byte", "kl", "ended", "length", "sentence_ends"),
         samples=2,
-        limit=48,
+        limit=ROWS,
         max_new_tokens=16,
         rewards=(f"{__file__}:sentence_ends",),
         start=model,
-        batch_size=8,
+        batch_size=3,
         output_dir=folder,
     )
     evaluate(model, options, name="tiny")
@@ -81,35 +83,41 @@ def rows_kept(folder: Path) -> str:
         return "none"
     if (kept / "results.json").is_file():
         return "all, with the results"
-    lines = [line for path in kept.glob(".samples_*") for line in path.read_bytes().split(b"\n")]
-    return str(len(lines) - 1)
+    return str(kept_in(folder))
+
+
+def kept_in(folder: Path) -> int:
+    """Whole lines on the disk."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/.samples_*"))
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     asked.add_argument("--kills", type=int, default=20)
     kills = asked.parse_args().kills
-    for name in ("torch", "transformers.models.llama.modeling_llama", "peft", "modelforge.data",
-                 "modelforge.rewards", "modelforge.evaluation.scored"):  # fmt: skip
+    for name in ("torch", "datasets", "scipy.stats", "peft", "modelforge.rewards",
+                 "transformers.models.llama.modeling_llama", "modelforge.evaluation.items",
+                 "modelforge.models.providers.huggingface",
+                 "modelforge.evaluation.scored"):  # fmt: skip
         importlib.import_module(name)
     place = Path(tempfile.mkdtemp(prefix="killed-"))
-    begin = time.monotonic()
     wanted = ended(place / "whole")
-    seconds = time.monotonic() - begin
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores; an evaluation "
-          f"takes {seconds:.1f} s\n\n| killed after | rows kept then | the same bytes |\n"
+    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n\n"
+          "| killed when so many rows were kept | rows that were kept then | the same bytes |\n"
           "|---|---|---|", flush=True)  # fmt: skip
     same = 0
     for number in range(kills):
-        folder, moment = place / str(number), seconds * (number + 0.5) / kills
+        folder, rows = place / str(number), round(number * ROWS / max(kills - 1, 1))
         process = begun(folder)
-        process.join(moment)
+        time.sleep(0.3)
+        while process.is_alive() and kept_in(folder) < rows:
+            time.sleep(0.001)
         process.kill()
         process.join()
         kept = rows_kept(folder)
         alike = ended(folder) == wanted
         same += alike
-        print(f"| {moment:.2f} s | {kept} | {'yes' if alike else 'NO'} |", flush=True)
+        print(f"| {rows} | {kept} | {'yes' if alike else 'NO'} |", flush=True)
     print(f"\n{same} of {kills} came to the rows of the one that was not killed.")
     shutil.rmtree(place)
     raise SystemExit(same != kills)

@@ -52,7 +52,7 @@ class Server:
     def __init__(self, folder: Path, models: dict[str, str], *options: str) -> None:
         log = folder / "log"
         said = [f"{name}={path}" for name, path in models.items()]
-        command = [sys.executable, "-m", "modelforge.cli", "serve", *said, "--port", "0", *options]
+        command = [sys.executable, "-m", "modelforge", "serve", *said, "--port", "0", *options]
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stderr=file, cwd=folder)
         while "/v1 answers" not in log.read_text():

@@ -6,13 +6,14 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import ROOT, quick
+from tiny import ROOT, quick, talking
 
 from modelforge.errors import UserError
 from modelforge.export import export as exports
 from modelforge.export import gguf
 from modelforge.export.convert import rule_of
 from modelforge.export.export import export, verify
+from modelforge.export.ollama import around
 
 MODEL = str(ROOT / "examples/tiny/model")
 LESS = ("save_strategy=no", "eval_split=0")
@@ -213,10 +214,55 @@ def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
             verify(made.folder)
 
 
+@pytest.mark.skipif(
+    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+)
+def test_a_folder_for_ollama_says_what_the_models_template_says(tmp_path):
+    made = export(MODEL, format="ollama", output=tmp_path / "ollama")
+    path = made.folder / "Modelfile"
+    text = path.read_text()
+    assert text.startswith('FROM ./model.gguf\nTEMPLATE """')
+    assert '<|assistant|>{{ .Content }}<|eos|>{{ end }}{{ end }}<|assistant|>"""' in text
+    assert 'PARAMETER stop "<|eos|>"' in text
+    assert ("<|bos|>" in text) != gguf.adds_bos(made.folder / "model.gguf")
+    path.write_text(text.replace("<|user|>", "<|human|>"))
+    with pytest.raises(UserError, match="its Modelfile is another"):
+        verify(made.folder)
+
+
+@pytest.mark.parametrize("name", ["auto", "qwen2_5", "qwen3", "llama3", "gemma"])
+def test_a_template_is_said_in_gos_words(name):
+    tokenizer = talking()
+    if name != "auto":
+        theirs = importlib.import_module("trl.chat_template_utils")
+        tokenizer.chat_template = getattr(theirs, f"{name}_chat_template")
+    found = around(tokenizer)
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{{ x }}"}]
+    talk.append({"role": "user", "content": "And?"})
+    own = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    assert found.said(talk) == own
+    assert found.go().count("{{ .Content }}") == len(found.roles)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}",
+        "{{ strftime_now('%d') }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}",
+        "{{ messages[-1].content }}",
+    ],
+)
+def test_a_template_that_does_more_is_not_said_in_gos_words(template):
+    tokenizer = talking()
+    tokenizer.chat_template = template
+    assert around(tokenizer) is None
+
+
 def test_the_command_exports_and_verifies(run, command, tmp_path):
     folder = tmp_path / "out"
     code, out, err = command("export", run, "--type", "f32", "-o", folder, "--json")
     assert code == 0, err
     assert json.loads(out)["proof"]["kl_mean"] < 1e-6
-    code, _, err = command("export", run, "--format", "ollama")
-    assert code == 2 and "FROM ./model.gguf" in err
+    code, _, err = command("export", run, "--format", "onnx")
+    assert code == 2 and "it is not written yet" in err

@@ -334,6 +334,14 @@ def test_a_script_of_swift_and_its_environment(tmp_path):
     assert any("rewards.py" in str(line.note) for line in found.lines)
 
 
+def test_a_reward_that_cannot_be_is_to_settle_and_the_others_stay(tmp_path):
+    text = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nreward_weights: [1.0, 0.5]\n"
+    found = imported(tmp_path, text + "reward_funcs: [no_such_module.mine, think_format_reward]\n")
+    assert found.config["rewards"] == [{"name": "think_format_reward", "weight": 0.5}]
+    assert "no installed module" in became(found, "open")["reward_funcs[0]"].note
+    assert became(found, "changed")["reward_funcs[1]"].ours == "rewards"
+
+
 def test_a_recipe_of_torchtune(tmp_path):
     found = imported(tmp_path, TORCHTUNE)
     config = found.config

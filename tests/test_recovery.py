@@ -277,7 +277,7 @@ def test_an_evaluation_that_is_killed_comes_to_the_rows_of_one_that_is_not(pytho
     """A process of its own and SIGKILL; benchmarks/evaluate_killed.py does it at 20 moments."""
     model, data = str(ROOT / "examples/tiny/model"), str(few("prompts_eval", 12))
     options = Options(data, samples=2, max_new_tokens=8, batch_size=2, output_dir=tmp_path / "cut")
-    command = [python, "-m", "modelforge.cli", "evaluate", model, "--data", data]
+    command = [python, "-m", "modelforge", "evaluate", model, "--data", data]
     command += ["--samples", "2", "--max-new-tokens", "8", "--batch-size", "2"]
     process = subprocess.Popen([*command, "-o", tmp_path / "cut"], stderr=subprocess.DEVNULL)
     while not (begun := list(tmp_path.glob("cut/*/.samples_*"))) or not begun[0].stat().st_size:

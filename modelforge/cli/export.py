@@ -13,7 +13,9 @@ from modelforge.cli.use import Model
 
 def export(
     model: Model,
-    format: Annotated[str, typer.Option("--format", help="merged, adapter or gguf.")] = "merged",
+    format: Annotated[
+        str, typer.Option("--format", help="merged, adapter, gguf or ollama.")
+    ] = "merged",
     type: Annotated[
         str | None, typer.Option("--type", help="f32, f16, bf16, q8_0; as the format has them.")
     ] = None,
@@ -22,6 +24,9 @@ def export(
         typer.Option("--merge-base", help="Of a quantised run: dequantised, or original."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A new folder.")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", help="Hub id to upload it to, once it is proven.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +34,11 @@ def export(
     with working(as_json=as_json):
         from modelforge.common.console import say
         from modelforge.export.export import export as write
+        from modelforge.export.push import push as upload
+        from modelforge.export.push import see_that_it_can_be_pushed
 
+        if push is not None:
+            see_that_it_can_be_pushed(push)
         found = write(
             model,
             format=format,
@@ -39,8 +48,11 @@ def export(
             trust_remote_code=trust_remote_code,
         )
         say(found.told())
+        pushed = None if push is None else upload(found.folder, push)
+        if pushed is not None:
+            say(f"pushed: {pushed}")
     if as_json:
-        print_json({"folder": str(found.folder), **found.about})
+        print_json({"folder": str(found.folder), "pushed": pushed, **found.about})
 
 
 def verify(

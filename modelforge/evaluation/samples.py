@@ -164,6 +164,11 @@ def score(
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All tokens that end an answer: the tokenizer's and the generation config's."""
-    ids = model.generation_config.eos_token_id if model.generation_config else None
+    return ends_of(model.generation_config, tokenizer)
+
+
+def ends_of(config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The same, of a generation config or None."""
+    ids = config.eos_token_id if config else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     return sorted({*listed, tokenizer.eos_token_id})

@@ -13,7 +13,7 @@ from modelforge.common.console import say
 from modelforge.common.files import digest, writing
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
-from modelforge.export import gguf, transformers_folder
+from modelforge.export import gguf, ollama, transformers_folder
 from modelforge.export.proof import BOUNDS, ORIGINAL, Bound
 from modelforge.export.reference import Reference, reference_of
 from modelforge.inference.generate import weights_digest
@@ -26,7 +26,6 @@ _INSTEAD = {
     "torchscript": "tracing fixes one length and drops the cache of keys and values",
     "pickle": "a pickle can run code when it is loaded",
     "onnx": "it is not written yet",
-    "ollama": "Ollama takes a gguf: write `FROM ./model.gguf` into a Modelfile",
 }
 
 
@@ -61,6 +60,9 @@ FORMATS: Mapping[str, Format] = {
         transformers_folder.differences,
     ),
     "gguf": Format(("f16", "bf16", "q8_0", "f32"), gguf.problems, gguf.write, gguf.differences),
+    "ollama": Format(
+        ("f16", "bf16", "q8_0", "f32"), ollama.problems, ollama.write, ollama.differences
+    ),
 }
 
 

@@ -80,6 +80,17 @@ def write(found: Named, folder: Path, *, kind: str, base: Base) -> None:
         raise RunError(Problem(found.said, what, "use --format merged"))
 
 
+def adds_bos(path: Path) -> bool:
+    """Whether llama.cpp puts a BOS before a prompt by itself."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    said = fields.get("tokenizer.ggml.add_bos_token")
+    if said is not None:
+        return bool(said.contents())
+    return bool(fields["tokenizer.ggml.model"].contents() == "llama")
+
+
 def differences(
     found: Named, folder: Path, reference: Reference, *, bound: Bound
 ) -> tuple[dict[str, Any], list[str]]:

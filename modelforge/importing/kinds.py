@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from modelforge import registry
@@ -25,7 +26,6 @@ _TELLING = (
         "dpo",
         ("precompute_ref_log_probs", "rpo_alpha", "max_prompt_length", "ref_model_mixup_alpha"),
     ),
-    ("sft", ("assistant_only_loss", "completion_only_loss", "dataset_text_field", "packing")),
 )
 _NAMES = {
     "rm": "reward", "reward_modeling": "reward", "reward_trainer": "reward", "pt": "sft",
@@ -113,18 +113,25 @@ def _trl(t: Theirs) -> tuple[str, str, str]:
     losses = set(listed(t.get("loss_type")))
     if losses & {"sigmoid", "ipo", "hinge", "apo_zero", "apo_down", "robust", "sppo_hard"}:
         return "dpo", "", ""
-    named = [n for n in (*_OTHER_METHODS, "dpo", "grpo", "kto", "rloo", "ppo", "reward", "sft")
-             if re.search(rf"(?:^|[^a-z]){n}(?:[^a-z]|$)", where)]  # fmt: skip
-    if named:
-        return named[0], "", ""
+    if other := _named(where, _OTHER_METHODS):
+        return other, "", ""
     for name, keys in _TELLING:
-        for key in keys:
-            if says_something(t.get(key)):
-                at = t.find(key)[0]
-                return name, "", "" if name != "sft" else f"{at} is a key of TRL's sft"
+        if any(says_something(t.get(key)) for key in keys):
+            return name, "", ""
+    if known := _named(where, ("dpo", "grpo", "kto", "rloo", "ppo", "reward", "sft")):
+        return known, "", ""
+    for key in ("assistant_only_loss", "completion_only_loss", "dataset_text_field", "packing"):
+        if says_something(t.get(key)):
+            return "sft", "", f"{key} is a key of TRL's sft"
     if t.get("beta") is not None:
         return "dpo", "", "beta is a key of TRL's dpo, and of others"
     return "sft", "", "the file does not say which of TRL's commands it is for"
+
+
+def _named(where: str, names: Iterable[str]) -> str:
+    """The first of these methods that stands in a path as a word of its own."""
+    found = (name for name in names if re.search(rf"(?:^|[^a-z]){name}(?:[^a-z]|$)", where))
+    return next(found, "")
 
 
 def _llamafactory(t: Theirs) -> tuple[str, str, str]:

@@ -74,8 +74,33 @@ def settle(t: Theirs, said: Mapping[str, Any]) -> None:
         elif key in said or key not in t.ours or key in ("strategy", *_NEEDED):
             raise ConfigError(replace(problem, where=f"{t.path.name} as ours: {key}"))
         said_too = problem.fix and became != "unneeded"
+        if key == "rewards" and _without(t, problem):
+            continue
         why = f"{problem.what}; {problem.fix}" if said_too else problem.what
         withdraw(t, path, why, "open" if key in ("rewards", "reward_model") else became)
+
+
+def _without(t: Theirs, problem: Problem) -> bool:
+    """Take one of several rewards away, or let one that needs no package stand for it."""
+    place = re.search(r"rewards\[(\d+)\]", problem.where)
+    entries: list[Any] = t.ours["rewards"]
+    named = [i for i, each in enumerate(entries) if f"'{each['name']}'" in problem.what]
+    index = int(place[1]) if place else named[0] if named else None
+    if index is None or not index < len(entries):
+        return False
+    name, note = entries[index]["name"], problem.what
+    if "accuracy" in name and "needs the package" in problem.what:
+        instead = {"name": "numeric_answer", "arguments": {"column": "solution"}}
+        entries[index] = {**entries[index], **instead}
+        note += "; until it is, numeric_answer compares the numbers of the column solution"
+    else:
+        del entries[index]
+        if not entries:
+            del t.ours["rewards"]
+    for at, line in enumerate(t.lines):
+        if line.ours == "rewards" and line.result == name:
+            t.lines[at] = replace(line, became="open", ours="", result=None, note=note)
+    return True
 
 
 def _not_of_the_strategy(t: Theirs, key: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Sequence
 
 from modelforge.serving.engines import KEY
@@ -41,7 +40,7 @@ def main(argument: Sequence[str]) -> None:
     given.cpuparams.n_threads = given.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(given)
     print(server.listening_address, flush=True)
-    threading.Thread(target=sys.stdin.buffer.read).run()
+    sys.stdin.buffer.read()
     os._exit(0)
 
 
