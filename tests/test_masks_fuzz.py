@@ -41,7 +41,9 @@ def test_trained_spans_are_the_words_of_the_assistant(fuzz, seed):
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 CELLS = st.one_of(
-    st.text(min_size=1, max_size=8), st.integers(), st.lists(st.integers(), min_size=1)
+    st.text(min_size=1, max_size=8).filter(str.strip),
+    st.integers(),
+    st.lists(st.integers(), min_size=1),
 )
 KEYS = st.dictionaries(NAMES.map("x-{}".format), CELLS, max_size=3)
 
