@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -117,8 +118,10 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """The bytes of a run's weights, and its metrics without what belongs to a session."""
     run = folder / "run"  # of a run in stages, each has a model and metrics of its own
     models = sorted(run.glob("**/model/*.safetensors"))
-    weights = {str(path.relative_to(run)): path.read_bytes() for path in models}
-    assert weights
+    # A stage's folder is called by its name and a digest of its config, which holds `output_dir`.
+    names = [re.sub("-[0-9a-f]{8}/", "/", str(path.relative_to(run))) for path in models]
+    weights = {name: path.read_bytes() for name, path in zip(names, models, strict=True)}
+    assert weights and len(weights) == len(models)
     logs = sorted(run.glob("**/metrics.jsonl"))
     rows = [json.loads(line) for path in logs for line in path.open()]
     return weights, [{k: v for k, v in row.items() if k != "session"} for row in rows]
