@@ -91,20 +91,28 @@ class GRPO(Rewarded):
         yield from self._unusable_tools(config)
         micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
         said = [key for key in (micro, accumulation) if config.given(key)]
+        processes, group = processes_of(config), self.group(config)
         if not config.given("prompts_per_step"):
+            others = any(map(config.given, ("steps_per_generation", "generation_batch_size")))
+            rows = config.micro_batch * processes
+            if len(said) == 2 and not others and rows * config.get(accumulation) % group:
+                what = (
+                    f"times {micro} {config.micro_batch} makes no whole groups of {group} answers"
+                )
+                fix = f"set a multiple of {group // gcd(group, rows)}, or leave it out"
+                yield Problem(f"{config.name}: {accumulation}", what, fix)
             return
-        processes = processes_of(config)
         of_one = processes
         for key in said:
             of_one *= config.get(key)
-        rows = config.get("prompts_per_step") * self.group(config)
+        rows = config.get("prompts_per_step") * group
         if rows == of_one if len(said) == 2 else rows % of_one == 0:
             return
-        wanted = f"{config.get('prompts_per_step')} × {self.group(config)} answers"
+        wanted = f"{config.get('prompts_per_step')} × {group} answers"
         factors = [f"{key} {config.get(key)}" for key in said]
         factors += [f"{processes} processes"] if processes > 1 else []
         what = f"says {wanted} a step, and {' × '.join(factors)} do not make them up"
-        least = processes // gcd(processes, self.group(config))
+        least = processes // gcd(processes, group)
         fix = f"leave {' and '.join(said)} out" if said else f"set a multiple of {least}"
         yield Problem(f"{config.name}: prompts_per_step", what, fix)
 

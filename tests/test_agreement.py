@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny import DATA
@@ -215,6 +215,8 @@ def see_that_the_optimiser_agrees(made, trainer):
 
 @settings(max_examples=14, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=configs())
+@example(asked=("grpo", {"per_device_train_batch_size": 4}))
+@example(asked=("rloo", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}))
 def test_what_is_recorded_is_what_trains(asked):
     strategy, values = asked
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
@@ -80,11 +81,15 @@ def batch(config: Config, strategy: Strategy) -> dict[str, Choice]:
     """Micro-batch and accumulation that make up the rows of a step; the plan divides them anew.
 
     What the user says of one of the two stays. A micro-batch alone is a whole step, as in TRL.
+    Where it holds no whole groups of answers, a step takes as few as make them up.
     """
-    if config.given(MICRO) and not (config.given(ACCUMULATION) or config.given("prompts_per_step")):
-        return {ACCUMULATION: Choice(1, "default", f"{MICRO} says the rows of a step")}
-    rows, why = strategy.rows_per_step(config)
     processes, group = processes_of(config), strategy.group(config)
+    if config.given(MICRO) and not (config.given(ACCUMULATION) or config.given("prompts_per_step")):
+        accumulation = group // gcd(group, config.micro_batch * processes)
+        why = f"{MICRO} says the rows of a step"
+        why += f"; whole groups of {group} answers take {accumulation}" if accumulation > 1 else ""
+        return {ACCUMULATION: Choice(accumulation, "default", why)}
+    rows, why = strategy.rows_per_step(config)
     share, least = -(-rows // processes), strategy.least_micro_batch(config)
     if config.given(MICRO) and config.given(ACCUMULATION):
         return {}
