@@ -150,8 +150,9 @@ CASES = {
         rewards=[{"name": "exact_match", "arguments": {"column": "solution"}}],
     ),
     "group that does not divide the batch": case(
-        "divisible", PROMPTS, strategy="grpo", rewards=["exact_match"], num_generations=3,
-        per_device_train_batch_size=8,
+        "times per_device_train_batch_size 8 makes no whole groups of 3", PROMPTS, strategy="grpo",
+        rewards=["exact_match"], num_generations=3, per_device_train_batch_size=8,
+        gradient_accumulation_steps=1,
     ),
     "no room for the prompt": case(
         "is left for the prompt", PROMPTS, strategy="grpo", rewards=["exact_match"],

@@ -221,6 +221,7 @@ def test_the_best_model_is_the_best_by_the_strategys_own_figure(place, strategy,
 
 def test_a_refusal_of_trls_says_which_of_its_values_are_not_the_users(place):
     six = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}
+    six["steps_per_generation"] = 1
     found = resolve(config(place, "grpo", **six))
     with pytest.raises(ConfigError) as caught:
         found.strategy.build_args(found.config, output_dir=place, device={"use_cpu": True})
