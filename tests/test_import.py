@@ -13,7 +13,7 @@ import modelforge
 from modelforge import ConfigError, load_config
 from modelforge.cli import main as cli
 from modelforge.configfile import peers
-from modelforge.importing import carry
+from modelforge.importing import carry, projects
 from modelforge.importing.carry import import_config
 from modelforge.importing.told import table_of
 
@@ -436,6 +436,10 @@ def test_training_by_their_config_says_the_one_command(tmp_path, text):
     (tmp_path / "run.sh").write_text(SWIFT)
     with pytest.raises(ConfigError, match="init --from"):
         load_config(tmp_path / "run.sh")
+
+
+def test_each_table_has_its_project():
+    assert set(projects.PROJECTS) == set(peers.PROJECTS)
 
 
 def test_a_table_names_functions_that_are_there_and_each_key_once():

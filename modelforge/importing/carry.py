@@ -17,6 +17,7 @@ from modelforge.importing import (
     amounts,
     axolotl,
     methods,
+    projects,
     sections,
     sets,
     swift,
@@ -29,19 +30,9 @@ from modelforge.importing.kinds import TRAINERS, strategy_of
 from modelforge.importing.methods import WHOLE
 from modelforge.importing.settle import settle, withdraw
 from modelforge.importing.theirs import Line, Theirs, says_something
-from modelforge.importing.tuning import trains_lora, tuning_of
+from modelforge.importing.tuning import trains_lora
 
 _NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-# Which program writes which project's command lines.
-_PROGRAMS = {
-    "swift": "swift",
-    "megatron": "swift",
-    "trl": "trl",
-    "axolotl": "axolotl",
-    "llamafactory-cli": "llamafactory",
-    "tune": "torchtune",
-    "python": "unsloth",
-}
 # Sections of theirs that say the keys of one stage of rlhf.
 _STAGES = {"sft": "sft_stage.", "reward": "reward_stage.", "reward_model": "reward_stage."}
 # The longest prompt where a file bounds none.
@@ -93,8 +84,8 @@ def import_config(
     found = read(path)
     name, marks, doubt = _project(found, path, project)
     t = Theirs(found.values, table(name), path, target or Path.cwd(), found.command)
-    strategy_of(t, name, strategy)
-    tuning_of(t, name)
+    strategy_of(t, projects.PROJECTS[name].kind, strategy)
+    projects.PROJECTS[name].tuning(t)
     for key in sorted(t.leaves, key=lambda key: _reads_along(t, key)):
         _carry(t, key)
     for key in found.computed:
@@ -120,8 +111,8 @@ def _project(found: Read, path: Path, said: str) -> tuple[str, tuple[str, ...], 
             near = did_you_mean(said, list(PROJECTS))
             raise ConfigError(Problem(f"--project {said}", "is no project that is known", near))
         return names[said.lower()], (), ""
-    if found.command and found.command[0] in _PROGRAMS:
-        return _PROGRAMS[found.command[0]], (), ""
+    if found.command and (name := projects.of_program(found.command[0])):
+        return name, (), ""
     if {"distributed_type", "compute_environment"} & set(found.values):
         what = "is Accelerate's file of processes, and trains nothing"
         raise ConfigError(Problem(path.name, what, "the key distributed says it here"))

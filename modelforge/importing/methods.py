@@ -61,10 +61,10 @@ def template(t: Theirs, key: str, value: Any) -> None:
 def ax_template(t: Theirs, key: str, value: Any) -> None:
     """Axolotl's template names: its own layouts, or the tokenizer's template."""
     text = str(value or "")
-    if text in LAYOUTS:
-        t.put(key, value, "chat_template", text)
-    elif text.startswith("tokenizer_default") or not text:
-        t.leave(key, "the tokenizer's own template is the default") if text else t.lose(key, "")
+    if not text or text in LAYOUTS:
+        template(t, key, value)
+    elif text.startswith("tokenizer_default"):
+        t.leave(key, "the tokenizer's own template is the default")
     elif text == "jinja":
         t.leave(key, "the Jinja text says it")
     else:
