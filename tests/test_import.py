@@ -505,6 +505,45 @@ def test_init_asks_for_a_strategy_or_a_file(monkeypatch, capsys):
     assert run(monkeypatch, "init", "sft", "--set", "lora_r=8") == 2
 
 
+TRL = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nlearning_rate: 5e-6\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words", "says"),
+    [
+        ("gone.yaml", None, (), "no such file"),
+        (".", None, (), "is a folder"),
+        ("their.yaml", "", (), "give the config of another trainer"),
+        ("their.yaml", "- a\n- b\n", (), "give the config of another trainer"),
+        ("their.yaml", "stage: sft\n\tdataset: d\n", (), "YAML allows no tabs"),
+        ("their.json", '{"stage": "sft"', (), "the file ends too early"),
+        ("their.yaml", TRL, ("-o", "their.yaml/ours.json"), "cannot be written"),
+        ("their.yaml", TRL, ("--set", "lora_rr=3"), "lora_rr"),
+    ],
+)
+def test_what_cannot_be_carried_over_is_one_message(
+    tmp_path, monkeypatch, capsys, name, text, words, says
+):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(name).write_text(text)
+    before = sorted(tmp_path.iterdir())
+    assert run(monkeypatch, "init", "--from", name, *words) == 2
+    told = capsys.readouterr().err
+    assert says in " ".join(told.split()) and "1 problem" in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_carried_over_config_is_yaml_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("their.yaml").write_text(TRL)
+    assert run(monkeypatch, "init", "sft", "--from", "their.yaml", "--yaml") == 0
+    printed = capsys.readouterr().out
+    assert run(monkeypatch, "init", "sft", "--from", "their.yaml", "-o", "ours.yaml") == 0
+    assert Path("ours.yaml").read_text() == printed and printed.startswith("strategy: sft\n")
+    assert load_config("ours.yaml").said["learning_rate"] == 5e-6
+
+
 SECTIONS = {
     "ppo": """
 model: {name: gpt2, reward_head_hidden_size: 256}

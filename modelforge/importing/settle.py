@@ -51,7 +51,7 @@ def settle(t: Theirs, said: Mapping[str, Any]) -> None:
         ConfigError: If what is needed is missing, or what the user said cannot be.
     """
     known = schema.load(registry.get_strategy(t.strategy))["properties"]
-    for key in [key for key in t.ours if key not in known]:
+    for key in [key for key in t.ours if key not in known and key not in said]:
         _not_of_the_strategy(t, key)
     missing = [
         Problem(t.path.name, what, f"add --set {key}=…")
