@@ -505,6 +505,70 @@ def test_init_asks_for_a_strategy_or_a_file(monkeypatch, capsys):
     assert run(monkeypatch, "init", "sft", "--set", "lora_r=8") == 2
 
 
+V1 = "model: m\ntrain_dataset: d\nglobal_batch_size: 8\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "wanted"),
+    [
+        (  # LLaMA-Factory 1: other defaults than its version 0
+            f"{V1}micro_batch_size: 2\npeft_config: {{name: lora, r: 16}}\n",
+            {"project": "llamafactory"},
+            {"lr_scheduler_type": "constant", "weight_decay": 0.01, "learning_rate": 1e-4,
+             "gradient_accumulation_steps": 4, "lora_alpha": 16, "lora_dropout": 0.05},
+        ),
+        (  # version 0 says no stage: it is sft, and of LoRA
+            "model_name_or_path: m\ndataset: d\ntemplate: qwen\ncutoff_len: 64\n",
+            {},
+            {"strategy": "sft", "lora_r": 8, "lr_scheduler_type": "linear"},
+        ),
+        (
+            "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true\n",
+            {},
+            {"use_double_quant": False},
+        ),
+        (
+            "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true\n"
+            "use_bnb_nested_quant: true\n",
+            {},
+            {"use_double_quant": True},
+        ),
+        (  # ms-swift fills a step up to 16 rows
+            "model: m\ndataset: d\ntuner_type: lora\nper_device_train_batch_size: 3\n",
+            {},
+            {"gradient_accumulation_steps": 6},
+        ),
+        (
+            "model: m\ndataset: d\ntuner_type: lora\nrlhf_type: grpo\n"
+            "per_device_train_batch_size: 8\n",
+            {},
+            {"gradient_accumulation_steps": 1},
+        ),
+        (TORCHTUNE, {}, {"train_on": "everything"}),
+        (
+            "model_name_or_path: m\nstage: kto\ndataset: d\nper_device_train_batch_size: 1\n"
+            "gradient_accumulation_steps: 7\n",
+            {},
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        ),
+    ],
+)  # fmt: skip
+def test_a_silent_file_means_here_what_it_means_there(tmp_path, text, options, wanted):
+    config = imported(tmp_path, text, **options).config
+    assert {key: config.get(key) for key in wanted} == wanted
+
+
+def test_what_trl_and_swift_do_otherwise_is_said(tmp_path):
+    for line in ("", "assistant_only_loss: false\n"):
+        found = imported(tmp_path, TRL + line, strategy="sft")
+        assert "every token of messages" in became(found, "open")["assistant_only_loss"].note
+    found = imported(tmp_path, TRL + "assistant_only_loss: true\n", strategy="sft")
+    assert not became(found, "open")
+    found = imported(tmp_path, "model: m\ndataset: d\ntuner_type: lora\n")
+    assert "max_seq_length" in {line.ours for line in found.lines if line.became == "open"}
+    assert "max_seq_length" not in found.config
+
+
 TRL = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nlearning_rate: 5e-6\n"
 
 

@@ -42,7 +42,8 @@ def _trl(t: Theirs) -> None:
 
 
 def _llamafactory(t: Theirs) -> None:
-    if "stage" not in t.leaves:  # LLaMA-Factory 1
+    if not {"stage", "finetuning_type", "model_name_or_path"} & set(t.leaves):
+        t.version = "v1"
         key, value = t.find("peft_config.name")
         if not t.find("peft_config")[1]:
             return _all_weights(t, "peft_config", f"no peft_config: {_FULL}")
