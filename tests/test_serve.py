@@ -349,7 +349,7 @@ def test_what_cannot_be_served_is_refused_before_it_starts(options, says, tmp_pa
 
 
 @pytest.mark.skipif(
-    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+    gguf.converter() is None or gguf.problems_of_machine(), reason="needs xllamacpp and gguf"
 )
 def test_llama_cpp_serves_a_gguf(tmp_path):
     from modelforge.inference.trained import find_trained
