@@ -63,14 +63,10 @@ def run(
             hosts=_LOOPBACK if inside else None,
             failed=failed,
         )
-        settings = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_level="warning",
-            timeout_graceful_shutdown=int(timeout) + 1,
+        rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=rest)
         )
-        server = uvicorn.Server(settings)
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listening.getsockname()[1]}"
         say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
