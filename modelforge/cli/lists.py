@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from yaml import safe_dump as to_yaml
 
 from modelforge import registry
 from modelforge.cli.options import AsJson, Overrides, print_json, working
 from modelforge.common.console import say, warn
-from modelforge.common.files import write_whole
+from modelforge.common.files import write_whole, writing
 from modelforge.configfile import schema as schemas
 from modelforge.configfile.presets import EXAMPLE_ROWS, write_preset
 from modelforge.errors import ConfigError, Problem, RunError
@@ -24,7 +25,7 @@ def init(
         typer.Argument(help="sft, qlora, reward, dpo, grpo, …", show_default=False),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    yaml: Annotated[bool, typer.Option("--yaml", help="Commented YAML instead of JSON.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="YAML instead of JSON.")] = False,
     from_: Annotated[
         Path | None,
         typer.Option(
@@ -40,7 +41,7 @@ def init(
 ) -> None:
     """Write a config that trains as it comes; or carry another trainer's over (--from)."""
     if from_ is not None:
-        _carry_over(from_, strategy or "", project, set_ or [], output)
+        _carry_over(from_, strategy or "", project, set_ or [], output, yaml=yaml)
         return
     if project or set_:
         raise ConfigError(Problem("init", "--project and --set go with --from FILE"))
@@ -59,7 +60,13 @@ def init(
 
 
 def _carry_over(
-    path: Path, strategy: str, project: str, overrides: list[str], output: Path | None
+    path: Path,
+    strategy: str,
+    project: str,
+    overrides: list[str],
+    output: Path | None,
+    *,
+    yaml: bool,
 ) -> None:
     """Print or write a config of another trainer as ours, and say what became of each key."""
     from modelforge.importing.carry import import_config
@@ -76,19 +83,21 @@ def _carry_over(
     )
     for line in table_of(found):
         say(line)
-    text = json.dumps(found.config, indent=2, ensure_ascii=False) + "\n"
+    if yaml or (output is not None and output.suffix in (".yaml", ".yml")):
+        text = to_yaml(found.config, sort_keys=False, allow_unicode=True)
+    else:
+        text = json.dumps(found.config, indent=2, ensure_ascii=False) + "\n"
     folder = output.parent if output is not None else Path()
     for name in found.files:
         if (folder / name).exists() and (folder / name).read_text("utf-8") != found.files[name]:
             raise RunError(Problem(str(folder / name), "is there already", "move it away"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in found.files.items():
-        write_whole(folder / name, content)
+    whole = {folder / name: content for name, content in found.files.items()}
+    for file, content in (whole | ({output: text} if output is not None else {})).items():
+        with writing(file, "name another place with --output"):
+            write_whole(file, content)
+        say(f"wrote {file}")
     if output is None:
         typer.echo(text, nl=False)
-    else:
-        write_whole(output, text)
-        say(f"wrote {output}")
     if told := counted(found):
         warn(told)
     say(f"next: {'' if output else 'save it, then '}`modelforge check {output or 'FILE'}`")

@@ -209,8 +209,13 @@ def raw_config(path: Path) -> dict[str, Any]:
     return parsed(text, path)
 
 
-def parsed(text: str, path: Path) -> dict[str, Any]:
+def parsed(text: str, path: Path, *, fix: str = 'start with {"strategy": …}') -> dict[str, Any]:
     """The mapping in the text of a JSON or YAML file; the path names it in messages.
+
+    Args:
+        text: What the file holds.
+        path: The file.
+        fix: What to do about a file that holds something else than named keys.
 
     Raises:
         ConfigError: If it cannot be parsed, or holds no object of named keys.
@@ -229,13 +234,10 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
         raise ConfigError(Problem(path.name, "nested too deeply", "a config is flat")) from None
     except (yaml.YAMLError, ValueError) as error:
         message = " ".join(str(error).split())
-        raise ConfigError(Problem(path.name, f"cannot be parsed: {message}")) from None
+        advice = "indent with blanks: YAML allows no tabs" if r"'\t'" in message else ""
+        raise ConfigError(Problem(path.name, f"cannot be parsed: {message}", advice)) from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ConfigError(
-            Problem(
-                path.name, "does not hold one object of named keys", 'start with {"strategy": …}'
-            )
-        )
+        raise ConfigError(Problem(path.name, "does not hold one object of named keys", fix))
     return raw
 
 
@@ -285,6 +287,8 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json_advice(error: json.JSONDecodeError) -> str:
     before = error.doc[: error.pos].rstrip()
+    if not error.doc[error.pos :].strip():
+        return "the file ends too early: close each bracket and quote"
     if before.endswith(",") or error.doc[error.pos : error.pos + 1] in "]}":
         return "remove the comma before the closing bracket"
     if error.doc[error.pos : error.pos + 1] == "'":

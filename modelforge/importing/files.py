@@ -75,14 +75,16 @@ def read(path: Path) -> Read:
     Raises:
         ConfigError: If it cannot be read, or holds none.
     """
+    fix = "give the config of another trainer"
     if not path.is_file():
-        raise ConfigError(Problem(str(path), "no such file", "give the config of another trainer"))
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise ConfigError(Problem(str(path), what, fix))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(Problem(str(path), f"cannot be read: {error}", "save as UTF-8")) from None
     if path.suffix in (".json", ".yaml", ".yml"):
-        return Read(parsed(_without_interpolation(text), path))
+        return Read(parsed(_without_interpolation(text), path, fix=fix))
     if path.suffix == ".ipynb":
         return _script(_cells(text, path), path)
     if path.suffix == ".py":
@@ -248,7 +250,9 @@ def _cells(text: str, path: Path) -> str:
         cells = json.loads(text)["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(Problem(path.name, "is no notebook", "save it as .ipynb")) from None
+        raise ConfigError(
+            Problem(path.name, "is no notebook", "save it in Jupyter again")
+        ) from None
     return "\n".join(cell for cell in map(_plain_code, code) if cell)
 
 

@@ -51,7 +51,7 @@ def settle(t: Theirs, said: Mapping[str, Any]) -> None:
         ConfigError: If what is needed is missing, or what the user said cannot be.
     """
     known = schema.load(registry.get_strategy(t.strategy))["properties"]
-    for key in [key for key in t.ours if key not in known]:
+    for key in [key for key in t.ours if key not in known and key not in said]:
         _not_of_the_strategy(t, key)
     missing = [
         Problem(t.path.name, what, f"add --set {key}=…")
@@ -115,11 +115,16 @@ def _not_of_the_strategy(t: Theirs, key: str) -> None:
 
 
 def _micro_batch(t: Theirs) -> None:
-    """KTO needs two rows a pass: the rows of a step stay."""
+    """KTO needs two rows a pass; the rows of a step stay where they are even."""
     key, steps = "per_device_train_batch_size", t.ours.get("gradient_accumulation_steps", 1)
     if t.strategy == "kto" and t.ours.get(key) == 1:
-        t.ours[key], t.ours["gradient_accumulation_steps"] = 2, max(1, int(steps) // 2)
-        note = "KTO's KL term needs two rows a pass; the rows of a step stay"
+        t.ours[key], t.ours["gradient_accumulation_steps"] = 2, (int(steps) + 1) // 2
+        rows = (
+            f"{int(steps) + 1} rows a step, not {steps}"
+            if int(steps) % 2
+            else "the rows of a step stay"
+        )
+        note = f"KTO's KL term needs two rows a pass; {rows}"
         t.lines[:] = [replace(line, became="changed", result=t.ours[line.ours], note=note)
                       if line.ours in (key, "gradient_accumulation_steps") else line
                       for line in t.lines]  # fmt: skip

@@ -16,6 +16,7 @@ where a row begins.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -24,6 +25,7 @@ from modelforge.machine.attention import BY_ROW
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.weak import WeakTensorKeyDictionary
     from transformers import PretrainedConfig
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -150,15 +152,22 @@ def _lengths(begins: torch.Tensor | None, positions: torch.Tensor | None) -> lis
 
     source = positions if begins is None else begins
     assert source is not None, "a packed sequence has position ids"
-    found: list[int] | None = getattr(source, "lengths", None)
+    known = _known_lengths()  # all layers are given this very tensor
+    found = known.get(source)
     if found is None:
         if begins is None:
             starts = (source[0] == 0).nonzero().flatten()
             begins = torch.cat([starts, starts.new_tensor([source.shape[-1]])])
-        found = begins.diff().tolist()
-        # All layers are given this very tensor; its type does not say that it takes attributes.
-        source.lengths = found  # type: ignore[attr-defined]
+        found = known[source] = begins.diff().tolist()
     return found
+
+
+@functools.cache
+def _known_lengths() -> WeakTensorKeyDictionary:
+    """The lengths that were read, for as long as the tensor that tells them is alive."""
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
 
 
 def _window(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:

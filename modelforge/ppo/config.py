@@ -1,7 +1,5 @@
 """``PPOConfig``: GRPO's configuration with PPO's settings, checked as a whole."""
 
-# ruff: noqa: RUF009  (_field gives a dataclasses.field)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
