@@ -562,6 +562,31 @@ def test_a_silent_file_means_here_what_it_means_there(tmp_path, text, options, w
     assert {key: config.get(key) for key in wanted} == wanted
 
 
+@pytest.mark.parametrize(
+    ("project", "values"),
+    [
+        ("trl", {"max_completion_length": "many"}),
+        ("trl", {"loss_type": [{"name": "a"}], "reward_funcs": {"a": 1}}),
+        ("llamafactory", {"stage": "sft", "dataset": "d", "lora_rank": "big"}),
+        ("llamafactory", {"stage": "kto", "dataset": "d", "per_device_train_batch_size": 1,
+                          "gradient_accumulation_steps": "some"}),
+        ("swift", {"dataset": "d", "per_device_train_batch_size": [2]}),
+        ("swift", {"dataset": "d", "per_device_train_batch_size": -1, "tuner_type": {"a": 1}}),
+        ("axolotl", {"rl": ["dpo"], "adapter": {"a": 1}, "plugins": 3}),
+        ("torchtune", {"model": [1], "optimizer": 3, "loss": "x", "dataset": ["d"]}),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_form_is_said(tmp_path, project, values):
+    said = {"project": project, "overrides": ["model_name=m", "dataset=d.jsonl"]}
+    try:
+        found = imported(tmp_path, values, "their.json", **said)
+    except ConfigError as error:
+        assert all(problem.what for problem in error.problems)
+    else:
+        load_config(found.config)
+        assert not unsaid(found, values)
+
+
 def test_what_trl_and_swift_do_otherwise_is_said(tmp_path):
     for line in ("", "assistant_only_loss: false\n"):
         found = imported(tmp_path, TRL + line, strategy="sft")

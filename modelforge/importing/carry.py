@@ -29,7 +29,7 @@ from modelforge.importing.files import Read, read
 from modelforge.importing.kinds import TRAINERS, strategy_of
 from modelforge.importing.methods import WHOLE
 from modelforge.importing.settle import settle, withdraw
-from modelforge.importing.theirs import Line, Theirs, says_something
+from modelforge.importing.theirs import Line, Theirs, says_something, whole
 from modelforge.importing.tuning import trains_lora
 
 _NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
@@ -280,7 +280,7 @@ def _defaults(t: Theirs) -> None:
         new = t.said("generation.max_new_tokens") or theirs.get("generation.max_new_tokens")
         if new:
             note = f"room for a prompt of {_PROMPT} tokens and the answer"
-            _written(t, "max_seq_length", _PROMPT + int(new), note)
+            _written(t, "max_seq_length", _PROMPT + whole(new, 0), note)
     for key, value in theirs.items():
         if t.said(key) is None and key.partition(".")[0] in known:
             if value is None:
@@ -298,11 +298,11 @@ def _written(t: Theirs, key: str, value: Any, note: str) -> None:
 def _reckoned(t: Theirs, value: Any) -> Any:
     """A default that other keys decide; any other as it is."""
     if value == "2 * lora_r":
-        return 2 * int(t.said("lora_r") or 8)
+        return 2 * whole(t.said("lora_r"), 8)
     if value == "16 rows a step":
-        rows = int(t.said("per_device_train_batch_size") or 1)
-        rows *= int(t.said("distributed.num_processes") or 1)
-        return max(1, -(-16 // rows))
+        rows = whole(t.said("per_device_train_batch_size"), 1)
+        rows *= whole(t.said("distributed.num_processes"), 1)
+        return max(1, -(-16 // max(1, rows)))
     return value
 
 

@@ -114,7 +114,7 @@ def trl(t: Theirs) -> Kind:
     if str(t.get("lora_task_type", otherwise="")).upper() == "SEQ_CLS":
         return "reward", "lora_task_type", ""
     where = "/".join(t.path.resolve().parts[-3:]).lower()
-    losses = set(listed(t.get("loss_type")))
+    losses = {str(name) for name in listed(t.get("loss_type"))}
     if losses & {"sigmoid", "ipo", "hinge", "apo_zero", "apo_down", "robust", "sppo_hard"}:
         return "dpo", "", ""
     if other := _named(where, _OTHER_METHODS):

@@ -207,3 +207,11 @@ def listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def whole(value: Any, otherwise: int) -> int:
+    """A whole number; for a value that is none another, since the config's own checks refuse it."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return otherwise
