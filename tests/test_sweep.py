@@ -5,10 +5,12 @@ import json
 import pytest
 from tiny import ROOT, few, held_out
 
+from modelforge import get_strategy
 from modelforge.errors import ConfigError, DivergedError, Problem, RunError
 from modelforge.training import sweep as module
 from modelforge.training.grid import combinations, read_grid
 from modelforge.training.sweep import sweep
+from modelforge.training.tuned import Tuned, why_best
 
 CONFIG = ROOT / "configs/tiny/sft.json"
 
@@ -91,3 +93,11 @@ def test_what_cannot_be_swept_is_one_message(options, told, tmp_path, command):
     code, _, error = command("sweep", CONFIG, *keys, *options)
     assert code == 2 and told in " ".join(error.split()), error
     assert "loading" not in error and not (tmp_path / "runs").exists()
+
+
+def test_figures_of_other_held_out_tokens_are_not_compared(tmp_path):
+    tuned = Tuned(tmp_path, get_strategy("sft")().measure)
+    for name, tokens in (("a", 5.0), ("b", 4.0)):  # as another max_seq_length leaves them
+        rows = [[tokens, 1.0 + n] for n in range(8)]
+        tuned.found[name] = {"1": {"step": 4, "rows": rows, "value": 4.5, "held_out": "same"}}
+    assert why_best(tuned, ["a", "b"], 1.0).endswith("the next, b, measured on other rows")

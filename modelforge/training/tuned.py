@@ -132,10 +132,12 @@ def _against(tuned: Tuned, name: str, best: str, share: float) -> str:
     one, other = (found["rows"] for found in both)
     if name == best or not other:
         return ""
-    if both[0].get("held_out") != both[1].get("held_out") or len(one) != len(other):
+    weights = [weight for weight, _ in one]
+    same = both[0].get("held_out") == both[1].get("held_out")
+    if not same or weights != [weight for weight, _ in other]:  # or not as many tokens of them
         return "measured on other rows"
     here, there = ([value for _, value in rows] for rows in (one, other))
-    found = change(here, there, [weight for weight, _ in one])
+    found = change(here, there, weights)
     if found is None:
         return "too few rows to compare"
     by, (low, high) = found
