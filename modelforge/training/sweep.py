@@ -12,12 +12,11 @@ from modelforge import registry
 from modelforge.common.console import headline, say, show_table, warn
 from modelforge.common.libraries import libraries_heard
 from modelforge.common.progress import clock
-from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, DivergedError, Problem, RunError, UserError
 from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir, finished, open_run, run_name
+from modelforge.runs.folder import RunDir, finished, open_run
 from modelforge.training.grid import (
     MOST,
     Combination,
@@ -27,7 +26,7 @@ from modelforge.training.grid import (
 )
 from modelforge.training.recovery import free_memory
 from modelforge.training.run import run_once
-from modelforge.training.tune import prepared_together, refuse_what_has_no_trials
+from modelforge.training.tune import prepared_together, runs_of
 from modelforge.training.tuned import Tuned, key_of, of_a_run, ranked, show, why_best
 
 if TYPE_CHECKING:
@@ -73,19 +72,13 @@ def sweep(
     """
     prepare_environment()
     with libraries_heard():
-
-        def loaded(*more: str) -> Config:
-            said = [*overrides, *more]
-            return load_config(config, overrides=said, trust_remote_code=trust_remote_code)
-
-        base = loaded()
-        refuse_what_has_no_trials(base)
+        base, folder, loaded = runs_of(
+            "sweep", config, overrides, trust_remote_code=trust_remote_code
+        )
         strategy = registry.get_strategy(base.settings.strategy)()
         refuse_another_measure(grid, strategy.measure.key)
         made = combinations(grid, most=most)
-        folder = Path(base.settings.output_dir).expanduser().absolute() / f"sweep-{run_name(base)}"
-        here = (f"output_dir={folder}", "resume=auto")
-        configs = _loaded(made, lambda *more: loaded(*here, *more))
+        configs = _loaded(made, loaded)
         swept = Tuned(folder, strategy.measure, one_pass="one after the other, each to its end")
         swept.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
         said = {each.trial.name: each.trial.said for each in made}

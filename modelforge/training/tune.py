@@ -80,19 +80,12 @@ def tune(
     """
     prepare_environment()
     with libraries_heard():
-
-        def loaded(*more: str) -> Config:
-            said = [*overrides, *more]
-            return load_config(config, overrides=said, trust_remote_code=trust_remote_code)
-
-        base = loaded()
-        refuse_what_has_no_trials(base)
-        folder = Path(base.settings.output_dir).expanduser().absolute() / f"tune-{run_name(base)}"
+        base, folder, loaded = runs_of(
+            "tune", config, overrides, trust_remote_code=trust_remote_code
+        )
         trials = trials_of(_rate(base, folder), count=count, rates=rates, ranks=ranks, seeds=seeds)
-        here = (f"output_dir={folder}", "resume=auto")
         configs = {
-            trial.name: loaded(*here, f"run_name={trial.name}", *_overrides(trial))
-            for trial in trials
+            trial.name: loaded(f"run_name={trial.name}", *_overrides(trial)) for trial in trials
         }
         prepared = prepared_together(configs, rows_of=lambda name: configs[name].settings.seed)
         if keep == "average":
@@ -156,7 +149,42 @@ def rungs(count: int) -> list[float]:
     return [LAST_RUNG / 4 ** (steps - 1 - i) for i in range(steps)]
 
 
-def refuse_what_has_no_trials(config: Config) -> None:
+def runs_of(
+    command: str,
+    config: str | Path | Mapping[str, Any],
+    overrides: Iterable[str],
+    *,
+    trust_remote_code: bool,
+) -> tuple[Config, Path, Callable[..., Config]]:
+    """What a command over many runs of a config begins with.
+
+    Args:
+        command: Its name, which the folder's name begins with.
+        config: A file, or a mapping.
+        overrides: ``key=value`` strings that win over the config.
+        trust_remote_code: Whether the model's own code may run.
+
+    Returns:
+        The config; the folder of its runs; and a function that loads the config of a run in that
+        folder, from ``key=value`` strings that win over all others.
+
+    Raises:
+        ConfigError: If it is no config, or not of one run on one card.
+    """
+    said = list(overrides)
+    base = load_config(config, overrides=said, trust_remote_code=trust_remote_code)
+    _refuse_what_has_no_trials(base)
+    name = f"{command}-{run_name(base)}"
+    folder = Path(base.settings.output_dir).expanduser().absolute() / name
+    said += [f"output_dir={folder}", "resume=auto"]
+
+    def loaded(*more: str) -> Config:
+        return load_config(config, overrides=[*said, *more], trust_remote_code=trust_remote_code)
+
+    return base, folder, loaded
+
+
+def _refuse_what_has_no_trials(config: Config) -> None:
     """See that a run of this config is one run on one card.
 
     Raises:
