@@ -130,6 +130,15 @@ def test_the_board_serves_runs_alone_and_this_machine_alone(served):
         server(lambda *_: None, served)
 
 
+def test_curves_say_which_run_is_left_out(tmp_path):
+    for name, line in (("b", "{\n"), ("c", '{"loss": 1}\n')):
+        (begun(tmp_path / name) / "metrics.jsonl").write_text(line)
+    begun(tmp_path / "a")
+    page = Board(tmp_path).page("/curves", {"run": ["a", "b", "c"]})
+    assert page.count("<polyline") == 1
+    assert "b is left out" in page and "c is left out" in page and "has no step" in page
+
+
 def rows_of(values, answer):
     return [
         {"doc_id": i, "doc_hash": str(i), "doc": {"prompt": f"ask {i} {SCRIPT}"}, "accuracy": v,

@@ -113,15 +113,17 @@ class Board:
 
     def _curves(self, runs: Mapping[str, Path]) -> str:
         rows: dict[str, Any] = {}
+        notes = []
+        if len(runs) > MOST:
+            notes.append(f"{len(runs)} runs are chosen, and the first {MOST} are drawn.")
         for name, path in list(runs.items())[:MOST]:
             try:
                 rows[name] = standing(RunDir(path)).rows
-            except UserError:
-                continue
-        told = f"{len(runs)} runs are chosen, and the first {MOST} are drawn."
+            except UserError as error:
+                notes.append(f"{name} is left out: {error.problems[0]}.")
         return render(
             "curves.html",
             title="Curves of several runs",
-            note=told if len(runs) > MOST else "",
+            note=" ".join(notes),
             charts=overlaid(rows),
         )

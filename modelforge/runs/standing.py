@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from modelforge.errors import Problem, RunError
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
@@ -55,6 +56,8 @@ def standing(run: RunDir) -> Standing:
         RunError: If a file of the folder is damaged.
     """
     rows = run.read_lines(files.METRICS)
+    if any("step" not in row for row in rows):
+        raise RunError(Problem(str(run.path / files.METRICS), "is damaged: a line has no step"))
     step = max((row.get("step", 0) for row in rows), default=0)
     state: State = "trains" if rows else "begins"
     if run.finished:
