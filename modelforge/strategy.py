@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from modelforge.common.console import warn
-from modelforge.common.processes import world_size
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import ConfigError, Problem
-from modelforge.machine.launch import processes_of
+from modelforge.machine.launch import of_all_processes
 from modelforge.machine.precision import train_in_float32
 
 if TYPE_CHECKING:
@@ -339,12 +338,7 @@ class Strategy:
         if settings.warmup_ratio:
             # transformers 5 reads a number of warm-up steps below 1 as a share of the run.
             values["warmup_steps"] = settings.warmup_ratio
-        config_class: Any = self.trl_config_class()
-        together = processes_of(config)
-        if together != world_size():
-            # They are not started yet, and TRL holds groups and rollouts against the batch of all.
-            own = {"world_size": together}
-            config_class = type(config_class.__name__, (config_class,), own)
+        config_class = of_all_processes(self.trl_config_class(), config)
         known = set(config_class.__dataclass_fields__)
         unknown = sorted(set(values) - known)
         if unknown:

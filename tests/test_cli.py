@@ -1,5 +1,6 @@
 """The command: what it prints, for people and for machines, and its exit codes."""
 
+import inspect
 import json
 import re
 import runpy
@@ -10,6 +11,8 @@ import pytest
 
 from modelforge import get_strategy, list_strategies, load_config, registry
 from modelforge.cli import main as cli
+from modelforge.cli.compare import compare
+from modelforge.cli.evaluate import evaluate
 from modelforge.cli.options import print_json
 from modelforge.config import Settings
 from modelforge.registry import STRATEGIES
@@ -29,6 +32,12 @@ def test_strategies_profiles_and_schema_for_people_and_machines(command):
     assert json.loads(command("schema", "grpo")[1])["properties"]["rewards"]
     code, _, err = command("schema", "grop")
     assert code == 2 and "did you mean 'grpo'" in err
+
+
+@pytest.mark.parametrize("command", [evaluate, compare])
+def test_the_data_come_first_among_the_options(command):
+    names = list(inspect.signature(command).parameters)
+    assert names[1] == "data" and names[-1] == "as_json"
 
 
 def test_doctor_says_what_can_run_here(command):

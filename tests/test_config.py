@@ -319,7 +319,7 @@ def test_what_is_told_of_other_trainers_keys_are_keys():
             )
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="no cases")
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the folder of real configs")
 def test_the_keys_of_716_configs_of_other_trainers_lead_to_ours_or_nowhere():
     from modelforge.configfile import schema
     from modelforge.registry import get_strategy, list_strategies
@@ -340,7 +340,7 @@ def test_the_keys_of_716_configs_of_other_trainers_lead_to_ours_or_nowhere():
         assert problem.fix and (heads or not problem.fix.startswith("did you")), key
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="no cases")
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the folder of real configs")
 def test_the_first_answer_to_another_trainers_config_is_the_one_command():
     for path in sorted((CASES / "peer_configs").glob("*.y*ml")):
         (told,) = problems(path)

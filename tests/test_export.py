@@ -198,7 +198,7 @@ def test_the_rule_of_a_tokenizer_is_known_by_its_expression():
 
 
 @pytest.mark.skipif(
-    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+    gguf.converter() is None or gguf.problems_of_machine(), reason="needs xllamacpp and gguf"
 )
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
@@ -215,7 +215,7 @@ def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
 
 
 @pytest.mark.skipif(
-    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+    gguf.converter() is None or gguf.problems_of_machine(), reason="needs xllamacpp and gguf"
 )
 def test_a_folder_for_ollama_says_what_the_models_template_says(tmp_path):
     made = export(MODEL, format="ollama", output=tmp_path / "ollama")

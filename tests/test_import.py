@@ -13,7 +13,7 @@ import modelforge
 from modelforge import ConfigError, load_config
 from modelforge.cli import main as cli
 from modelforge.configfile import peers
-from modelforge.importing import carry
+from modelforge.importing import carry, projects
 from modelforge.importing.carry import import_config
 from modelforge.importing.told import table_of
 
@@ -438,6 +438,10 @@ def test_training_by_their_config_says_the_one_command(tmp_path, text):
         load_config(tmp_path / "run.sh")
 
 
+def test_each_table_has_its_project():
+    assert set(projects.PROJECTS) == set(peers.PROJECTS)
+
+
 def test_a_table_names_functions_that_are_there_and_each_key_once():
     for project in peers.PROJECTS:
         table = peers.table(project)
@@ -481,7 +485,7 @@ def test_no_key_of_a_file_vanishes_unsaid(data, tmp_path_factory):
     assert all(isinstance(line, str) for line in table_of(found))
 
 
-@pytest.mark.skipif(not PEERS.is_dir(), reason="no cases")
+@pytest.mark.skipif(not PEERS.is_dir(), reason="needs the folder of real configs")
 @pytest.mark.parametrize(
     "name", sorted(p.name for p in PEERS.glob("*.y*ml")) if PEERS.is_dir() else []
 )
@@ -503,6 +507,95 @@ def test_init_asks_for_a_strategy_or_a_file(monkeypatch, capsys):
     assert run(monkeypatch, "init") == 2
     assert "--from FILE" in capsys.readouterr().err
     assert run(monkeypatch, "init", "sft", "--set", "lora_r=8") == 2
+
+
+V1 = "model: m\ntrain_dataset: d\nglobal_batch_size: 8\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "wanted"),
+    [
+        (  # LLaMA-Factory 1: other defaults than its version 0
+            f"{V1}micro_batch_size: 2\npeft_config: {{name: lora, r: 16}}\n",
+            {"project": "llamafactory"},
+            {"lr_scheduler_type": "constant", "weight_decay": 0.01, "learning_rate": 1e-4,
+             "gradient_accumulation_steps": 4, "lora_alpha": 16, "lora_dropout": 0.05},
+        ),
+        (  # version 0 says no stage: it is sft, and of LoRA
+            "model_name_or_path: m\ndataset: d\ntemplate: qwen\ncutoff_len: 64\n",
+            {},
+            {"strategy": "sft", "lora_r": 8, "lr_scheduler_type": "linear"},
+        ),
+        (
+            "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true\n",
+            {},
+            {"use_double_quant": False},
+        ),
+        (
+            "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nload_in_4bit: true\n"
+            "use_bnb_nested_quant: true\n",
+            {},
+            {"use_double_quant": True},
+        ),
+        (  # ms-swift fills a step up to 16 rows
+            "model: m\ndataset: d\ntuner_type: lora\nper_device_train_batch_size: 3\n",
+            {},
+            {"gradient_accumulation_steps": 6},
+        ),
+        (
+            "model: m\ndataset: d\ntuner_type: lora\nrlhf_type: grpo\n"
+            "per_device_train_batch_size: 8\n",
+            {},
+            {"gradient_accumulation_steps": 1},
+        ),
+        (TORCHTUNE, {}, {"train_on": "everything"}),
+        (
+            "model_name_or_path: m\nstage: kto\ndataset: d\nper_device_train_batch_size: 1\n"
+            "gradient_accumulation_steps: 7\n",
+            {},
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        ),
+    ],
+)  # fmt: skip
+def test_a_silent_file_means_here_what_it_means_there(tmp_path, text, options, wanted):
+    config = imported(tmp_path, text, **options).config
+    assert {key: config.get(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("project", "values"),
+    [
+        ("trl", {"max_completion_length": "many"}),
+        ("trl", {"loss_type": [{"name": "a"}], "reward_funcs": {"a": 1}}),
+        ("llamafactory", {"stage": "sft", "dataset": "d", "lora_rank": "big"}),
+        ("llamafactory", {"stage": "kto", "dataset": "d", "per_device_train_batch_size": 1,
+                          "gradient_accumulation_steps": "some"}),
+        ("swift", {"dataset": "d", "per_device_train_batch_size": [2]}),
+        ("swift", {"dataset": "d", "per_device_train_batch_size": -1, "tuner_type": {"a": 1}}),
+        ("axolotl", {"rl": ["dpo"], "adapter": {"a": 1}, "plugins": 3}),
+        ("torchtune", {"model": [1], "optimizer": 3, "loss": "x", "dataset": ["d"]}),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_form_is_said(tmp_path, project, values):
+    said = {"project": project, "overrides": ["model_name=m", "dataset=d.jsonl"]}
+    try:
+        found = imported(tmp_path, values, "their.json", **said)
+    except ConfigError as error:
+        assert all(problem.what for problem in error.problems)
+    else:
+        load_config(found.config)
+        assert not unsaid(found, values)
+
+
+def test_what_trl_and_swift_do_otherwise_is_said(tmp_path):
+    for line in ("", "assistant_only_loss: false\n"):
+        found = imported(tmp_path, TRL + line, strategy="sft")
+        assert "every token of messages" in became(found, "open")["assistant_only_loss"].note
+    found = imported(tmp_path, TRL + "assistant_only_loss: true\n", strategy="sft")
+    assert not became(found, "open")
+    found = imported(tmp_path, "model: m\ndataset: d\ntuner_type: lora\n")
+    assert "max_seq_length" in {line.ours for line in found.lines if line.became == "open"}
+    assert "max_seq_length" not in found.config
 
 
 TRL = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nlearning_rate: 5e-6\n"

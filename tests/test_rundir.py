@@ -215,3 +215,14 @@ def test_a_line_separator_within_a_text_ends_no_line(tmp_path):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     forget_after(path, 2)
     assert RunDir(tmp_path).read_lines("rollouts.jsonl") == rows[:2]
+
+
+def test_only_the_last_line_may_be_cut_and_each_other_is_an_object(tmp_path):
+    path = tmp_path / "rollouts.jsonl"
+    whole = '{"completion": "ä"}\n'.encode()
+    path.write_bytes(whole + whole[:-4])  # within a character
+    assert RunDir(tmp_path).read_lines(path.name) == [{"completion": "ä"}]
+    for line in (b"3\n", b"{\n", b"\xff\n"):
+        path.write_bytes(whole + line + whole)
+        with pytest.raises(RunError, match=r"rollouts.jsonl:2: is damaged"):
+            RunDir(tmp_path).read_lines(path.name)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -236,6 +237,37 @@ def test_feedback_is_kept_and_becomes_rows(server, tmp_path):
     assert [row["label"] for row in labelled(mine)] == [True, False]
 
 
+def test_feedback_that_makes_no_row_is_refused():
+    from modelforge.serving.asked import Refused
+    from modelforge.serving.heard import Answers
+    from modelforge.serving.relay import Exchange
+
+    call = {"message": {"content": None, "tool_calls": [{"function": {"name": "f"}}]}}
+    answers = Answers()
+    for name, body, choice in (
+        ("call", {"messages": ASK}, call),
+        ("empty", {"prompt": ""}, {"text": "a"}),
+        ("two", {"prompt": ["a", "b"]}, {"text": "a"}),
+    ):
+        exchange = Exchange("tiny", body)
+        exchange.see({"id": name, "choices": [{"index": 0, **choice}]})
+        answers.add(exchange)
+        with pytest.raises(Refused, match="can") as refused:
+            answers.given({"id": name, "rating": "up"})
+        assert refused.value.status == 400
+
+
+def test_an_engine_elsewhere_is_named_by_its_address(server):
+    from modelforge.errors import ModelError
+    from modelforge.serving.found import engines_of
+
+    for address in (server.url, f"{server.url}/", f"{server.url}/v1"):
+        (engine,) = engines_of([address], 1)
+        assert engine.url == server.url and set(engine.models) == {"tiny", "a", "b"}
+    with pytest.raises(ModelError, match="serves tiny, a, b"):
+        engines_of([f"mine={server.url}"], 1)
+
+
 def test_more_than_the_limit_is_told_to_come_again(server):
     body = {"model": "tiny", "prompt": "a", "max_tokens": 200, "temperature": 1.5}
     with ThreadPoolExecutor(3 * LIMIT) as pool:
@@ -314,6 +346,10 @@ def test_a_key_is_asked_for(tmp_path):
         (["--host", "0.0.0.0"], "MODELFORGE_API_KEY"),
         ([str(MODEL)], "is the name of two models"),
         (["./nowhere"], "nowhere"),
+        (["mine=nofile.gguf"], "nofile.gguf: is not there"),
+        (["--timeout", "nan"], "timeout: is nan"),
+        (["--timeout", "inf"], "timeout: is inf"),
+        (["--port", "{taken}"], "cannot be listened on: Address already in use"),
         (["http://127.0.0.1:9"], "does not say which models it serves"),
     ],
 )
@@ -324,13 +360,16 @@ def test_what_cannot_be_served_is_refused_before_it_starts(options, says, tmp_pa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODELFORGE_API_KEY", raising=False)
-    done = CliRunner().invoke(app, ["serve", str(MODEL), *options])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        options = [option.format(taken=taken) for option in options]
+        done = CliRunner().invoke(app, ["serve", str(MODEL), *options])
     assert done.exit_code == 2 and says in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(
-    gguf.converter() is None or gguf.problems_of_machine(), reason="llama.cpp is not here"
+    gguf.converter() is None or gguf.problems_of_machine(), reason="needs xllamacpp and gguf"
 )
 def test_llama_cpp_serves_a_gguf(tmp_path):
     from modelforge.inference.trained import find_trained

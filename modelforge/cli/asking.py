@@ -79,11 +79,11 @@ def _asked(
 
 
 def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `_asked` in the place of its ``**asked``."""
+    """The command with the options of `_asked` for its ``**asked``, behind its argument."""
     own, shared = (inspect.signature(each, eval_str=True) for each in (command, _asked))
-    parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    parameters += [p.replace(kind=p.KEYWORD_ONLY) for p in shared.parameters.values()]
-    vars(command)["__signature__"] = own.replace(parameters=parameters)
+    argument, *options, _ = own.parameters.values()
+    told = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared.parameters.values(), *options)]
+    vars(command)["__signature__"] = own.replace(parameters=[argument, *told])
     return command
 
 

@@ -40,10 +40,18 @@ def compare(
             help="NAME=MODEL; the first is what the others are compared with.", show_default=False
         ),
     ] = None,
-    reference_model: Annotated[str | None, typer.Option("--reference-model")] = None,
-    ppo_model: Annotated[str | None, typer.Option("--ppo-model")] = None,
-    grpo_model: Annotated[str | None, typer.Option("--grpo-model")] = None,
-    dpo_model: Annotated[str | None, typer.Option("--dpo-model")] = None,
+    reference_model: Annotated[
+        str | None, typer.Option("--reference-model", help="The first model, under the name base.")
+    ] = None,
+    ppo_model: Annotated[
+        str | None, typer.Option("--ppo-model", help="A model under the name ppo.")
+    ] = None,
+    grpo_model: Annotated[
+        str | None, typer.Option("--grpo-model", help="A model under the name grpo.")
+    ] = None,
+    dpo_model: Annotated[
+        str | None, typer.Option("--dpo-model", help="A model under the name dpo.")
+    ] = None,
     gate: Annotated[
         bool, typer.Option("--gate", help="Exit 0 not worse, 1 worse, 3 too few rows to tell.")
     ] = False,

@@ -17,6 +17,7 @@ from modelforge.importing import (
     amounts,
     axolotl,
     methods,
+    projects,
     sections,
     sets,
     swift,
@@ -26,21 +27,12 @@ from modelforge.importing import (
 )
 from modelforge.importing.files import Read, read
 from modelforge.importing.kinds import TRAINERS, strategy_of
+from modelforge.importing.methods import WHOLE
 from modelforge.importing.settle import settle, withdraw
-from modelforge.importing.theirs import Line, Theirs, says_something
-from modelforge.importing.tuning import trains_lora, tuning_of
+from modelforge.importing.theirs import Line, Theirs, says_something, whole
+from modelforge.importing.tuning import trains_lora
 
 _NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-# Which program writes which project's command lines.
-_PROGRAMS = {
-    "swift": "swift",
-    "megatron": "swift",
-    "trl": "trl",
-    "axolotl": "axolotl",
-    "llamafactory-cli": "llamafactory",
-    "tune": "torchtune",
-    "python": "unsloth",
-}
 # Sections of theirs that say the keys of one stage of rlhf.
 _STAGES = {"sft": "sft_stage.", "reward": "reward_stage.", "reward_model": "reward_stage."}
 # The longest prompt where a file bounds none.
@@ -92,8 +84,8 @@ def import_config(
     found = read(path)
     name, marks, doubt = _project(found, path, project)
     t = Theirs(found.values, table(name), path, target or Path.cwd(), found.command)
-    strategy_of(t, name, strategy)
-    tuning_of(t, name)
+    strategy_of(t, projects.PROJECTS[name].kind, strategy)
+    projects.PROJECTS[name].tuning(t)
     for key in sorted(t.leaves, key=lambda key: _reads_along(t, key)):
         _carry(t, key)
     for key in found.computed:
@@ -102,6 +94,7 @@ def import_config(
     _qlora(t)
     if "sft_stage" in t.ours:
         t.ours["stages"] = ["sft", "reward", "ppo"]
+    _whole_messages(t)
     _defaults(t)
     _adapter_as_it_is(t)
     said = overridden(t.ours, overrides)
@@ -118,8 +111,8 @@ def _project(found: Read, path: Path, said: str) -> tuple[str, tuple[str, ...], 
             near = did_you_mean(said, list(PROJECTS))
             raise ConfigError(Problem(f"--project {said}", "is no project that is known", near))
         return names[said.lower()], (), ""
-    if found.command and found.command[0] in _PROGRAMS:
-        return _PROGRAMS[found.command[0]], (), ""
+    if found.command and (name := projects.of_program(found.command[0])):
+        return name, (), ""
     if {"distributed_type", "compute_environment"} & set(found.values):
         what = "is Accelerate's file of processes, and trains nothing"
         raise ConfigError(Problem(path.name, what, "the key distributed says it here"))
@@ -268,8 +261,12 @@ def _defaults(t: Theirs) -> None:
     """What their project has where the file is silent, and ours another."""
     trl = schema.load(registry.get_strategy(t.strategy))[schema.TRL_DEFAULTS]
     theirs = {key: trl[key] for key in t.table.trl_defaults if key in trl}
-    for kind in ("all", *(("lora",) if trains_lora(t) else ()), t.strategy):
+    adapter = trains_lora(t)
+    for kind in ("all", "lora" * adapter, t.strategy, t.version, f"{t.version} lora" * adapter):
         theirs |= t.table.defaults.get(kind, {})
+    four = t.said("use_4bit")
+    if theirs.get("use_4bit") if four is None else four:
+        theirs |= t.table.defaults.get("4bit", {})
     if t.ours.get("max_steps"):
         theirs.pop("num_train_epochs", None)
     if t.said("warmup_steps"):
@@ -282,13 +279,39 @@ def _defaults(t: Theirs) -> None:
     if "generation" in known and t.said("max_seq_length") is None:
         new = t.said("generation.max_new_tokens") or theirs.get("generation.max_new_tokens")
         if new:
-            theirs["max_seq_length"] = _PROMPT + int(new)
+            note = f"room for a prompt of {_PROMPT} tokens and the answer"
+            _written(t, "max_seq_length", _PROMPT + whole(new, 0), note)
     for key, value in theirs.items():
         if t.said(key) is None and key.partition(".")[0] in known:
-            if value == "2 * lora_r":
-                value = 2 * int(t.said("lora_r") or 8)
-            t.put("", None, key, value)
-            t.lines[-1] = replace(t.lines[-1], became="written", note=f"{t.table.name}'s default")
+            if value is None:
+                what = f"{t.table.name} leaves it to the model, and ModelForge does not: say it"
+                t.lines.append(Line("", None, "open", key, None, what))
+            else:
+                _written(t, key, _reckoned(t, value), f"{t.table.name}'s default")
+
+
+def _written(t: Theirs, key: str, value: Any, note: str) -> None:
+    t.put("", None, key, value)
+    t.lines[-1] = replace(t.lines[-1], became="written", note=note)
+
+
+def _reckoned(t: Theirs, value: Any) -> Any:
+    """A default that other keys decide; any other as it is."""
+    if value == "2 * lora_r":
+        return 2 * whole(t.said("lora_r"), 8)
+    if value == "16 rows a step":
+        rows = whole(t.said("per_device_train_batch_size"), 1)
+        rows *= whole(t.said("distributed.num_processes"), 1)
+        return max(1, -(-16 // max(1, rows)))
+    return value
+
+
+def _whole_messages(t: Theirs) -> None:
+    """TRL trains on every token of messages where nothing tells it otherwise."""
+    told = t.said("train_on") is not None or t.told("assistant_only_loss")
+    plain = t.get("dataset_text_field") is not None
+    if t.table.trl_defaults and t.strategy in ("sft", "qlora") and not told and not plain:
+        t.lines.append(Line("assistant_only_loss", None, "open", "train_on", None, WHOLE))
 
 
 def _adapter_as_it_is(t: Theirs) -> None:

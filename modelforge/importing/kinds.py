@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from modelforge import registry
 from modelforge.errors import ConfigError
@@ -50,19 +50,23 @@ _OTHER_METHODS = {
 }  # fmt: skip
 
 
-def strategy_of(t: Theirs, project: str, said: str) -> None:
+#: A strategy as their file names it, the key that says so, and what is doubtful about it.
+Kind: TypeAlias = tuple[str, str, str]
+
+
+def strategy_of(t: Theirs, asked: Callable[[Theirs], Kind], said: str) -> None:
     """Fill in the strategy: as its user says, or as the file does; a guess is said.
 
     Args:
         t: Their config.
-        project: The name of its table.
+        asked: What reads it in a file of its project.
         said: A strategy by name, or empty.
 
     Raises:
         ConfigError: If it is of a kind that is not trained here.
     """
     _of_text_alone(t)
-    found, key, doubt = _KINDS[project](t)
+    found, key, doubt = asked(t)
     if said:
         t.strategy = registry.get_strategy(said).name
         if key:
@@ -103,14 +107,14 @@ def _of_text_alone(t: Theirs) -> None:
                 t.refuse(dotted, t.table.refused[part], "it is not trained here")
 
 
-def _trl(t: Theirs) -> tuple[str, str, str]:
+def trl(t: Theirs) -> Kind:
     """TRL's files do not say it: their command does, or their keys."""
     if t.command and t.command[-1] not in ("", "train", "run"):
         return t.command[-1], "", ""
     if str(t.get("lora_task_type", otherwise="")).upper() == "SEQ_CLS":
         return "reward", "lora_task_type", ""
     where = "/".join(t.path.resolve().parts[-3:]).lower()
-    losses = set(listed(t.get("loss_type")))
+    losses = {str(name) for name in listed(t.get("loss_type"))}
     if losses & {"sigmoid", "ipo", "hinge", "apo_zero", "apo_down", "robust", "sppo_hard"}:
         return "dpo", "", ""
     if other := _named(where, _OTHER_METHODS):
@@ -134,7 +138,8 @@ def _named(where: str, names: Iterable[str]) -> str:
     return next(found, "")
 
 
-def _llamafactory(t: Theirs) -> tuple[str, str, str]:
+def llamafactory(t: Theirs) -> Kind:
+    """LLaMA-Factory's ``stage``; a file without training data trains nothing."""
     if not t.get("dataset", "train_dataset") and not says_something(t.get("do_train")):
         fix = "`modelforge export` merges, `generate` and `chat` answer"
         t.refuse("", "is no training: it merges, answers or chats", fix)
@@ -146,7 +151,8 @@ def _llamafactory(t: Theirs) -> tuple[str, str, str]:
     return "sft", "", ""
 
 
-def _axolotl(t: Theirs) -> tuple[str, str, str]:
+def axolotl(t: Theirs) -> Kind:
+    """Axolotl's ``rl`` and ``reward_model``."""
     rl, reward = t.find("rl"), t.find("reward_model")
     if says_something(rl[1]):
         if rl[1] == "ipo":
@@ -155,7 +161,8 @@ def _axolotl(t: Theirs) -> tuple[str, str, str]:
     return ("reward", reward[0], "") if says_something(reward[1]) else ("sft", "", "")
 
 
-def _swift(t: Theirs) -> tuple[str, str, str]:
+def swift(t: Theirs) -> Kind:
+    """ms-swift's command and ``rlhf_type``."""
     task = t.find("task_type")
     if task[1] in ("embedding", "reranker", "generative_reranker"):
         t.refuse(task[0], f"{task[1]}: models that answer and models that score are trained here")
@@ -173,7 +180,8 @@ def _swift(t: Theirs) -> tuple[str, str, str]:
     return "sft", "", ""
 
 
-def _torchtune(t: Theirs) -> tuple[str, str, str]:
+def torchtune(t: Theirs) -> Kind:
+    """torchtune's loss; a recipe without a model or an optimizer trains nothing."""
     loss = str(t.values.get("loss", {}).get("_component_", "") if isinstance(
         t.values.get("loss"), dict) else "")  # fmt: skip
     everything = str(t.values)
@@ -209,7 +217,8 @@ def _torchtune(t: Theirs) -> tuple[str, str, str]:
     return "sft", "", ""
 
 
-def _unsloth(t: Theirs) -> tuple[str, str, str]:
+def unsloth(t: Theirs) -> Kind:
+    """The class of arguments in a script of Unsloth's, or its keys."""
     owner = str(t.values.get("class", ""))
     for word, kind in (("Vision", "pictures"), ("SentenceTransformer", "embedding models")):
         if word in owner or any(word in str(name) for name in t.values):
@@ -223,10 +232,11 @@ def _unsloth(t: Theirs) -> tuple[str, str, str]:
             return strategy, "", ""
     if any(name in t.values for name in ("TrainingArguments", "UnslothTrainingArguments")):
         return "sft", "", ""
-    return _trl(t)
+    return trl(t)
 
 
-def _sections(t: Theirs) -> tuple[str, str, str]:
+def sections(t: Theirs) -> Kind:
+    """A word for the method, or keys that only one has."""
     words = {"ppo": "ppo", "grpo": "grpo", "dpo": "dpo", "sft": "sft", "supervised": "sft",
              "reward": "reward", "rm": "reward", "qlora": "qlora", "kto": "kto", "rloo": "rloo",
              "rlhf": "rlhf", "reward_model": "reward", "reward_modeling": "reward",
@@ -248,15 +258,3 @@ def _sections(t: Theirs) -> tuple[str, str, str]:
     if t.get("beta") is not None:
         return "dpo", "", "beta is a key of dpo"
     return "sft", "", "the file does not say what it trains"
-
-
-_KINDS: dict[str, Any] = {
-    "trl": _trl,
-    "handbook": _trl,
-    "llamafactory": _llamafactory,
-    "axolotl": _axolotl,
-    "swift": _swift,
-    "torchtune": _torchtune,
-    "unsloth": _unsloth,
-    "sections": _sections,
-}

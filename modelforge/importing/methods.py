@@ -16,6 +16,11 @@ LAYOUTS = ("alpaca", "chatml", "llama3", "vicuna", "zephyr")
 _TALKS = re.compile(
     r"instruct|chat|[-_]it\b|[-_]it[-_]|thinking|sft|zephyr|assistant", re.IGNORECASE
 )
+#: What is said where TRL trains on whole conversations.
+WHOLE = (
+    "TRL trains on every token of messages, the user's too; ModelForge on the assistant's alone: "
+    "train_on everything does as TRL"
+)
 _RL = ("grpo", "rloo", "ppo", "rlhf")
 # Rewards that go by the same name here, and those that are near.
 _REWARDS = {
@@ -56,10 +61,10 @@ def template(t: Theirs, key: str, value: Any) -> None:
 def ax_template(t: Theirs, key: str, value: Any) -> None:
     """Axolotl's template names: its own layouts, or the tokenizer's template."""
     text = str(value or "")
-    if text in LAYOUTS:
-        t.put(key, value, "chat_template", text)
-    elif text.startswith("tokenizer_default") or not text:
-        t.leave(key, "the tokenizer's own template is the default") if text else t.lose(key, "")
+    if not text or text in LAYOUTS:
+        template(t, key, value)
+    elif text.startswith("tokenizer_default"):
+        t.leave(key, "the tokenizer's own template is the default")
     elif text == "jinja":
         t.leave(key, "the Jinja text says it")
     else:
@@ -304,6 +309,8 @@ def completion_only(t: Theirs, key: str, value: Any) -> None:
     """What of a row is trained on."""
     if key.endswith("completion_only_loss") and value is False:
         t.put(key, value, "train_on", "everything")
+    elif key.endswith("assistant_only_loss") and value is False and t.strategy in ("sft", "qlora"):
+        t.open(key, WHOLE, "train_on")
     else:
         t.leave(key, "prompts are only read, and all turns of the assistant trained on")
 

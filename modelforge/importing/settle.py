@@ -11,7 +11,7 @@ from modelforge import registry
 from modelforge.configfile import schema
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem
-from modelforge.importing.theirs import Line, Theirs, says_something
+from modelforge.importing.theirs import Line, Theirs, says_something, whole
 from modelforge.training.defaults import under_each_profile
 from modelforge.training.effects import refuse_idle_everywhere
 
@@ -115,11 +115,12 @@ def _not_of_the_strategy(t: Theirs, key: str) -> None:
 
 
 def _micro_batch(t: Theirs) -> None:
-    """KTO needs two rows a pass: the rows of a step stay."""
-    key, steps = "per_device_train_batch_size", t.ours.get("gradient_accumulation_steps", 1)
+    """KTO needs two rows a pass; the rows of a step stay where they are even."""
+    key, steps = "per_device_train_batch_size", whole(t.ours.get("gradient_accumulation_steps"), 1)
     if t.strategy == "kto" and t.ours.get(key) == 1:
-        t.ours[key], t.ours["gradient_accumulation_steps"] = 2, max(1, int(steps) // 2)
-        note = "KTO's KL term needs two rows a pass; the rows of a step stay"
+        t.ours[key], t.ours["gradient_accumulation_steps"] = 2, (steps + 1) // 2
+        rows = f"{steps + 1} rows a step, not {steps}" if steps % 2 else "the rows of a step stay"
+        note = f"KTO's KL term needs two rows a pass; {rows}"
         t.lines[:] = [replace(line, became="changed", result=t.ours[line.ours], note=note)
                       if line.ours in (key, "gradient_accumulation_steps") else line
                       for line in t.lines]  # fmt: skip

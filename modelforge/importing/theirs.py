@@ -55,6 +55,7 @@ class Theirs:
         lines: What became of their keys.
         files: Files that our config needs beside it: name → text.
         within: The section of ours that the keys stand in, with a dot: those of a stage.
+        version: The version of their project, where its defaults are others; empty else.
     """
 
     values: Mapping[str, Any]
@@ -67,6 +68,7 @@ class Theirs:
     lines: list[Line] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     within: str = ""
+    version: str = ""
 
     def __post_init__(self) -> None:
         self.leaves = dict(leaves(self.values))
@@ -205,3 +207,11 @@ def listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def whole(value: Any, otherwise: int) -> int:
+    """A whole number; for a value that is none another, since the config's own checks refuse it."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return otherwise

@@ -25,6 +25,10 @@ _TUNE_SETS = {
     "gsm8k_dataset": "openai/gsm8k",
 }
 
+_ALPACA = (
+    "the user's turn is Alpaca's '### Instruction:' text there, and the instruction alone here; "
+    "prompt_layout alpaca writes that text, without the chat template around it"
+)
 _LOGGERS = {
     "WandBLogger": "wandb",
     "TensorBoardLogger": "tensorboard",
@@ -81,10 +85,14 @@ def _tune_set(t: Theirs, at: str, given: Mapping[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = (
         {"path": t.place(str(files[0] if files else source))} if (source or files) else {}
     )
+    if component.startswith("alpaca_") and t.strategy in ("sft", "qlora"):
+        given = {"train_on_input": True, **given}
     local = bool(files) or bool(entry and t.local(str(source)))
     for name, inner in given.items():
         here = f"{at}.{name}"
-        if name in ("source", "data_files", "_component_"):
+        if name == "_component_" and component.startswith("alpaca_"):
+            t.open(here, _ALPACA, "dataset", entry.get("path"))
+        elif name in ("source", "data_files", "_component_"):
             t.changed(here, "", "dataset", entry.get("path"))
         elif name == "packed":
             t.put(here, inner, "packing", True) if inner else t.lose(here, "")

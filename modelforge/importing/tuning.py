@@ -1,9 +1,12 @@
-"""Whether a config of another trainer trains LoRA, all weights, or something that is not here."""
+"""Whether a config of another trainer trains LoRA, all weights, or something that is not here.
+
+Each function says it for one project, where its default or its file is another than ours; it raises
+`ConfigError` if the file trains in a way that is not here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from modelforge.importing.theirs import Theirs, says_something
 
@@ -12,15 +15,6 @@ _LORA = "LoRA, as here"
 #: Their names for methods of PEFT that ``lora.peft_type`` has.
 _METHODS = {"oft": "OFT", "boft": "BOFT", "vera": "VERA", "ia3": "IA3", "loha": "LOHA",
             "lokr": "LOKR", "hra": "HRA"}  # fmt: skip
-
-
-def tuning_of(t: Theirs, project: str) -> None:
-    """Say LoRA or all weights, where the project's default or its file is another than ours.
-
-    Raises:
-        ConfigError: If it trains in a way that is not here.
-    """
-    _TUNINGS[project](t)
 
 
 def trains_lora(t: Theirs) -> bool:
@@ -33,7 +27,8 @@ def _all_weights(t: Theirs, key: str, note: str = "") -> None:
     t.changed(key, note or _FULL, "lora_r", 0)
 
 
-def _trl(t: Theirs) -> None:
+def trl(t: Theirs) -> None:
+    """TRL trains all weights unless ``use_peft`` says otherwise."""
     key, value = t.find("use_peft")
     if says_something(value):
         t.changed(key, _LORA, "lora_r")
@@ -41,8 +36,10 @@ def _trl(t: Theirs) -> None:
         _all_weights(t, key or "use_peft", "TRL trains all weights unless use_peft says otherwise")
 
 
-def _llamafactory(t: Theirs) -> None:
-    if "stage" not in t.leaves:  # LLaMA-Factory 1
+def llamafactory(t: Theirs) -> None:
+    """``finetuning_type`` of version 0, ``peft_config`` of version 1."""
+    if not {"stage", "finetuning_type", "model_name_or_path"} & set(t.leaves):
+        t.version = "v1"
         key, value = t.find("peft_config.name")
         if not t.find("peft_config")[1]:
             return _all_weights(t, "peft_config", f"no peft_config: {_FULL}")
@@ -51,7 +48,8 @@ def _llamafactory(t: Theirs) -> None:
     return _named(t, key or "finetuning_type", str(value or "lora"))
 
 
-def _axolotl(t: Theirs) -> None:
+def axolotl(t: Theirs) -> None:
+    """Axolotl trains all weights without an ``adapter``."""
     key, value = t.find("adapter")
     if not value:
         return _all_weights(t, "adapter", f"no adapter: {_FULL}")
@@ -60,7 +58,8 @@ def _axolotl(t: Theirs) -> None:
     return _named(t, key, "lora" if value == "qlora" else str(value))
 
 
-def _swift(t: Theirs) -> None:
+def swift(t: Theirs) -> None:
+    """``tuner_type``, and its older names."""
     key, value = t.find("tuner_type", "train_type", "sft_type")
     _named(t, key or "tuner_type", str(value or "lora"))
 
@@ -80,7 +79,8 @@ def _named(t: Theirs, key: str, value: str) -> None:
         )
 
 
-def _torchtune(t: Theirs) -> None:
+def torchtune(t: Theirs) -> None:
+    """The model's component is LoRA's, or trains all weights."""
     key = "model" if "model" in t.values else "policy_model"
     section = t.values.get(key)
     component = str(section.get("_component_", "")) if isinstance(section, Mapping) else ""
@@ -93,29 +93,18 @@ def _torchtune(t: Theirs) -> None:
         _all_weights(t, f"{key}._component_" if section else key)
 
 
-def _unsloth(t: Theirs) -> None:
+def unsloth(t: Theirs) -> None:
+    """Unsloth trains LoRA unless ``full_finetuning`` says otherwise."""
     key, value = t.find("full_finetuning")
     if says_something(value):
         _all_weights(t, key)
 
 
-def _sections(t: Theirs) -> None:
+def sections(t: Theirs) -> None:
+    """A switch of LoRA in one of its places."""
     for name in ("use_lora", "use_peft", "lora.enabled", "peft.enabled", "lora.use_lora"):
         key, value = t.find(name)
         if key and value is False:
             return _all_weights(t, key)
         if key:
             t.changed(key, _LORA, "lora_r")
-    return None
-
-
-_TUNINGS: dict[str, Callable[[Theirs], Any]] = {
-    "trl": _trl,
-    "handbook": _trl,
-    "llamafactory": _llamafactory,
-    "axolotl": _axolotl,
-    "swift": _swift,
-    "torchtune": _torchtune,
-    "unsloth": _unsloth,
-    "sections": _sections,
-}

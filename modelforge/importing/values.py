@@ -261,8 +261,8 @@ def accelerate(t: Theirs, key: str, value: Any) -> None:
     name = Path(str(value)).name
     if "fsdp" in name:
         fsdp(t, key, value)
-    elif re.search(r"zero[_-]?[0-3]", name):
-        deepspeed(t, key, re.search(r"zero[_-]?[0-3]", name)[0])  # type: ignore[index]
+    elif stage := re.search(r"zero[_-]?[0-3]", name):
+        deepspeed(t, key, stage[0])
     else:
         t.leave(key, "--num-processes says how many processes train together")
 

@@ -143,13 +143,17 @@ class RunDir:
         if not path.is_file():
             return []
         # A file's own lines: a text in JSON may hold U+2028, at which str.splitlines would cut.
+        # Bytes, since a kill may cut a character too.
         rows = []
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    rows.append(json.loads(line))
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("it is no JSON object")
+                    rows.append(row)
                 except ValueError as error:
-                    if line.endswith("\n"):
+                    if line.endswith(b"\n"):
                         raise RunError(
                             Problem(f"{path}:{number}", f"is damaged: {error}")
                         ) from None

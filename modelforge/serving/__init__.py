@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +59,8 @@ def create_app(
     require_installed()
     numbers = {"max_batch_size": max_batch_size, "max_concurrent_requests": max_concurrent_requests}
     wrong = [Problem(name, f"is {n}", "set 1 or more") for name, n in numbers.items() if n < 1]
-    if timeout <= 0:
-        wrong.append(Problem("timeout", f"is {timeout}", "set seconds above 0"))
+    if not (math.isfinite(timeout) and timeout > 0):
+        wrong.append(Problem("timeout", f"is {timeout}", "set a number of seconds above 0"))
     said = [model_path] if isinstance(model_path, str | Path) else list(model_path)
     if not said:
         wrong.append(Problem("model_path", "names no model", "name a finished run"))

@@ -204,4 +204,4 @@ def of_url(url: str) -> Engine:
     found = httpx.get(f"{url}/v1/models", headers=headers, timeout=10)
     found.raise_for_status()
     names = {str(each["id"]): str(each["id"]) for each in found.json()["data"]}
-    return Engine("url", names, url=url.rstrip("/"), key=key, ready=True)
+    return Engine("url", names, url=url, key=key, ready=True)

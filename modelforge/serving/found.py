@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modelforge.errors import ModelError, Problem, RunError
@@ -30,10 +31,12 @@ def engines_of(said: Sequence[str], size: int) -> list[Engine]:
     for each in said:
         name, place = _named(each)
         if place.startswith(("http://", "https://")):
-            engines.append(_elsewhere(place))
+            engines.append(_elsewhere(place, name))
             continue
         path = Path(place)
         gguf = path if path.suffix == ".gguf" else path / "model.gguf"
+        if gguf == path and not path.is_file():
+            raise ModelError(Problem(place, "is not there", "name a GGUF file"))
         if gguf.is_file():
             _needs("xllamacpp", gguf)
             _needs("gguf", gguf)
@@ -82,12 +85,20 @@ def _needs(package: str, gguf: Path) -> None:
         raise RunError(Problem(str(gguf), f"needs {package}, which is not installed", fix))
 
 
-def _elsewhere(url: str) -> Engine:
+def _elsewhere(url: str, name: str | None) -> Engine:
     import httpx
 
     try:
-        return of_url(url)
+        found = of_url(url.rstrip("/").removesuffix("/v1"))
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         fix = "start it first; MODELFORGE_ENGINE_KEY holds its key, where it wants one"
-        what = f"does not say which models it serves: {type(error).__name__}: {error}"
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"does not say which models it serves: {said}"
         raise ModelError(Problem(url, what, fix)) from None
+    if name is None and found.models:
+        return found
+    if len(found.models) != 1:
+        models = ", ".join(found.models) or "no model"
+        fix = "leave NAME= out" if found.models else "load a model there first"
+        raise ModelError(Problem(url, f"serves {models}", fix))
+    return replace(found, models={str(name): own for own in found.models.values()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,26 +51,36 @@ def run(
         failures.append(said)
         server.should_exit = True
 
-    app = create_app(
-        list(models),
-        size,
-        limit,
-        timeout=timeout,
-        feedback=feedback,
-        api_key=key,
-        # A page of another site cannot reach a server of this machine under its own name.
-        hosts=_LOOPBACK if inside else None,
-        failed=failed,
-    )
-    settings = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout) + 1
-    )
-    server = uvicorn.Server(settings)
-    socket = settings.bind_socket()
-    socket.listen(2048)
-    at = f"http://{host}:{socket.getsockname()[1]}"
-    say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
-    server.run(sockets=[socket])
+    with _listening(host, port) as listening:  # before a file is written
+        app = create_app(
+            list(models),
+            size,
+            limit,
+            timeout=timeout,
+            feedback=feedback,
+            api_key=key,
+            # A page of another site cannot reach a server of this machine under its own name.
+            hosts=_LOOPBACK if inside else None,
+            failed=failed,
+        )
+        rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=rest)
+        )
+        shown = f"[{host}]" if ":" in host else host
+        at = f"http://{shown}:{listening.getsockname()[1]}"
+        say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
+        server.run(sockets=[listening])
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        what = f"cannot be listened on: {error.strerror}"
+        fix = "name another --port or --host, or end what listens there"
+        raise RunError(Problem(f"{host}, port {port}", what, fix)) from None
