@@ -237,6 +237,26 @@ def test_feedback_is_kept_and_becomes_rows(server, tmp_path):
     assert [row["label"] for row in labelled(mine)] == [True, False]
 
 
+def test_feedback_that_makes_no_row_is_refused():
+    from modelforge.serving.asked import Refused
+    from modelforge.serving.heard import Answers
+    from modelforge.serving.relay import Exchange
+
+    call = {"message": {"content": None, "tool_calls": [{"function": {"name": "f"}}]}}
+    answers = Answers()
+    for name, body, choice in (
+        ("call", {"messages": ASK}, call),
+        ("empty", {"prompt": ""}, {"text": "a"}),
+        ("two", {"prompt": ["a", "b"]}, {"text": "a"}),
+    ):
+        exchange = Exchange("tiny", body)
+        exchange.see({"id": name, "choices": [{"index": 0, **choice}]})
+        answers.add(exchange)
+        with pytest.raises(Refused, match="can") as refused:
+            answers.given({"id": name, "rating": "up"})
+        assert refused.value.status == 400
+
+
 def test_an_engine_elsewhere_is_named_by_its_address(server):
     from modelforge.errors import ModelError
     from modelforge.serving.found import engines_of

@@ -76,7 +76,12 @@ def feedback_export(
 
         kinds = {"preference": preferences, "labelled": labelled}
         if kind not in kinds:
-            raise RunError(Problem(f"--kind {kind}", "is none", did_you_mean(kind, kinds)))
+            raise RunError(
+                Problem(f"--kind {kind}", "is no kind of row", did_you_mean(kind, kinds))
+            )
+        if output.resolve() == file.resolve():
+            what, fix = "is the feedback itself", "name another file"
+            raise RunError(Problem(f"--output {output}", what, fix))
         found = list(read(file))
         rows = kinds[kind](found)
         if not rows:

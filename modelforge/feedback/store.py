@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,11 @@ class Store:
             raise _unusable(path, error) from None
 
     def keep(self, given: Given) -> None:
-        """Write it; what was said of the same answer before stays, but for what is said anew."""
+        """Write it; what was said of the same answer before stays, but for what is said anew.
+
+        Raises:
+            DataError: If the disk does not take it; the file is as before.
+        """
         row = (
             given.answer_id,
             given.choice,
@@ -93,10 +98,12 @@ class Store:
             given.rating,
             given.better,
         )
-        with self._lock:
-            self._db.execute(
-                f"insert into feedback ({_COLUMNS}) values (?,?,?,?,?,?,?,?) {_AGAIN}", row
-            )
+        said = f"insert into feedback ({_COLUMNS}) values (?,?,?,?,?,?,?,?) {_AGAIN}"
+        try:
+            with self._lock:
+                self._db.execute(said, row)
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from None
 
     def close(self) -> None:
         """Let the file go."""
@@ -113,7 +120,7 @@ def read(path: Path) -> Iterator[Given]:
     if not path.is_file():
         raise DataError(Problem(str(path), "is not there", "name the file that the server wrote"))
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
             rows = db.execute(f"select {_COLUMNS} from feedback order by at, answer_id").fetchall()
     except sqlite3.Error as error:
         raise _unusable(path, error) from None

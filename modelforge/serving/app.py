@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from modelforge.common.console import warn
+from modelforge.errors import DataError
 from modelforge.feedback.store import Store
 from modelforge.serving.asked import Refused
 from modelforge.serving.engines import Engine
@@ -122,6 +124,10 @@ def _add_routes(app: FastAPI, relay: Relay, answers: Answers, store: Store) -> N
             await asyncio.to_thread(store.keep, given)
         except Refused as error:
             return JSONResponse(error.body(), error.status)
+        except DataError as error:
+            warn(str(error.problems[0]))
+            lost = Refused(503, "the server could not write the feedback down; say it again later")
+            return JSONResponse(lost.body(), lost.status)
         relay.metrics.feedback.labels(given.model, given.rating or "better").inc()
         return JSONResponse({"ok": True})
 

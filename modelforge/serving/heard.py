@@ -62,11 +62,13 @@ class Answers:
             what = "there is no such answer: it was given before the server's start, or long ago"
             raise Refused(404, what, "id")
         exchange = self._found[said.id][0]
+        if said.choice in exchange.calling:
+            raise Refused(400, "an answer that calls tools cannot be rated", "id")
         answer = exchange.texts[said.choice]
         if said.better is not None and said.better.strip() == answer.strip():
             raise Refused(400, "the better answer is the answer itself", "better")
         kept = ("messages", "tools") if "messages" in exchange.body else ("prompt",)
         prompt = {name: exchange.body[name] for name in kept if exchange.body.get(name)}
-        if not isinstance(prompt.get("prompt", ""), str):
+        if "messages" not in prompt and not isinstance(prompt.get("prompt"), str):
             raise Refused(400, "only an answer to one prompt in text can be rated", "id")
         return Given(said.id, said.choice, exchange.model, prompt, answer, said.rating, said.better)

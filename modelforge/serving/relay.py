@@ -32,6 +32,7 @@ class Exchange:
         model: As clients call it.
         body: The request.
         texts: Each choice's text.
+        calling: The choices that call tools.
         used: The engine's count of tokens.
     """
 
@@ -39,6 +40,7 @@ class Exchange:
     body: Mapping[str, Any]
     id: str = ""
     texts: dict[int, str] = field(default_factory=dict)
+    calling: set[int] = field(default_factory=set)
     used: Any = None
 
     def see(self, answer: Mapping[str, Any]) -> bool:
@@ -51,6 +53,8 @@ class Exchange:
             text = said.get("content") or choice.get("text") or ""
             index = choice.get("index", 0)
             self.texts[index] = self.texts.get(index, "") + text
+            if said.get("tool_calls"):
+                self.calling.add(index)
             new = new or bool(text or said.get("tool_calls"))
         return new
 
