@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny import ROOT, few, held_out
 
-from modelforge.errors import ConfigError, DivergedError, Problem
+from modelforge.errors import ConfigError, DivergedError, Problem, RunError
 from modelforge.training import sweep as module
 from modelforge.training.grid import combinations, read_grid
 from modelforge.training.sweep import sweep
@@ -16,6 +16,7 @@ CONFIG = ROOT / "configs/tiny/sft.json"
 def said(folder):
     keys = {"output_dir": folder, "dataset": few("sft_train", 40), "report_to": "none"}
     keys |= {"eval_dataset": held_out("sft", 8), "max_steps": 4, "per_device_train_batch_size": 4}
+    keys |= {"run_name": "mine"}
     return [f"{key}={value}" for key, value in keys.items()]
 
 
@@ -49,6 +50,8 @@ def test_a_sweep_that_is_cut_goes_on_and_ranks_all_runs(tmp_path, monkeypatch, c
     assert "told apart" in caplog.text and "learning_rate 1e-05  2" in caplog.text
     monkeypatch.setattr(module, "run_once", None)  # nothing is trained again
     assert sweep(CONFIG, grid=grid, overrides=said(tmp_path)).chosen == found.chosen
+    with pytest.raises(RunError, match=r"holds a run of another config \(weight_decay"):
+        sweep(CONFIG, grid=grid, overrides=[*said(tmp_path), "weight_decay=0.1"])
 
 
 def test_a_grid_is_read_and_its_runs_are_named():

@@ -17,7 +17,7 @@ from modelforge.errors import ConfigError, DivergedError, Problem, RunError, Use
 from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir, run_name
+from modelforge.runs.folder import RunDir, finished, open_run, run_name
 from modelforge.training.grid import (
     MOST,
     Combination,
@@ -89,7 +89,7 @@ def sweep(
         swept = Tuned(folder, strategy.measure, one_pass="one after the other, each to its end")
         swept.found = (RunDir(folder).read_json(files.TRIALS) or {}).get("found", {})
         said = {each.trial.name: each.trial.said for each in made}
-        todo = {name: each for name, each in configs.items() if not _is_settled(swept, name)}
+        todo = {name: each for name, each in configs.items() if not _is_settled(swept, name, each)}
         prepared_together(todo, rows_of=lambda name: _of_the_rows(said[name]))
         _train(swept, todo, len(configs))
         _rank(swept, said)
@@ -166,10 +166,17 @@ def _rank(swept: Tuned, said: Mapping[str, Mapping[str, Any]]) -> None:
     say(f"runs: {swept.folder}")
 
 
-def _is_settled(swept: Tuned, name: str) -> bool:
-    """Whether a run has ended, well or by diverging; one that failed otherwise is tried again."""
+def _is_settled(swept: Tuned, name: str, config: Config) -> bool:
+    """Whether a run has ended, well or by diverging; one that failed otherwise is tried again.
+
+    Raises:
+        RunError: If its folder holds a run of another config.
+    """
+    run, _ = open_run(config)
     found = swept.found.get(name, {}).get(_END)
-    return found is not None and bool(found["rows"] or found.get("settled"))
+    if found is None:
+        return False
+    return finished(run, config) if found["rows"] else bool(found.get("settled"))
 
 
 def _outcome(swept: Tuned, name: str, config: Config) -> dict[str, Any]:
