@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from modelforge.common.console import warn
 from modelforge.config import Choice, Config, Settings
 from modelforge.errors import ConfigError, Problem
+from modelforge.machine.launch import of_all_processes
 from modelforge.machine.precision import train_in_float32
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ class Strategy:
         if settings.warmup_ratio:
             # transformers 5 reads a number of warm-up steps below 1 as a share of the run.
             values["warmup_steps"] = settings.warmup_ratio
-        config_class: Any = self.trl_config_class()
+        config_class = of_all_processes(self.trl_config_class(), config)
         known = set(config_class.__dataclass_fields__)
         unknown = sorted(set(values) - known)
         if unknown:

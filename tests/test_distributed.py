@@ -263,6 +263,15 @@ def test_batches_that_one_process_lacks_are_refused_by_check(tmp_path):
             checked(asked, 2, "per_device_eval_batch_size=3")
 
 
+def test_groups_that_several_processes_make_up_together_are_whole(tmp_path):
+    """Before they are started, too: 3 prompts of 8 answers are 12 rows for each of two."""
+    options = [f"output_dir={tmp_path}", "prompts_per_step=3", "distributed.num_processes=2"]
+    options += ["per_device_train_batch_size=null", "report_to=none"]
+    args = prepare(load_config(TINY / "grpo.json", overrides=options)).args
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 12
+    assert (args.generation_batch_size, args.num_generations) == (24, 8)
+
+
 def test_a_backend_becomes_the_fields_of_transformers(tmp_path):
     def config(**distributed):
         values = {"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"}

@@ -120,6 +120,14 @@ def test_no_exception_of_the_planner_ends_a_run(tmp_path, monkeypatch, capsys):
         within_budget(config, a_card(12.0), longest_row=64, run=run, resumed=False, planning=True)
 
 
+def test_groups_that_several_processes_make_up_together_are_planned(tmp_path):
+    model = save(tmp_path / "m", "qwen3", **SMALL)
+    keys = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    keys |= {"num_generations": 4, "distributed": {"num_processes": 2}}
+    config = config_of("grpo", model, **keys)
+    assert plan(config, hardware=a_card(12.0), num_processes=2).phases["generation"]
+
+
 def test_a_mistake_of_the_user_is_no_failure_of_the_planner(tmp_path):
     """TRL refuses a value: the run ends before it loads a model, and trains nothing."""
     model = save(tmp_path / "m", "qwen3", **SMALL)

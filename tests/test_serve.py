@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -395,6 +396,41 @@ def test_an_engine_that_cannot_start_ends_the_server_with_its_words(tmp_path):
     found = Server(tmp_path, ["m.gguf"], PYTHONPATH=str(tmp_path))
     assert found.process.wait(120) == 2
     assert "did not start" in found.log.read_text() and "no such file" in found.log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_a_damaged_model_is_one_message(kind, tmp_path):
+    if kind == "gguf":
+        pytest.importorskip("xllamacpp")
+        pytest.importorskip("gguf")
+        (tmp_path / "m.gguf").write_bytes(b"GGUF\3\0\0\0")
+    else:
+        shutil.copytree(MODEL, tmp_path / "m.gguf")
+        (tmp_path / "m.gguf/model.safetensors").write_bytes(b"x")
+    found = Server(tmp_path, ["./m.gguf"])
+    assert found.process.wait(120) == 2
+    said = found.log.read_text()
+    assert "did not start:\n" in said and "m.gguf: " in said and "Traceback" not in said
+
+
+def test_an_engine_that_takes_no_request_ends_the_stream():
+    import asyncio
+
+    from modelforge.serving.asked import read
+    from modelforge.serving.worker import Work, load
+
+    served = load({"tiny": str(MODEL)}, 1)["tiny"]
+    served.batch._manager.stop(block=True)
+    asked = read("completion", {"model": "tiny", "prompt": "a"})
+
+    async def events():
+        return [event async for event in Work(served, "completion", asked).events()]
+
+    async def soon():
+        return await asyncio.wait_for(events(), 20)
+
+    (said,) = asyncio.run(soon())
+    assert json.loads(said.removeprefix("data: "))["error"]["code"] == 503
 
 
 _values = st.recursive(

@@ -158,6 +158,14 @@ def processes_of(config: Config) -> int:
     return world_size() if launched() else config.settings.distributed.num_processes
 
 
+def of_all_processes(kind: type, config: Config) -> Any:
+    """TRL's class of arguments, which holds groups against all processes, started or not."""
+    together = processes_of(config)
+    if together == world_size():
+        return kind
+    return type(kind.__name__, (kind,), {"world_size": together})
+
+
 def launch(config: Config, arguments: Sequence[str]) -> int:
     """Start the same command in so many processes, and wait for them.
 

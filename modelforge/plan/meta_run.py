@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge import registry
 from modelforge.errors import Problem
+from modelforge.machine.launch import processes_of
 from modelforge.machine.precision import train_in_float32
 from modelforge.models.lora import lora_config, rows_trained
 from modelforge.plan.model import attach_adapter, meta_model
@@ -59,7 +61,9 @@ def build_meta_run(
     strategy, config = asked.planned(config, adapted=adapter is not None)
     kept = {k: v for k, v in config.trl.items() if k not in _LEFT_OUT.split()}
     args = strategy.build_args(
-        replace(config, trl=kept), output_dir=output_dir, device=_device_fields(config, hardware)
+        replace(config, trl=kept | _whole_groups(config)),
+        output_dir=output_dir,
+        device=_device_fields(config, hardware),
     )
     args.report_to = []
     batch = asked.longest_batch(config, args)
@@ -92,6 +96,19 @@ def build_meta_run(
         by_vllm=bool(config.get("use_vllm")),
         prepare=prepare,
     )
+
+
+def _whole_groups(config: Config) -> dict[str, int]:
+    """The size of group that one process holds whole, where several make up a group together.
+
+    What an answer takes does not depend on the others of its group.
+    """
+    group = config.get("num_generations") or 1
+    passes = config.get("steps_per_generation") or config.get("gradient_accumulation_steps") or 1
+    rows = config.micro_batch * passes
+    if rows % group == 0 or rows * processes_of(config) % group:
+        return {}
+    return {"num_generations": gcd(group, rows)}
 
 
 def _device_fields(config: Config, hardware: Hardware) -> dict[str, bool]:

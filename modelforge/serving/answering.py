@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,7 @@ async def answer(
     *,
     most: int,
     stops: Sequence[str],
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """Have a prompt answered; who leaves early gives the answer up.
 
     Args:

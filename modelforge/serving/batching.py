@@ -21,6 +21,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
+from modelforge.serving.asked import Refused
+
 _PAGE = 32  # tokens of a page of keys and values
 _SHARE = 0.25  # of the free memory, for keys and values on a CPU
 
@@ -163,6 +165,9 @@ class Batch:
             draw: How its answer is drawn.
             most: The longest answer, in tokens.
             seen: Is given what there is after each token, in the event loop of the caller.
+
+        Raises:
+            Refused: If it takes no requests.
         """
         self._manager.register_result_handler(name, seen)
         taken = self._manager.add_request(
@@ -174,7 +179,8 @@ class Batch:
             draw=draw,
         )
         if taken is None:
-            raise RuntimeError(self.error or "the engine takes no requests")
+            self._manager.output_router.result_handlers.pop(name, None)
+            raise Refused(503, f"the engine failed: {self.error or 'it takes no requests'}")
 
     def cancel(self, name: str) -> None:
         """Give a request up; nothing happens if it is answered."""

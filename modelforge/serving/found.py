@@ -35,7 +35,7 @@ def engines_of(said: Sequence[str], size: int) -> list[Engine]:
             continue
         path = Path(place)
         gguf = path if path.suffix == ".gguf" else path / "model.gguf"
-        if gguf == path and not path.is_file():
+        if gguf == path and not path.exists():
             raise ModelError(Problem(place, "is not there", "name a GGUF file"))
         if gguf.is_file():
             _needs("xllamacpp", gguf)

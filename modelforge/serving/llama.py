@@ -22,10 +22,11 @@ def main(argument: Sequence[str]) -> None:
     from gguf import GGUFReader
 
     said = json.loads(argument[0])
-    field = next(
-        (f for f in GGUFReader(said["path"]).fields.values() if f.name.endswith("context_length")),
-        None,
-    )
+    try:
+        fields = GGUFReader(said["path"]).fields
+    except (ValueError, IndexError, KeyError, OSError) as error:  # of a file that is cut or damaged
+        sys.exit(f"{said['path']}: is no GGUF that can be read: {error}")
+    field = next((f for f in fields.values() if f.name.endswith("context_length")), None)
     context = min(_CONTEXT, int(field.contents()) if field is not None else _CONTEXT)
     given = xllamacpp.CommonParams()
     given.model.path = said["path"]

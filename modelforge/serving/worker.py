@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from modelforge.evaluation.opened import Bench
 from modelforge.evaluation.samples import eos_ids
 from modelforge.inference.answers import prompt_ids
 from modelforge.inference.trained import Trained, find_trained, load_tokenizer
-from modelforge.serving.answering import Answer, answer
+from modelforge.serving.answering import Answer, Piece, answer
 from modelforge.serving.asked import (
     ChatAsked,
     CompletionAsked,
@@ -180,7 +180,7 @@ class Work:
         self.tokens = sum(map(len, self.prompts))
         self.tools = asked.offered if isinstance(asked, ChatAsked) else None
 
-    def pieces(self, index: int) -> AsyncIterator[Any]:
+    def pieces(self, index: int) -> AsyncGenerator[Piece, None]:
         """The text of one answer as it comes."""
         ids = self.prompts[index // (self.asked.n or 1)]
         room = self.served.context - len(ids)
@@ -207,7 +207,7 @@ class Work:
         """The body of the answer."""
 
         async def read_all(index: int) -> None:
-            async with contextlib.aclosing(self.pieces(index)) as pieces:  # type: ignore[type-var]
+            async with contextlib.aclosing(self.pieces(index)) as pieces:
                 async for _ in pieces:
                     pass
 
@@ -250,7 +250,7 @@ class Work:
         if isinstance(self.asked, ChatAsked):
             queue.put_nowait(self.reply.begin(index))
         try:
-            async with contextlib.aclosing(self.pieces(index)) as pieces:  # type: ignore[type-var]
+            async with contextlib.aclosing(self.pieces(index)) as pieces:
                 async for piece in pieces:
                     if piece.text and not self.tools:
                         queue.put_nowait(self.reply.piece(index, found, piece))
@@ -317,7 +317,10 @@ def main(argument: Sequence[str]) -> None:
     """Load, and answer."""
     end_with_parent()
     said = json.loads(argument[0])
-    served = load(said["models"], said["size"])
+    try:
+        served = load(said["models"], said["size"])
+    except UserError as error:  # the gateway shows the last lines of this process
+        sys.exit("\n".join(map(str, error.problems)))
     app = build(served, os.environ[KEY])
     uvicorn.run(app, host="127.0.0.1", port=said["port"], log_level="warning")
 

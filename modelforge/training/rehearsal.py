@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import warn
 from modelforge.errors import ConfigError, Problem, UserError
-from modelforge.machine.launch import processes_of
 from modelforge.strategy import Parts, Strategy
 from modelforge.training.shape import model_without_weights
 
@@ -60,7 +59,6 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
     from modelforge.plan.step import alone
     from modelforge.plan.tracker import Tracker
 
-    processes = processes_of(config)  # which the rehearsal does not see
     adapted = resolved.source.adapter is not None
     strategy, config = resolved.strategy.planned(config, adapted=adapted)
     with ExitStack() as stack:
@@ -69,7 +67,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
         stack.enter_context(alone())
         stack.enter_context(running_as(cpu(), Tracker(cpu())))
         model, peft_config = model_without_weights(config, resolved, read.vocabulary)
-        args = strategy.build_args(_here(config, processes), output_dir=folder, device=_DEVICE)
+        args = strategy.build_args(_here(config), output_dir=folder, device=_DEVICE)
         args.report_to = []
         tokenizer = copy.deepcopy(read.tokenizer)
         parts = Parts(config, model, tokenizer, peft_config, _few(data), args, folder)
@@ -101,21 +99,12 @@ def _schedule(trainer: Any, *, rows: int) -> None:
         raise ConfigError(Problem("lr_scheduler_type", what, fix)) from None
 
 
-def _here(config: Config, processes: int) -> Config:
-    """The config without what a rehearsal cannot use.
-
-    Args:
-        config: The run's.
-        processes: How many train together.
-    """
+def _here(config: Config) -> Config:
+    """The config without what a rehearsal cannot use."""
     left_out = set(_LEFT_OUT.split())
     if find_spec("liger_kernel"):
         left_out.add("use_liger_kernel")  # it rewrites transformers for the rest of the process
     kept = {key: value for key, value in config.trl.items() if key not in left_out}
-    # One process stands for all: TRL holds rollouts and groups against the batch of all of them.
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        if processes > 1:
-            kept[key] = processes * (kept.get(key) or 8)
     return replace(config, trl=kept)
 
 
