@@ -220,8 +220,9 @@ def _difference(
     then = [_figures(line) for line in lines if start < line["step"] <= end]
     # After its last step a run measures once more, and a replay does not.
     measured_after = sum(line["step"] == end for line in then[len(now) :])
+    nothing: dict[str, Any] = {}
     problems, largest = [], 0.0
-    for before, after in zip_longest(then[: len(then) - measured_after], now, fillvalue={}):
+    for before, after in zip_longest(then[: len(then) - measured_after], now, fillvalue=nothing):
         for key in before.keys() | after.keys():
             apart = _apart(before.get(key), after.get(key))
             largest = max(largest, apart)
