@@ -138,3 +138,11 @@ def with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             message = {**message, "tool_call_id": name}
         numbered.append(message)
     return numbered
+
+
+def as_text(function: Mapping[str, Any]) -> str:
+    """The arguments of a call as JSON text."""
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False)
