@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,8 +48,13 @@ Shared = dict[str, list[tuple[str, str]]]
 class Row(Protocol):
     """A row with the fingerprints of `keys_of`, by which most rows are passed over unread."""
 
-    asked: int
-    said: int
+    @property
+    def asked(self) -> int:
+        """Of what it asks."""
+
+    @property
+    def said(self) -> int:
+        """Of all that it says."""
 
     @property
     def where(self) -> str:
@@ -96,12 +101,12 @@ def shared(rows: Iterable[Named], others: Iterable[Named]) -> Shared:
         rows: The places and the examples to look for; held in memory.
         others: Where to look; gone through once.
     """
-    return shared_rows(
-        *(
-            (Keyed(where, example, *keys_of(example)) for where, example in each)
-            for each in (rows, others)
-        )
-    )
+    return shared_rows(keyed(rows), keyed(others))
+
+
+def keyed(rows: Iterable[Named]) -> Iterator[Row]:
+    """Rows with their fingerprints."""
+    return (Keyed(where, example, *keys_of(example)) for where, example in rows)
 
 
 def shared_rows(rows: Iterable[Row], others: Iterable[Row], *, every: int = 1) -> Shared:
