@@ -245,6 +245,7 @@ class ByPrompt(ByRow):
     reward_func_names: Any
     reward_weights: Any
     _tokenize_prompts: Any
+    use_transformers_continuous_batching = False  # of a trainer that knows it not
 
     _asked: list[Any] | None = None  # the prompts of the batch that is evaluated
     _answers: Any = None
@@ -270,6 +271,9 @@ class ByPrompt(ByRow):
         """Evaluate each prompt of the batch by itself."""
         size = self.num_generations_eval
         self._asked = [row["prompt"] for row in inputs for _ in range(size)]
+        # It would draw by the order in which answers end, and leave the model in training.
+        continuous = self.use_transformers_continuous_batching
+        self.use_transformers_continuous_batching = False
         rows = []
         try:
             for i, row in enumerate(inputs):
@@ -278,6 +282,7 @@ class ByPrompt(ByRow):
                 rows.append(replace(alone, scores=self._scores))
         finally:
             self._asked = self._answers = None
+            self.use_transformers_continuous_batching = continuous
         self._batches.append(rows)
         return found
 
