@@ -15,10 +15,11 @@ from modelforge.cli.use import Model
 def export(
     model: Model,
     format: Annotated[
-        str, typer.Option("--format", help="merged, adapter, gguf or ollama.")
+        str, typer.Option("--format", help="merged, adapter, gguf, ollama or onnx.")
     ] = "merged",
     type: Annotated[
-        str | None, typer.Option("--type", help="f32, f16, bf16, q8_0; as the format has them.")
+        str | None,
+        typer.Option("--type", help="f32, bf16, q8_0, int8 …: see docs/use.md."),
     ] = None,
     merge_base: Annotated[
         str | None,
