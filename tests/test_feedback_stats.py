@@ -15,10 +15,11 @@ from tiny import quick
 from modelforge.errors import DataError
 from modelforge.feedback.agreement import agreement, cohen, fleiss, krippendorff
 from modelforge.feedback.annotators import annotators, weights
-from modelforge.feedback.collected import Collected, Said
+from modelforge.feedback.collected import Collected
 from modelforge.feedback.decided import demonstration_rows, labelled_rows, preference_rows
 from modelforge.feedback.layouts import LAYOUTS, recognised, votes_of
 from modelforge.feedback.stats import stats
+from modelforge.feedback.tables import Said
 from modelforge.feedback.votes import Vote, judged
 
 # Krippendorff 2011, section C: three observers, fifteen units; alpha is 0.691 (nominal), 0.807
