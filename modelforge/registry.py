@@ -87,9 +87,9 @@ def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
     name = values.get("strategy")
     known = ", ".join(list_strategies())
     if name is None:
-        near = [key for key in values if nearest(key, ["strategy"], alike=0.8)]
-        fix = f"did you mean it by '{near[0]}'?" if near else f"set one of: {known}"
-        patch = rename(near[:1], "strategy") if near else ()
+        like = [key for key in values if nearest(key, ["strategy"], alike=0.8)]
+        fix = f"did you mean it by '{like[0]}'?" if like else f"set one of: {known}"
+        patch = rename(like[:1], "strategy") if like else ()
         raise ConfigError(Problem(f"{where}: strategy", "is missing", fix, patch))
     if not isinstance(name, str):
         raise ConfigError(Problem(f"{where}: strategy", "is not a name", f"set one of: {known}"))

@@ -70,10 +70,11 @@ def problems_of(error: ValidationError, root: dict[str, Any], where: str) -> Ite
     schema = typing.cast("dict[str, Any]", error.schema)
     if error.validator == "additionalProperties":
         known = list(schema.get("properties", {}))
-        for key in typing.cast("dict[str, Any]", error.instance):
+        values = typing.cast("dict[str, Any]", error.instance)
+        for key in values:
             if key not in known:
                 place = f"{here}.{key}" if path else f"{where}: {key}"
-                yield _unknown([*error.absolute_path, key], known, place, error.instance)
+                yield _unknown([*error.absolute_path, key], known, place, values)
     elif error.validator == "required":
         missing = error.message.split("'")[1]
         text = schema.get("properties", {}).get(missing, {}).get("description", "")
