@@ -39,6 +39,7 @@ OPTIONS = {
     "grpo": (*ANSWERS, "num_generations=4"),
     "rloo": (*ANSWERS, "num_generations=4", "strategy=rloo"),
     "ppo": ANSWERS,
+    "distill": (*ANSWERS, f"teacher_model={ROOT / 'examples/tiny/model'}"),
 }
 
 
@@ -87,6 +88,18 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
     )
     known = {f"eval_{name}" for name in get_strategy(strategy)().figures(config)}
     assert set(one) - {"epoch"} <= known
+
+
+def test_held_out_answers_are_the_same_where_training_batches_continuously(tmp_path):
+    """That draws by the order in which answers end, and TRL left the model in training."""
+    said = ("per_device_train_batch_size=4", "eval_prompts=2", "generation.max_new_tokens=4")
+    one, other = (
+        figures(
+            built("ppo", tmp_path / str(on), *said, f"use_transformers_continuous_batching={on}")
+        )
+        for on in ("true", "false")
+    )
+    assert one == pytest.approx(other, abs=1e-9)
 
 
 HARDER = {

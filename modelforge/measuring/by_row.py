@@ -253,7 +253,7 @@ class ByPrompt(ByRow):
     reward_func_names: Any
     reward_weights: Any
     _tokenize_prompts: Any
-
+    use_transformers_continuous_batching = False  # of a trainer that knows it not
     _asked: list[Any] | None = None  # the prompts of the batch that is evaluated
     _answers: Any = None
     _begin = 0
@@ -283,6 +283,9 @@ class ByPrompt(ByRow):
     def _each(self, model: Any, inputs: Any, prediction_loss_only: bool) -> tuple[Any, Any]:
         size = self.num_generations_eval
         self._asked = [row["prompt"] for row in inputs for _ in range(size)]
+        # It would draw by the order in which answers end, and leave the model in training.
+        continuous = self.use_transformers_continuous_batching
+        self.use_transformers_continuous_batching = False
         rows = []
         try:
             for i, row in enumerate(inputs):
@@ -291,6 +294,7 @@ class ByPrompt(ByRow):
                 rows.append(replace(alone, scores=self._scores))
         finally:
             self._asked = self._answers = None
+            self.use_transformers_continuous_batching = continuous
         return found, rows
 
     def _greedy(self, dataset: Any) -> list[float]:
@@ -310,8 +314,8 @@ class ByPrompt(ByRow):
         trainer: Any = super()
         if self._asked is None:
             return trainer._generate_single_turn(prompt_ids, *more, **other)
-        if getattr(self, "tools", None):
-            # A turn follows from what a tool gave in the turn before: each prompt by itself.
+        if getattr(self, "tools", None) or getattr(self, "environments", None):
+            # What a tool gave, or an environment said as it began, is one prompt's alone.
             draws = draws_of(
                 prompt_ids,
                 seed=self.args.seed,
