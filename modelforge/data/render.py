@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.calls import as_text, returned, split_calls, with_ids
+from modelforge.data.calls import as_text, is_shown_by_python, returned, split_calls, with_ids
 from modelforge.data.message import Message
 
 if TYPE_CHECKING:
@@ -235,11 +235,15 @@ class Renderer:
                 changed |= {"reasoning_content": thought, "content": rest}
             elif thought and thought.split() == apart.split():  # a row may hold it in both places
                 words = changed["content"] = rest
-        if role == "assistant" and "<tool_call>" in words and self.calls_apart:
+        if role == "assistant" and "<tool_call>" in words and self._takes_out_calls(words):
             words, calls = split_calls(words)
             if calls and "tool_calls" not in message:
                 changed |= {"tool_calls": calls, "content": words}
         return {**message, **changed} if changed else message
+
+    def _takes_out_calls(self, words: str) -> bool:
+        """Whether tagged calls are rendered anew: in the template's own form, or as JSON."""
+        return self.calls_apart or (self.call_form is not None and is_shown_by_python(words))
 
     @cached_property
     def takes_parts(self) -> bool:

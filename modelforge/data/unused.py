@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from modelforge.data.cells import is_empty
+from modelforge.data.compare import ANSWER_KEYS, RANK_KEYS, SCORE_KEYS
 from modelforge.data.convert import DataKind
 from modelforge.data.dialogue import is_messages, unpacked
 from modelforge.data.ledger import Ledger, Tally
@@ -90,10 +91,24 @@ def _is_off(value: Any) -> bool:
     return str(value).strip().lower() in ("false", "0", "0.0", "no")
 
 
-def count(rows: Iterable[Row], used: Collection[str], kind: DataKind, ledger: Ledger) -> None:
-    """Count the filled columns and the message keys that are not read; ``used`` are the others.
+def count(
+    rows: Iterable[Row],
+    used: Collection[str],
+    kind: DataKind,
+    ledger: Ledger,
+    *,
+    answers: str | None = None,
+) -> None:
+    """Count the filled columns, and the keys of messages and answers, that are not read.
 
     Rows of prompts hand their other columns on to reward functions.
+
+    Args:
+        rows: Of one file.
+        used: The columns that are read.
+        kind: What the rows are to serve.
+        ledger: Is told of it.
+        answers: The column of several answers.
     """
     columns = ledger.passed_on if kind == "prompt" else ledger.unused
     for row in rows:
@@ -101,7 +116,7 @@ def count(rows: Iterable[Row], used: Collection[str], kind: DataKind, ledger: Le
             if name not in used and not is_empty(value):
                 columns.setdefault(str(name), Tally()).add(row.where)
             elif name in used:
-                for key in _keys(value):
+                for key in _keys_of_answers(value) if name == answers else _keys(value):
                     ledger.unused.setdefault(f"{name}[].{key}", Tally()).add(row.where)
 
 
@@ -116,6 +131,18 @@ def _keys(value: Any) -> set[str]:
         for part in content if isinstance(content, list) else ():
             if isinstance(part, Mapping):
                 found.update(f"content[].{key}" for key in part if key not in READ_PART_KEYS)
+    return found
+
+
+def _keys_of_answers(value: Any) -> set[str]:
+    """The keys of several answers that are not read: of the first answers and scores one is."""
+    found: set[str] = set()
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, Mapping):
+            filled = [key for key, item in each.items() if not is_empty(item)]
+            groups = (ANSWER_KEYS, (*SCORE_KEYS, *RANK_KEYS))
+            read = {next((k for k in group if k in filled), "") for group in groups}
+            found.update(key for key in filled if key not in read)
     return found
 
 

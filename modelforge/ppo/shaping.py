@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelforge.ppo.maths import RunningMoments
 
-Normalization = Literal["none", "center", "scale", "standardize"]
+Normalization = Literal["none", "center", "scale", "standardize", "reference"]
 
 
 @dataclass
@@ -27,7 +27,9 @@ class RewardShaper:
         ensemble: Indices of the sources that estimate the same thing.
         std_penalty: k above; 0 is a plain weighted sum.
         normalization: What running moments do: nothing, take off the mean, divide by the
-            standard deviation, or both.
+            standard deviation, or both. ``reference``: both, by the moments of the first batch
+            alone, which the policy answered before it learned: so the reference's answers have
+            mean 0 and standard deviation 1, as in Ziegler et al. 2019 (arXiv:1909.08593).
         per_source: Normalise each source before the sum (so that weights compare sources of
             unlike scales), instead of the sum.
         clip: Bound of the score's absolute value; None for no bound.
@@ -60,11 +62,11 @@ class RewardShaper:
     def _normalize(self, x: Tensor, update: bool) -> Tensor:
         if self.normalization == "none":
             return x
-        if update:
+        if update and not (self.normalization == "reference" and self.moments.count.any()):
             self.moments.update(x)
-        if self.normalization in ("center", "standardize"):
+        if self.normalization != "scale":
             x = x - self.moments.mean.to(x)
-        if self.normalization in ("scale", "standardize"):
+        if self.normalization != "center":
             x = x / self.moments.std.to(x)
         return x
 

@@ -166,7 +166,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
             if self._logps is None:  # else TRL has just computed them, for the same purpose
                 self._forward(batch, size)
             old_logps, values = self._logps, self._values
-            if args.value_mode == "adapter":
+            if self.critic.apart:
                 length = old_logps.size(1)
                 with self.accelerator.autocast():
                     values = self.critic.own_pass(*whole(batch), length, size)
@@ -272,7 +272,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         if self.args.loss_type == "bnpo":
             policy_loss = policy_loss * share
         logps, values = self._logps, self._values
-        if self.args.value_mode == "adapter":
+        if self.critic.apart:
             with self.accelerator.autocast():
                 values = self.critic.own_pass(*whole(inputs), mask.size(1), len(mask))
         value_loss, clipped = maths.value_loss(
