@@ -1,4 +1,4 @@
-"""The reward models of a run in stages: one or several, looked at, and what they come to together."""
+"""The reward models of a run in stages: one or several, and what they come to together."""
 
 from __future__ import annotations
 
