@@ -75,7 +75,7 @@ async def annotator(browser, name, address, votes, kept, times, begun) -> None:
     look = {"viewport": {"width": 390 if name[-1] in "13" else 1280, "height": 800},
             "color_scheme": "dark" if name[-1] in "12" else "light"}  # fmt: skip
     page = await (await browser.new_context(**look)).new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(600_000)
     await page.goto(address)
     await page.fill("#name", name)
     await page.keyboard.press("Enter")
@@ -99,14 +99,15 @@ async def annotator(browser, name, address, votes, kept, times, begun) -> None:
             break
 
 
-async def killing(server: Server, kills: int, done: asyncio.Event, begun) -> int:
+async def killing(args, server: Server, kept: list, done: asyncio.Event, begun) -> int:
     """Kill the server some times while votes come in."""
-    rng = random.Random(1)
+    rng, kills = random.Random(1), args.kills
     await begun.wait()
     for n in range(kills):
-        await asyncio.sleep(rng.uniform(1.0, 4.0))
-        if done.is_set():
-            return n
+        while len(kept) < (n + rng.random()) * args.annotators * args.votes / kills:
+            if done.is_set():
+                return n
+            await asyncio.sleep(0.01)
         server.kill()
         await asyncio.to_thread(server.start)
     return kills
@@ -138,7 +139,7 @@ async def judged(args, server: Server) -> tuple[list, list, int]:
             executable_path=chromium, args=["--no-sandbox"], timeout=120_000
         )
         begun = asyncio.Barrier(args.annotators + 1)
-        killer = asyncio.create_task(killing(server, args.kills, done, begun))
+        killer = asyncio.create_task(killing(args, server, kept, done, begun))
         names = [f"annotator-{i}" for i in range(args.annotators)]
         await asyncio.gather(*(
             annotator(browser, name, server.address, args.votes, kept, times, begun)

@@ -68,7 +68,7 @@ class Browser:
 def serve(folder, rows, token=None, **options):
     path = folder / "answers.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked = Collecting(db=folder / "v.sqlite", responses=path, port=0, **options)
+    asked = Collecting(db=folder / "v.sqlite", responses=path, **({"port": 0} | options))
     store = Collected(asked.db, overlap=asked.overlap)
     made, page = opened(asked, store, token)
     threading.Thread(target=made.serve_forever, daemon=True).start()
@@ -98,10 +98,11 @@ def test_votes_are_kept_undone_and_said_anew_and_sides_are_turned(served):
     assert vote.ranks[vote.shown[0]] == 1 and (vote.confidence, vote.better) == (3, "mine")
     assert ann.ask("/vote", {**first, "choice": "tie"})[0] == 303  # the back button
     assert [v.ranks for v in store.votes()] == [(1, 1)]
-    csrf = {"csrf": first["csrf"]}
-    assert ann.ask("/undo", csrf)[0] == 303 and not store.votes()
+    undo = {"csrf": first["csrf"], "last": first["task"]}
+    assert ann.ask("/undo", undo)[0] == 303 and not store.votes()
     assert ann.fields()["task"] == first["task"], "the same pair comes back"
     assert ann.vote("left") == 303
+    assert ann.ask("/undo", {**undo, "last": "4"})[0] == 303 and len(store.votes()) == 1
     assert bo.fields()["task"] == first["task"], "what one has judged goes to the next first"
     assert bo.vote("left") == 303
     one, two = store.votes()

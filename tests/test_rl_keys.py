@@ -48,6 +48,7 @@ PPO = {
     "reward_normalize_sources": (True, {"reward_normalization": "standardize"}),
     "reward_clip": (0.01, {"normalize_advantages": False}),
     "reward_std_penalty": (1.0, {}),
+    "reward_aggregation": ("worst", {}),
     "whiten_rewards": (True, {}),
     "missing_eos_penalty": (5.0, {}),
 }

@@ -70,10 +70,10 @@ def _rows_out(file: Path, output: Path, kind: str, conflicts: str, careless: str
         what += "can be made"
         fix = "write better answers" if kind == "demonstration" else "judge more answers"
         raise DataError(Problem(str(file), what, fix))
-    _write(output, found.rows)
+    write_rows(output, found.rows)
     beside = output.with_suffix(".left-out.jsonl")
     if found.left_out:
-        _write(beside, found.left_out)
+        write_rows(beside, found.left_out)
     else:
         beside.unlink(missing_ok=True)  # of an export before this one
     say(f"{len(found.rows)} {kind} rows of {found.ratings} ratings and {found.votes} votes "
@@ -101,7 +101,7 @@ def _votes_out(file: Path, output: Path, name: str) -> dict[str, Any]:
         fix = "collect some with `modelforge collect`; ratings have no place in this layout"
         raise DataError(Problem(str(file), "holds no votes", fix))
     records = write(votes)
-    _write(output, records, lines=output.suffix != ".json")
+    write_rows(output, records, lines=output.suffix != ".json")
     say(f"{len(votes)} votes as {len(records)} records of {name} in {output}")
     return {"votes": len(votes), "records": len(records)}
 
@@ -222,7 +222,8 @@ def _kind(said: str) -> str:
     )
 
 
-def _write(output: Path, rows: list[dict[str, Any]], *, lines: bool = True) -> None:
+def write_rows(output: Path, rows: list[dict[str, Any]], *, lines: bool = True) -> None:
+    """Write rows as JSON Lines, or as one JSON list."""
     import json
 
     from modelforge.common.files import write_whole, writing

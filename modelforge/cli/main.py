@@ -25,6 +25,7 @@ from modelforge.cli.feedback import feedback_export, feedback_import, feedback_s
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
+from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
@@ -91,6 +92,7 @@ for _name, _command in (
     ("stats", feedback_stats),
     ("export", feedback_export),
     ("import", feedback_import),
+    ("pairs", feedback_pairs),
 ):
     _feedback.command(name=_name)(_answering(_command))
 app.add_typer(_feedback, name="feedback")

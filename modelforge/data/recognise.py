@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelforge.common import patch
 from modelforge.data.again import mapped
 from modelforge.data.cells import is_empty
 from modelforge.data.convert import DataKind, Item
@@ -14,7 +15,7 @@ from modelforge.data.formats import TABLE
 from modelforge.data.layout import Format
 from modelforge.data.names import NAMES
 from modelforge.data.read import Row
-from modelforge.errors import DataError, Problem, did_you_mean
+from modelforge.errors import DataError, Problem, did_you_mean, nearest
 
 # What a row of any format may hold for the chat template, beside its messages.
 BESIDE: Mapping[str, tuple[str, ...]] = {
@@ -69,11 +70,16 @@ def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> S
     for our, theirs in columns.items():
         # Any other column of a prompt file is handed to reward functions under its name.
         if our not in ours and kind != "prompt":
-            problems.append(Problem(f"columns: {our}", "no such role", did_you_mean(our, ours)))
+            role = nearest(our, ours)
+            mended = patch.rename(["columns", our], role) if role else ()
+            fix = did_you_mean(our, ours)
+            problems.append(Problem(f"columns: {our}", "no such role", fix, mended))
         if theirs not in present and not any(holds(row.cells, theirs) for row in rows):
-            near = did_you_mean(theirs, by_lower)
+            fix, near = did_you_mean(theirs, by_lower), nearest(theirs, by_lower)
             where = rows[0].path if rows else "columns"
-            problems.append(Problem(where, f"no column '{theirs}' (columns: {our})", near))
+            what = f"no column '{theirs}' (columns: {our})"
+            mended = patch.put(["columns", our], by_lower[near]) if near else ()
+            problems.append(Problem(where, what, fix, mended))
     if problems:
         raise DataError(*problems)
     return mapped(rows, lambda row: Row(renamed(row.cells, columns), row.path, row.line))

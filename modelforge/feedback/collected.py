@@ -33,6 +33,8 @@ from modelforge.feedback.tables import (
 )
 from modelforge.feedback.votes import Vote
 
+_LAST = "select task, shown from vote where annotator = ? order by at desc, task limit 1"
+
 
 class Collected:
     """One file. What a method returns from is on the disk.
@@ -195,12 +197,24 @@ class Collected:
             db.execute(f"delete from lease where {mine}", (task, who))
         return True
 
-    def undo(self, who: str) -> bool:
-        """Take the annotator's last vote back, and deal its task again, with the same sides."""
-        last = "select task, shown from vote where annotator = ? order by at desc, task limit 1"
+    def last(self, who: str) -> int | None:
+        """The task that the annotator judged last."""
+        found = self._ask(_LAST, who)
+        return found[0][0] if found else None
+
+    def undo(self, who: str, task: int) -> bool:
+        """Take the annotator's last vote back, and deal its task again, with the same sides.
+
+        Args:
+            who: The annotator.
+            task: The one that was judged last; saying the same undo twice changes nothing.
+
+        Returns:
+            Whether it was taken back.
+        """
         with self._writing() as db:
-            found = db.execute(last, (who,)).fetchone()
-            if found is None:
+            found = db.execute(_LAST, (who,)).fetchone()
+            if found is None or found[0] != task:
                 return False
             db.execute("delete from vote where task = ? and annotator = ?", (found[0], who))
             count_votes(db, found[0])

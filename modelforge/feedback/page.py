@@ -99,7 +99,9 @@ class Page:
         if asked.path == "/vote":
             return self._vote(who, asked.form)
         if asked.path == "/undo":
-            self.store.undo(who)
+            last = asked.form.get("last", "")
+            if last.isdigit():
+                self.store.undo(who, int(last))
             return _home()
         return self._words("There is no such page.", 404)
 
@@ -145,6 +147,7 @@ class Page:
             title="Which answer is better?",
             name=name,
             mine=mine,
+            last=self.store.last(who) or "",
             done=done,
             goal=goal,
             more=self.dealer.told,

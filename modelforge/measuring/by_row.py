@@ -314,8 +314,8 @@ class ByPrompt(ByRow):
         trainer: Any = super()
         if self._asked is None:
             return trainer._generate_single_turn(prompt_ids, *more, **other)
-        if getattr(self, "tools", None):
-            # A turn follows from what a tool gave in the turn before: each prompt by itself.
+        if getattr(self, "tools", None) or getattr(self, "environments", None):
+            # What a tool gave, or an environment said as it began, is one prompt's alone.
             draws = draws_of(
                 prompt_ids,
                 seed=self.args.seed,
