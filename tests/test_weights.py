@@ -87,7 +87,7 @@ def test_an_untrained_adapter_that_changes_the_base_is_refused(tmp_path, capsys)
         for name, weight in model.named_parameters():
             weight += 0.5 * ("lora_B" in name)
     with pytest.raises(
-        ModelError, match="answers '.*' with its untrained adapter and '.*' without"
+        ModelError, match=r"answers '.*' with its untrained adapter and '.*' without"
     ):
         same_as_base(prepared, model)
 
