@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/cards.py [--strategies sft dpo] [--seconds 600]
 
-Each strategy trains two steps on each base, as an adapter and with all weights. The lines of the
-card are then run as they stand, by plain transformers and PEFT. Their logits or scores are held
-against the trainer's, and so are those of the merged model, where the card says how to merge.
+Each strategy trains two steps on each base, as an adapter and with all weights, and answers no
+sample prompts. The lines of the card are then run as they stand, by plain transformers and PEFT:
+they have to print an answer or a score. The logits or scores of their model are held against the
+trainer's, and so are those of the merged model, where the card says how to merge.
 """
 
 from __future__ import annotations
@@ -75,20 +76,26 @@ def differences(strategy: str, folder: Path, form: dict[str, Any], rank: int) ->
     from bases import base
 
     import modelforge
+    from modelforge.evaluation import results
     from modelforge.training import run as running
 
     kept: list[Any] = []
-    build = running.build_trainer
+    build, samples = running.build_trainer, results._samples
     running.build_trainer = lambda *given: kept.append(build(*given)) or kept[-1]
+    results._samples = lambda *given, **named: []
     try:
         result = modelforge.train(config(strategy, folder, base(folder / "base", **form), rank))
     finally:
-        running.build_trainer = build
+        running.build_trainer, results._samples = build, samples
     card = (result.model_dir / "README.md").read_text(encoding="utf-8")
     first, *merging = re.findall(r"```python\n(.*?)```", card, re.S)
     names: dict[str, Any] = {}
     os.chdir(folder)
-    exec(first, names)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(first, names)
+    if not printed.getvalue().strip():
+        raise AssertionError("the card's lines print nothing")
     batch = names["tokenizer"].apply_chat_template(
         TALK, padding=True, return_dict=True, return_tensors="pt"
     )

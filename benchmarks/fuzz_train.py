@@ -68,7 +68,7 @@ NAMED: dict[str, tuple[Any, ...]] = {
     "judge_model": ("scores", "labels", "llama", "score_adapter", "gone"),
     "dataset_split": ("train", "test", "train[:3]", ""),
     "torch_compile": (False,),  # a minute
-    "torch_compile_backend": ("tvm", "no_such", "eager", "ipex"),
+    "torch_compile_backend": ("tvm", "no_such", "ipex"),
     "lora_target_modules": ("all-linear", ["q_proj"], ["q_proj", "embed_tokens"], ["lm_head"],
                             ".*proj", ["c_attn"], ["query_key_value"], [], "("),
 }  # fmt: skip

@@ -7,7 +7,8 @@ Rows are generated dialogues of random words. Each side runs in a process of its
 cache: from the file to the data set that TRL's trainer is given. Memory is that of the process with
 its children, looked at every two seconds: RSS counts pages that they share once each, PSS once.
 Time is CPU seconds of all of them, and wall seconds. The second run of ours finds its tokens in the
-cache. With ``--trl-rows`` TRL prepares the first so many rows alone.
+cache, unless a file of the package was changed meanwhile; the table says which. With ``--trl-rows``
+TRL prepares the first so many rows alone.
 """
 
 from __future__ import annotations
@@ -81,12 +82,15 @@ def run(program: str, *arguments: object, cache: Path) -> dict[str, float | str]
     """Run a program in a process, and measure it."""
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "TQDM_DISABLE": "1"}
     begin, peak_rss, peak_pss, cpu = time.monotonic(), 0, 0, cpu_seconds()
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    log = cache.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
     watched = psutil.Process(process.pid)
     while process.poll() is None:
         rss = pss = 0
@@ -100,7 +104,9 @@ def run(program: str, *arguments: object, cache: Path) -> dict[str, float | str]
         time.sleep(2)
     told = (process.stdout.read() if process.stdout else "").strip().splitlines()
     if process.returncode:
-        raise SystemExit(f"failed: {told[-5:]}")
+        raise SystemExit(f"failed: {log.read_text(encoding='utf-8')[-2000:]}")
+    if "are in the cache, and are used" in log.read_text(encoding="utf-8"):
+        told.append(f"{told[-1]}, from the cache")
     return {
         "rss": peak_rss / 2**20,
         "pss": peak_pss / 2**20,
@@ -136,7 +142,7 @@ def main() -> None:
         fewer = folder / "fewer.jsonl"
         generate(fewer, asked.trl_rows or asked.rows, asked.tokens)
         ours, theirs = (OURS, config), (TRL, MODEL, fewer, folder / "out", asked.processes)
-        sides = {"modelforge": ours, "trl": theirs, "modelforge again": ours}
+        sides = {"modelforge": ours, "modelforge again": ours, "trl": theirs}
         for name, command in sides.items():
             if asked.only and asked.only not in name:
                 continue

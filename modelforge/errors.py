@@ -14,9 +14,10 @@ ModelForgeError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from modelforge.redact import redact
 
@@ -29,11 +30,13 @@ class Problem:
         where: The place as the user knows it: ``config.json: lora_r``, ``train.jsonl:17``.
         what: What is wrong with it, in one sentence without a full stop.
         fix: What to do, in one sentence without a full stop; may be empty.
+        patch: The same as a JSON Patch (RFC 6902) of the config, where it is sure; else empty.
     """
 
     where: str
     what: str
     fix: str = ""
+    patch: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" → {self.fix}" if self.fix else "")
@@ -49,7 +52,10 @@ class UserError(ModelForgeError):
     def __init__(self, *problems: Problem) -> None:
         if not problems:
             raise ValueError("a UserError needs at least one Problem")
-        problems = tuple(Problem(*map(redact, (p.where, p.what, p.fix))) for p in problems)
+        problems = tuple(
+            replace(p, where=redact(p.where), what=redact(p.what), fix=redact(p.fix))
+            for p in problems
+        )
         self.problems = problems
         super().__init__("\n".join(str(p) for p in problems))
 
@@ -92,22 +98,32 @@ class Interrupted(ModelForgeError):
         super().__init__(f"the run stopped after step {step}; {again}")
 
 
-def did_you_mean(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:
-    """The advice for an unknown name: the nearest known one, or all of them if few.
+def nearest(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """The known name that an unknown one is most like, if it is like any.
 
     Args:
         name: As it was written.
         known: The names that there are.
         alike: How alike the nearest must be, from 0 to 1.
+    """
+    names = sorted(known)
+    longer = [known for known in names if len(name) > 3 and known.startswith(name.lower())]
+    near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=alike)
+    return near[0] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:
+    """The advice for an unknown name: the nearest known one, or all of them if few.
+
+    The arguments are those of `nearest`.
 
     >>> did_you_mean("learnin_rate", ["learning_rate", "lora_r"])
     "did you mean 'learning_rate'?"
     """
     names = sorted(known)
-    longer = [known for known in names if len(name) > 3 and known.startswith(name.lower())]
-    near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=alike)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    near = nearest(name, names, alike=alike)
+    if near is not None:
+        return f"did you mean '{near}'?"
     if len(names) <= 12:
         return "known: " + ", ".join(names)
     return ""

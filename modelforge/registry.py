@@ -13,7 +13,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from modelforge.errors import ConfigError, Problem, did_you_mean
+from modelforge.common.patch import put, rename
+from modelforge.errors import ConfigError, Problem, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy
@@ -86,14 +87,16 @@ def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
     name = values.get("strategy")
     known = ", ".join(list_strategies())
     if name is None:
-        near = [key for key in values if did_you_mean(key, ["strategy"], alike=0.8)[:3] == "did"]
-        fix = f"did you mean it by '{near[0]}'?" if near else f"set one of: {known}"
-        raise ConfigError(Problem(f"{where}: strategy", "is missing", fix))
+        like = [key for key in values if nearest(key, ["strategy"], alike=0.8)]
+        fix = f"did you mean it by '{like[0]}'?" if like else f"set one of: {known}"
+        patch = rename(like[:1], "strategy") if like else ()
+        raise ConfigError(Problem(f"{where}: strategy", "is missing", fix, patch))
     if not isinstance(name, str):
         raise ConfigError(Problem(f"{where}: strategy", "is not a name", f"set one of: {known}"))
     if name not in list_strategies():
-        fix = did_you_mean(name, list_strategies())
-        raise ConfigError(Problem(f"{where}: strategy", f"'{name}' is unknown", fix))
+        fix, near = did_you_mean(name, list_strategies()), nearest(name, list_strategies())
+        patch = put(["strategy"], near) if near else ()
+        raise ConfigError(Problem(f"{where}: strategy", f"'{name}' is unknown", fix, patch))
     return get_strategy(name)
 
 

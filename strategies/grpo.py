@@ -57,6 +57,14 @@ class GRPOSettings(GroupSettings):
             min_length=1,
         ),
     ] = None
+    dynamic_sampling: Annotated[
+        int,
+        Field(
+            description="How many times a rollout draws its groups of answers that all score alike "
+            "anew, from other prompts; each time costs a generation of these groups.",
+            ge=0,
+        ),
+    ] = 0
 
 
 class GRPO(Rewarded):
@@ -83,8 +91,9 @@ class GRPO(Rewarded):
         from trl import GRPOTrainer
 
         from modelforge.rewards.prompts import carrying
+        from modelforge.rewards.refill import refilling
 
-        return carrying(GRPOTrainer)
+        return refilling(carrying(GRPOTrainer))
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)
@@ -128,6 +137,9 @@ class GRPO(Rewarded):
             yield Problem(
                 f"{where}: max_tool_calling_iterations", "has no effect: nothing can be called", fix
             )
+        if config.get("dynamic_sampling") and (names or environment):
+            what = "draws answers anew, and what tools or an environment did cannot be undone"
+            yield Problem(f"{where}: dynamic_sampling", what, "remove it")
 
     def check_data(self, config: Config, rows: Dataset) -> Mapping[str, Choice]:
         from modelforge.data.carried import is_special
@@ -174,6 +186,18 @@ class GRPO(Rewarded):
         if environment:
             given["environment_factory"] = load_environment(environment, config.base_dir)
         return given
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
+        rounds, args = parts.config.get("dynamic_sampling"), parts.args
+        rows = args.per_device_train_batch_size * args.steps_per_generation
+        if rounds and rows % args.num_generations:
+            what = f"draws whole groups anew, and each process has {rows} answers of a rollout"
+            fix = f"set prompts_per_step so that they are a multiple of {args.num_generations}"
+            raise ConfigError(Problem(f"{parts.config.name}: dynamic_sampling", what, fix))
+        trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
+        if rounds:
+            trainer.rounds = rounds
+        return trainer
 
     def group(self, config: Config) -> int:
         return config.get("num_generations") or self.defaults["num_generations"][0]

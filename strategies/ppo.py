@@ -141,14 +141,14 @@ class PPO(Rewarded):
         return self, config.with_choices({"ppo": Choice(values, "plan")})
 
     def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
-        """The trainer; a critic with an adapter of its own begins as the reward model, if it can"""
+        """The trainer; a critic with a pass of its own begins as the reward model, if it can."""
         from modelforge.rewards.shared_base import SharedBaseReward
 
         trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
         weights = dict(zip(trainer.reward_func_names, parts.args.reward_weights, strict=True))
         shared = [f for f in self.scorers if isinstance(f, SharedBaseReward)]
         models = [f for f in shared if weights[f.__name__]]
-        if parts.args.value_mode == "adapter" and len(models) == 1:
+        if trainer.critic.apart and len(models) == 1:
             begun = trainer.critic.start_from(models[0].adapter, weights[models[0].__name__])
             say(
                 "the critic begins as the reward model"
@@ -159,7 +159,8 @@ class PPO(Rewarded):
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
         super().weigh(args, rewards)
-        if args.reward_std_penalty and args.reward_ensemble is None:
+        careful = args.reward_std_penalty or args.reward_aggregation == "worst"
+        if careful and args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
             from modelforge.rewards.of_a_run import is_model_name
 

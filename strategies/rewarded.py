@@ -25,7 +25,8 @@ RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(mi
 _LENGTHS = [f"{which}_{of}length" for which in ("mean", "min", "max") for of in ("", "terminated_")]
 _CLIPPED = ("low_mean", "low_min", "high_mean", "high_max", "region_mean")
 _FIGURES = (
-    *("loss", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl", "aux_loss"),
+    *("loss", "reward", "reward_std", "reward_stderr", "reward_greedy", "reward_greedy_stderr"),
+    *("frac_reward_zero_std", "entropy", "kl", "aux_loss"),
     *(f"completions/{name}" for name in (*_LENGTHS, "clipped_ratio")),
     *(f"clip_ratio/{name}" for name in _CLIPPED),
     *("policy_loss", "cispo_clip_ratio", "vespo/phi_seq_mean"),

@@ -196,6 +196,37 @@ def test_a_json_object_may_hold_one_list_under_any_name(tmp_path):
     assert [(row.line, row.cells) for row in rows] == [(3, {"a": 1}), (4, {"a": 2})]
 
 
+TWO = [{"prompt": "Q 1", "completion": "A"}, {"prompt": "Q2", "completion": "B; b"}]
+NOTES = "#separator:Semicolon\n#html:false\n#columns:prompt;completion\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", "\n".join(map(json.dumps, TWO)), "read as JSON lines"),
+        ("a.jsonl", json.dumps(TWO), "read as a JSON list"),
+        ("a.jsonl", json.dumps(TWO, indent=1), "read as a JSON list"),
+        ("a.json", json.dumps({key: [row[key] for row in TWO] for key in TWO[0]}), ""),
+        ("a.csv", 'sep=;\nprompt;completion\nQ 1;A\nQ2;"B; b"\n', "';' between the cells"),
+        ("a.txt", NOTES + 'Q 1;A\nQ2;"B; b"\n', "read as notes of Anki"),
+    ],
+)
+def test_what_a_file_holds_goes_before_its_ending(tmp_path, name, content, said):
+    table = read_file(write(tmp_path, name, content), shown=name)
+    assert [row.cells for row in table.rows] == TWO
+    assert said in " ".join(table.notes)
+
+
+def test_notes_of_anki_without_names_are_front_and_back(tmp_path):
+    text = '#separator:tab\n#html:true\n#tags column:3\nF<br>f\tB\tt\n"F 2"\t"B\n2"\t\n'
+    rows = read_file(write(tmp_path, "a.txt", text), shown="a.txt").rows
+    assert [row.cells for row in rows] == [
+        {"Front": "F<br>f", "Back": "B", "tags": "t"},
+        {"Front": "F 2", "Back": "B\n2", "tags": ""},
+    ]
+    assert [row.line for row in rows] == [4, 5]
+
+
 def test_jsonl_tolerates_bom_crlf_and_blank_lines(tmp_path):
     path = write(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n   \n{"a": NaN}')
     rows = read_file(path, shown="a.jsonl").rows
@@ -243,13 +274,15 @@ def test_many_problems_are_counted_beyond_ten(tmp_path):
         ("a.csv", b"a,b\n", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),
         ("a.json", b'{"a": 1}', "must hold a list of objects"),
-        ("a.json", b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
+        ("a.json", b'{"a": 1} {"a": 2}', "name it .jsonl"),
+        ("a.jsonl", b'[1]\n{"a": 2}', "a.jsonl:1: a row must be a JSON object, this is a list"),
+        ("a.zip", as_zip(a=b"{}"), "name it by what is in it, as a.jsonl.zip"),
         ("a.json", b'{"a": [{"b": 1}], "c": [{"b": 2}]}', "holds several lists: a, c"),
         ("a.jsonl", b'{"a": "caf\xe9"}', "not UTF-8 at byte 10 (0xe9)"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16")[:-1], "not UTF-16, which its first bytes say"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\0"}', "a.jsonl:2: NUL byte at byte 16"),
         ("a.jsonl", b'{"a": "\\ud800"}', "surrogate"),
-        ("a.jsonl", b"[" * 100000, "a.jsonl:1: "),
+        ("a.jsonl", b"[" * 100000, "JSON nested too deeply"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3: 3 cells in a table of 2 columns"),
         ("a.csv", b"a,a\n1,2\n", "column name given twice"),
         ("a.csv", b'a,b\n"1,2\n', "broken CSV"),

@@ -10,7 +10,7 @@ from tiny import ROOT, quick, talking
 
 from modelforge.errors import UserError
 from modelforge.export import export as exports
-from modelforge.export import gguf
+from modelforge.export import gguf, onnx
 from modelforge.export.convert import rule_of
 from modelforge.export.export import export, verify
 from modelforge.export.ollama import around
@@ -142,7 +142,7 @@ def test_a_reward_model_keeps_its_head(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"format": "onnx"}, "--format onnx: is none of ours: it is not written yet"),
+        ({"format": "onnx", "kind": "f16"}, "--type f16: is no type of onnx"),
         ({"format": "torchscript"}, "drops the cache of keys and values"),
         ({"format": "mergd"}, "did you mean 'merged'"),
         ({"kind": "q8_0"}, "--type q8_0: is no type of merged → use one of bf16, f16, f32"),
@@ -214,6 +214,37 @@ def test_llama_cpp_answers_as_the_trained_model(run, tmp_path, kind):
             verify(made.folder)
 
 
+@pytest.mark.skipif(bool(onnx.missing()), reason="needs onnxruntime-genai")
+@pytest.mark.parametrize(("kind", "most"), [("f32", 1e-6), ("int8", 1e-3), ("int4", 0.1)])
+def test_onnxruntime_answers_as_the_trained_model(run, tmp_path, kind, most):
+    made = export(str(run), format="onnx", kind=kind, output=tmp_path / "onnx")
+    assert made.about["proof"]["kl_mean"] < most and made.about["proof"]["others"] == 0
+    if kind != "f32":
+        return
+    path = made.folder / "genai_config.json"
+    whole = path.read_text()
+    config = json.loads(whole)
+    config["model"]["eos_token_id"] = [7]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"answers end at the tokens \[7\]"):
+        verify(made.folder)
+    path.write_text(whole)
+    template = made.folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|assistant|>", "<|user|>"))
+    with pytest.raises(UserError, match="its chat template makes"):
+        verify(made.folder)
+
+
+@pytest.mark.skipif(bool(onnx.missing()), reason="needs onnxruntime-genai")
+def test_the_base_in_place_of_the_trained_model_is_seen_in_onnx(run, tmp_path):
+    made = export(str(run), format="onnx", output=tmp_path / "onnx")
+    base = export(MODEL, format="onnx", output=tmp_path / "base")
+    for name in ("model.onnx", "model.onnx.data"):
+        shutil.copy(base.folder / name, made.folder)
+    with pytest.raises(UserError, match="its KL divergence from the trained model"):
+        verify(made.folder)
+
+
 @pytest.mark.skipif(
     gguf.converter() is None or gguf.problems_of_machine(), reason="needs xllamacpp and gguf"
 )
@@ -264,5 +295,5 @@ def test_the_command_exports_and_verifies(run, command, tmp_path):
     code, out, err = command("export", run, "--type", "f32", "-o", folder, "--json")
     assert code == 0, err
     assert json.loads(out)["proof"]["kl_mean"] < 1e-6
-    code, _, err = command("export", run, "--format", "onnx")
-    assert code == 2 and "it is not written yet" in err
+    code, _, err = command("export", run, "--format", "torchscript")
+    assert code == 2 and "drops the cache of keys and values" in err

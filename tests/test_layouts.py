@@ -1,11 +1,14 @@
 """Layouts that trainers document: all of a row is read, or the row is refused, or it is named."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_formats import DEMO, PAIR, assistant, made, system, user
 
 from modelforge.data.formats import NAMES
+from modelforge.data.message import CALL_KEYS, READ_KEYS, WEIGHT_KEYS
 from modelforge.errors import DataError
 
 TOLD = [user("Hi"), assistant("Hello")]
@@ -22,6 +25,18 @@ CASES = [
     ),
     ({"completion": [user("Q"), assistant("A")], "label": True}, "demonstration", DEMO),
     ({"page": "words"}, "demonstration", {"text": "words"}),
+    ({"prompt": "Q", "canonical_solution": "A"}, "demonstration", DEMO),
+    ({"input": "Q", "generations": ["A", "B"], "rating": [9.0, 5.0]}, "preference", PAIR),
+    (
+        {"context": [user("Q")], "original_response": "B", "edited_response": "A"},
+        "preference",
+        PAIR,
+    ),
+    (
+        {"problem": "Q", "deepseek_reasoning": "It is so", "deepseek_solution": "A"},
+        "demonstration",
+        {**DEMO, "completion": [{**assistant("A"), "reasoning_content": "It is so"}]},
+    ),
     (
         {"instruction": "Q", "input": "", "output": "A", "history": [["Hi", "Hello"]]},
         "demonstration",
@@ -176,6 +191,63 @@ def test_a_layout_is_read_whole(row, kind, expected):
     assert not ledger.unused
 
 
+def tree(*, rank=None, name="a", role="assistant", text="A", replies=()):
+    return {"message_id": name, "role": role, "text": text, "rank": rank, "replies": [*replies]}
+
+
+def test_a_tree_of_messages_gives_its_best_answers_or_pairs():
+    answers = [tree(name="b", rank=1, text="B"), tree(name="c", rank=0)]
+    row = {"prompt": tree(role="prompter", text="Q", replies=answers)}
+    assert made([row], "demonstration")[0] == [{"messages": [user("Q"), assistant("A")]}]
+    examples, ledger = made([row], "preference")
+    assert examples == [PAIR]
+    assert "1 pairs of ranked answers" in ledger.notes[0]
+    flat = [
+        {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Q", "rank": None},
+        *({"message_id": n, "parent_id": "a", "role": "assistant", "text": t, "rank": r}
+          for n, t, r in (("b", "B", 1.0), ("c", "A", 0.0), ("d", "C", None))),
+    ]  # fmt: skip
+    assert made(flat, "preference")[0] == [PAIR]
+
+
+def test_a_thought_is_read_from_the_column_that_is_named_and_a_part_of_an_object_can_be():
+    thought = [{**assistant("A"), "reasoning_content": "So"}]
+    for name in ("thought", "reasoning_content", "thinking"):
+        named = {"prompt": "p", "completion": "s.t", name: "r"}
+        examples, ledger = made(
+            [{"p": "Q", "r": "So", "s": {"t": "A", "u": u}} for u in (None, 1)],
+            "demonstration",
+            columns=named,
+        )
+        assert examples == [{**DEMO, "completion": thought}] * 2
+        assert ledger.unused["s"].first == ["rows.jsonl:2"]
+    with pytest.raises(DataError, match=r"no column 's\.v'"):
+        made([{"s": {"t": "A"}}], "demonstration", columns={"completion": "s.v"})
+
+
+def test_keys_of_answers_that_are_not_read_are_named():
+    answers = [{"response": word, "score": n, "system": "S"} for n, word in enumerate("BA")]
+    examples, ledger = made([{"prompt": "Q", "completions": answers}], "preference")
+    assert examples == [PAIR] and list(ledger.unused) == ["completions[].system"]
+
+
+def test_exports_of_annotation_tools_leave_out_what_was_not_handed_in():
+    said = [{"value": "B", "status": "discarded"}, {"value": "A", "status": "submitted"}]
+    values = [{"values": {"response": one}, "status": one["status"]} for one in said]
+    rows = [
+        {"prompt": "Q", "response": said, "response-suggestion": "C"},
+        {"prompt": "Q", "response": said[:1], "response-suggestion": "A"},
+        {"fields": {"prompt": "Q"}, "responses": values},
+        {"fields": {"prompt": "Q"}, "responses": {"response": said}},
+        {"fields": {"prompt": "Q"}, "responses": [],
+         "suggestions": [{"question_name": "response", "value": "A"}]},
+    ]  # fmt: skip
+    assert [made([row], "demonstration")[0] for row in rows] == [[DEMO]] * 5
+    chosen = {"type": "pairwise", "to_name": "x,y", "value": {"selected": "right"}}
+    task = {"data": {"prompt": "Q", "x": "B", "y": "A"}, "annotations": [{"result": [chosen]}]}
+    assert made([task], "preference")[0] == [PAIR]
+
+
 def test_a_mark_of_good_and_bad_is_read_under_its_other_name():
     rated = (("A", True), ("B", False))
     said = [[{"from": "human", "value": "Q"}, {"from": "gpt", "value": word}] for word, _ in rated]
@@ -289,3 +361,41 @@ def test_a_file_of_which_next_to_nothing_can_be_used_is_refused():
     for number in range(299):
         by_length.drop("longer than max_seq_length", f"rows.jsonl:{number}")
     by_length.refuse_if_too_few("rows.jsonl", 1, 1)
+
+
+KNOWN = sorted({*READ_KEYS, "mood", "prefix"} - {*WEIGHT_KEYS, "train_detail"})
+
+
+def filled(key, mark):
+    """A value of a message's key that holds a mark of its own, in one of the forms it may have."""
+    if key in CALL_KEYS:
+        return {"name": mark, "arguments": {}}
+    return 7 if mark.startswith("n") and key in ("name", "tool_call_id") else mark
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    keys=st.lists(st.sampled_from(KNOWN), unique=True, max_size=5),
+    turn=st.integers(0, 1),
+    odd=st.booleans(),
+    layout=st.sampled_from(["messages", "prompt", "pair", "history"]),
+)
+def test_no_key_of_a_message_vanishes(keys, turn, odd, layout):
+    talk = [user("a q"), assistant("an a")]
+    marks = {key: f"{'n' if odd else 'm'}{i}mark" for i, key in enumerate(keys)}
+    talk[turn] |= {k: filled(k, mark) for k, mark in marks.items() if k not in ("role", "content")}
+    row, kind = {"messages": talk}, "demonstration"
+    if layout == "prompt":
+        row = {"prompt": talk[:1], "completion": talk[1:]}
+    elif layout == "pair":
+        row, kind = {"prompt": talk[:1], "chosen": talk[1:], "rejected": "B"}, "preference"
+    elif layout == "history":
+        row = {"prompt": "Q", "completion": "A", "history": talk}
+    try:
+        examples, ledger = made([row], kind)
+    except DataError:
+        return
+    told = json.dumps(examples)
+    named = {name.rpartition(".")[2] for name in ledger.unused}
+    for key in marks.keys() - {"role", "content"}:
+        assert ledger.dropped or key in named or marks[key] in told, (key, named)

@@ -39,6 +39,7 @@ OPTIONS = {
     "grpo": (*ANSWERS, "num_generations=4"),
     "rloo": (*ANSWERS, "num_generations=4", "strategy=rloo"),
     "ppo": ANSWERS,
+    "distill": (*ANSWERS, f"teacher_model={ROOT / 'examples/tiny/model'}"),
 }
 
 
@@ -87,6 +88,18 @@ def test_no_figure_depends_on_the_evaluation_batch(strategy, tmp_path):
     )
     known = {f"eval_{name}" for name in get_strategy(strategy)().figures(config)}
     assert set(one) - {"epoch"} <= known
+
+
+def test_held_out_answers_are_the_same_where_training_batches_continuously(tmp_path):
+    """That draws by the order in which answers end, and TRL left the model in training."""
+    said = ("per_device_train_batch_size=4", "eval_prompts=2", "generation.max_new_tokens=4")
+    one, other = (
+        figures(
+            built("ppo", tmp_path / str(on), *said, f"use_transformers_continuous_batching={on}")
+        )
+        for on in ("true", "false")
+    )
+    assert one == pytest.approx(other, abs=1e-9)
 
 
 HARDER = {
@@ -265,6 +278,40 @@ def test_the_rows_are_kept_and_their_weighted_mean_is_the_figure(runs, strategy,
     results = json.loads((run.run_dir / "results.json").read_text())
     assert results["rows"] == count
     assert results["verdict"] in (run.run_dir / "model" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_likeliest_answers_are_rewarded_beside_the_sampled_ones(runs, tmp_path, capsys):
+    run = runs("grpo")
+    results = json.loads((run.run_dir / "results.json").read_text())
+    rows = [row["after"] for row in lines(run.run_dir / "held_out.jsonl")]
+    greedy, sampled = ([row[name] for row in rows] for name in ("reward_greedy", "reward"))
+    found = results["greedy"]
+    assert found["rows"] == 7 and found["after"] == pytest.approx(sum(greedy) / 7)
+    assert found["after"] == pytest.approx(run.after["eval_reward_greedy"])
+    assert found["sampled"] == pytest.approx(run.after["eval_reward"])
+    error = statistics.stdev(sampled) / 7**0.5
+    assert run.after["eval_reward_stderr"] == pytest.approx(error) and error > 0
+    low, high = found["interval"]
+    assert low <= found["after"] - found["before"] <= high
+    for page in ("model/README.md", "report.html"):
+        assert f"reward {found['before']:.4g} → " in (run.run_dir / page).read_text(), page
+
+    trainer, said = built("ppo", tmp_path, *OPTIONS["ppo"]), []
+    reward = trainer.reward_funcs[0]
+    trainer.reward_funcs[0] = lambda **given: said.extend(given["completions"]) or reward(**given)
+    trainer.evaluate()
+    tokenizer = trainer.processing_class
+    tokenizer.padding_side = "left"
+    inputs = tokenizer.apply_chat_template(
+        [trainer.eval_dataset[i]["prompt"] for i in range(7)], add_generation_prompt=True,
+        return_dict=True, return_tensors="pt", padding=True,
+    )  # fmt: skip
+    ids = trainer.model.generate(**inputs, do_sample=False, max_new_tokens=12)
+    ids = ids[:, inputs["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert [answer[0]["content"] for answer in said[-7:]] == texts and len(said) == 14
+    assert " · greedy " in capsys.readouterr().err
 
 
 @pytest.mark.slow

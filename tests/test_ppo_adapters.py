@@ -321,11 +321,12 @@ def test_a_reward_adapter_stands_beside_a_policy_that_changes_the_base(
     assert isinstance(reward, RewardModel if section else SharedBaseReward)
 
 
+@pytest.mark.parametrize("mode", ["adapter", "frozen"])
 def test_a_critic_begins_as_the_reward_model_where_it_has_its_shape(
-    reward_folder, tokenizer, chats
+    reward_folder, tokenizer, chats, mode
 ):
     model = policy()
-    critic = Critic(model, "adapter")
+    critic = Critic(model, mode)
     reward = SharedBaseReward(reward_folder, name="rm", tokenizer=tokenizer).attach(model)
     texts = encode(tokenizer, chats[0][:4], chats[1][:4])
     one = {key: rows[:1, : int(texts["attention_mask"][0].sum())] for key, rows in texts.items()}
@@ -336,6 +337,13 @@ def test_a_critic_begins_as_the_reward_model_where_it_has_its_shape(
         value = critic.own_pass(ids, mask, 1, 1)
     assert value.item() == pytest.approx(0.5 * reward.score(**one).item(), abs=1e-5)
     assert value.abs() > 1e-3
+    if mode == "frozen":  # the head alone learns: the reward model stays as it is
+        model.train()
+        critic.own_pass(ids, mask, 1, 1).sum().backward()
+        learned = {n for n, p in model.named_parameters() if p.grad is not None}
+        assert len(learned) == 2 and all("v_head" in name for name in learned)
+        assert model.training and len(critic.parameters()) == 2
+        return
 
     shape = LoraConfig(task_type="CAUSAL_LM", **(LORA | {"r": 2}))
     other = get_peft_model(AutoModelForCausalLM.from_pretrained(TINY), shape)

@@ -181,6 +181,25 @@ def test_running_moments_are_those_of_all_batches_together(seed, sizes):
             close(again.std[column], seen.std())
 
 
+def test_the_worst_of_an_ensemble_counts_with_the_weight_of_all():
+    shaper = RewardShaper(torch.tensor([0.5, 0.5, 0.1, 0.0]), ensemble=[0, 1], worst=True)
+    nan = torch.nan
+    raw = torch.tensor([[1.0, 3.0, 10.0, 9.0], [nan, 3.0, 10.0, 9.0], [nan, nan, 10.0, 9.0],
+                        [nan, nan, nan, 9.0]])  # fmt: skip
+    found = shaper(raw, update=True)
+    assert found.tolist()[:3] == pytest.approx([1.0 + 1.0, 1.5 + 1.0, 1.0]) and found[3].isnan()
+
+
+def test_the_references_answers_have_mean_0_and_deviation_1_and_keep_their_scale():
+    shaper = RewardShaper(torch.tensor([2.0]), normalization="reference")
+    begun, later = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[9.0], [9.0], [9.0]])
+    first = shaper(begun, update=True)
+    assert first.mean() == 0 and torch.isclose(first.std(correction=0), torch.tensor(1.0))
+    expected = (18.0 - 6.0) / (2 * begun.std(correction=0))
+    for update in (True, False):  # whatever the policy does later
+        assert torch.allclose(shaper(later, update=update), expected.expand(3))
+
+
 @settings(max_examples=25)
 @given(rollouts(1), st.sampled_from(["none", "center", "scale", "standardize"]), st.booleans())
 def test_shaping_weighs_and_normalises(rollout, normalization, per_source):
@@ -215,7 +234,7 @@ def test_the_pessimistic_ensemble_takes_off_the_disagreement():
 
 def test_a_completion_that_nothing_judged_stays_unjudged():
     raw = torch.tensor([[math.nan, math.nan], [1.0, math.nan]])
-    for normalization in ("none", "standardize"):
+    for normalization in ("none", "standardize", "reference"):
         score = RewardShaper(torch.ones(2), normalization=normalization)(raw, update=True)
         assert score.isnan().tolist() == [True, False]
 

@@ -27,12 +27,13 @@ EVERYTHING = {
     "reward_normalize_sources": True, "gradient_accumulation_steps": 2, "steps_per_generation": 4,
     "per_device_train_batch_size": 2, "entropy_coef": 0.01, "logging_steps": 3,
 }  # fmt: skip
+REFERENCE = {"reward_normalization": "reference"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "kills", "rows"),
-    [({}, (1, 4, 6), 500), (EVERYTHING, (2, 5, 8), 500), ({}, (3, 7), 20)],
+    [({}, (1, 4, 6), 500), (EVERYTHING, (2, 5, 8), 500), (REFERENCE, (3, 7), 20)],
     ids=["plain, within and between rollouts", "everything on", "over several epochs"],
 )
 def test_a_killed_run_goes_on_as_if_never_killed(tmp_path, settings, kills, rows):

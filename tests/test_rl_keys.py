@@ -1,5 +1,6 @@
 """Every documented key of PPO, and every variant of GRPO, changes what is learned or is refused."""
 
+import dataclasses
 import functools
 import re
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import set_seed
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from modelforge import ConfigError, load_config
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
@@ -47,6 +48,7 @@ PPO = {
     "reward_normalize_sources": (True, {"reward_normalization": "standardize"}),
     "reward_clip": (0.01, {"normalize_advantages": False}),
     "reward_std_penalty": (1.0, {}),
+    "reward_aggregation": ("worst", {}),
     "whiten_rewards": (True, {}),
     "missing_eos_penalty": (5.0, {}),
 }
@@ -98,6 +100,11 @@ VARIANTS = {
     "importance_sampling_level": {"importance_sampling_level": "sequence"},
     "top_entropy_quantile": {"top_entropy_quantile": 0.2},
     "delta": {"delta": 1.0001},
+    "loss_type bnpo": {"loss_type": "bnpo"},
+    "loss_type sapo": {"loss_type": "sapo"},
+    "loss_type luspo": {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+    "loss_type vespo": {"loss_type": "vespo"},
+    "scale_rewards": {"scale_rewards": "batch"},
 }
 
 
@@ -117,8 +124,9 @@ def group_learned(name):
         args.disable_tqdm = True
         set_seed(0)
         t = GRPOTrainer(
-            policy(lora_dropout=0.0), [cheerful], args, train_dataset=PROMPTS.select(range(16)),
-            processing_class=TOKENIZER,
+            # All of its layers: answers have to differ in length.
+            policy(lora_dropout=0.0, layers=4), [cheerful], args,
+            train_dataset=PROMPTS.select(range(16)), processing_class=TOKENIZER,
         )  # fmt: skip
         t.train()
         return {n: p.detach().clone() for n, p in t.model.named_parameters() if p.requires_grad}
@@ -128,6 +136,17 @@ def group_learned(name):
 def test_a_variant_of_grpo_is_reached_by_its_keys(name):
     was, now = group_learned("grpo"), group_learned(name)
     assert any(not torch.equal(was[key], now[key]) for key in was)
+
+
+def test_the_document_names_each_loss_of_trl_and_each_variant_tried_here():
+    told = (ROOT / "docs" / "rlhf.md").read_text()
+    [field] = [f for f in dataclasses.fields(GRPOConfig) if f.name == "loss_type"]
+    named = set(re.findall(r"'(\w+)'", field.metadata["help"])) - {"sequence"}
+    assert {"grpo", "dapo", "cispo"} <= named
+    assert not [name for name in named if f'`"loss_type": "{name}"`' not in told]
+    assert not [
+        key for keys in VARIANTS.values() for key in {*keys} - {"epsilon"} if key not in told
+    ]
 
 
 def test_a_variant_that_the_installed_trl_lacks_is_refused():

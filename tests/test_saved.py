@@ -117,6 +117,9 @@ def test_the_cards_lines_give_the_trained_model(made, name, tmp_path, monkeypatc
     saved = json.loads((result.run_dir / "results.json").read_text())["saved"]
     assert saved["loaded"] and saved["difference"] < tolerance
     assert bool(merging) == (result.model_dir / "adapter_config.json").is_file()
+    # What reads tokenizer.json without transformers would cut or pad every text by these.
+    saved = json.loads((result.model_dir / "tokenizer.json").read_text())
+    assert (saved["truncation"], saved["padding"]) == (None, None)
     for block in merging:
         exec(block, names)
         merged = type(names["merged"]).from_pretrained("merged", dtype=torch.float32)

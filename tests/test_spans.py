@@ -306,3 +306,21 @@ def test_masks_are_those_of_the_training_template_of_trl(name):
         assert found.ids[0].tolist() == theirs["input_ids"]
         mask = [int(label != MASKED) for label in found.labels()]
         assert mask == theirs["assistant_masks"]
+
+
+READS = "{%- if m.KEY %}{{- '<think>' + m.KEY + '</think>' }}{%- endif %}"
+
+
+@pytest.mark.parametrize("keys", [("reasoning_content", "thinking"), ("thinking",), ("reasoning",)])
+@pytest.mark.parametrize("content", ["Blue.", "<think>Sky.</think>Blue."])
+def test_a_thought_is_written_once(keys, content):
+    """Also where the template reads several keys, and where the row holds it in two places."""
+    reads = "".join(READS.replace("KEY", key) for key in keys)
+    tokenizer = with_text(
+        "{%- for m in messages %}{{- '<|' + m.role + '|>' }}" + reads + "{{- m.content }}"
+        "{{- eos_token if m.role == 'assistant' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
+    )
+    said = {**message("assistant", content), "reasoning_content": "Sky."}
+    found = one(tokenizer, {"messages": [ASKED, said]})
+    assert "".join(trained(found, tokenizer)).count("Sky.") == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import talking
+from tiny import resumed_bitwise, talking
 from trl import GRPOTrainer
 
 from modelforge import ConfigError, load_config
@@ -52,6 +52,11 @@ class Guess:
 
 class Endless:
     pass
+
+class Own(Guess):
+    def __init__(self):
+        import random
+        self.dice = random.Random(0)
 '''
 
 
@@ -98,6 +103,8 @@ def test_what_cannot_be_described_or_begun_is_refused(place):
             load_tools([name], place)
     with pytest.raises(ConfigError, match="has no method reset"):
         load_environment("mine.py:Endless", place)
+    with pytest.raises(ConfigError, match=r"chance of its own \(dice\).*a resumed run"):
+        load_environment("mine.py:Own", place)
     with pytest.raises(ConfigError, match="two are called 'minus'"):
         load_tools(["mine.py:minus", "mine.py:minus"], place)
     (tool,) = load_tools(["mine.py:minus"], place)
@@ -194,3 +201,30 @@ def test_the_worked_example_finds_the_treasure(tmp_path):
     result = game.main(tmp_path, sft_steps=60, steps=4, held_out=12)
     # the standard error of 12 prompts with 4 answers each is about 0.05
     assert result.after["eval_reward"] - result.before["eval_reward"] > 0.2
+
+
+LUCK = '''
+import random
+
+class Luck:
+    """What it tells and gives is drawn as it is asked."""
+
+    def reset(self, **row):
+        self.number = random.randint(0, 9)
+        return f" I think of {self.number}."
+
+    def get_reward(self) -> float:
+        return random.random() + self.number
+'''
+
+
+def test_a_run_with_an_environment_is_resumed_bitwise(tmp_path, monkeypatch):
+    """Also one that draws: it is begun anew for each answer, and Python's chance is kept."""
+    (tmp_path / "luck.py").write_text(LUCK)
+    options = (
+        f"environment={tmp_path / 'luck.py'}:Luck", f"chat_template={CALLING}", "rewards=null",
+        "max_seq_length=128", "generation.max_new_tokens=6", "max_steps=4", "save_steps=1",
+        "logging_steps=1", "eval_prompts=2", "per_device_train_batch_size=8", "num_generations=4",
+        "num_iterations=2",
+    )  # fmt: skip
+    resumed_bitwise("grpo", tmp_path, monkeypatch, *options, stop=3)

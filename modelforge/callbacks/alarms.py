@@ -101,6 +101,8 @@ class Alarms(TrainerCallback):
 def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
     """That the rewards of no step told one answer from another; None where some did.
 
+    A penalty for answers without an end is no reward: such a run learns to end, and no more.
+
     Args:
         logs: Of the trainer, all that there are.
         args: The TRL config.
@@ -108,14 +110,14 @@ def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
     train = [log for log in logs if "loss" in log and "reward" in log]
     if not train or any(_differ(log) for log in train):
         return None
-    if getattr(args, "missing_eos_penalty", None):
-        return None  # it tells answers that end from those that do not
     scored = [log for log in train if _is_number(log.get("reward"))]
     what = (
         "was the same for all answers to a prompt, in every step: nothing can be learned from it"
         if scored
         else "could be given for no answer, in any step: nothing can be learned"
     )
+    if getattr(args, "missing_eos_penalty", None):
+        what += " but where to end, from ppo.missing_eos_penalty"
     fix = (
         "look at rollouts.jsonl; set rewards that tell these answers apart, or easier prompts, "
         "more num_generations or a higher generation.temperature"

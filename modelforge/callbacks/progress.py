@@ -15,6 +15,7 @@ from modelforge.common.progress import Task, clock, close_bars
 _SHOWN = {
     "loss": "loss",
     "reward": "reward",
+    "reward_greedy": "greedy",
     "accuracy": "accuracy",
     "rewards/accuracies": "accuracy",
     "kl": "KL",
@@ -145,10 +146,12 @@ class Progress(TrainerCallback):
 
 
 def _figures(logs: Mapping[str, Any], shown: Mapping[str, str], prefix: str = "") -> list[str]:
-    """The figures among the logs that are shown, each with its name."""
+    """The figures among the logs that are shown, each with its name and its standard error."""
     found: dict[str, str] = {}
     for key, name in shown.items():
         value = logs.get(prefix + key)
         if isinstance(value, int | float):
-            found.setdefault(name, f"{name} {value:.4g}")
+            error = logs.get(f"{prefix}{key}_stderr")
+            sure = f" ± {error:.2g}" if isinstance(error, int | float) else ""
+            found.setdefault(name, f"{name} {value:.4g}{sure}")
     return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,11 @@ from modelforge.cli.use import Model
 def export(
     model: Model,
     format: Annotated[
-        str, typer.Option("--format", help="merged, adapter, gguf or ollama.")
+        str, typer.Option("--format", help="merged, adapter, gguf, ollama or onnx.")
     ] = "merged",
     type: Annotated[
-        str | None, typer.Option("--type", help="f32, f16, bf16, q8_0; as the format has them.")
+        str | None,
+        typer.Option("--type", help="f32, bf16, q8_0, int8 …: see docs/use.md."),
     ] = None,
     merge_base: Annotated[
         str | None,
@@ -56,16 +58,37 @@ def export(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="An export's folder.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="An export's folder, or a run's.", show_default=False)
+    ],
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of a run: how many to train again; 4.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of a run: draws the checkpoint to begin from.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold an export against the model that it was made of, again."""
+    """Hold an export against its model again, or train some steps of a run again."""
     with working(as_json=as_json):
         from modelforge.common.console import say
+        from modelforge.errors import Problem, RunError
+        from modelforge.export.export import ABOUT
         from modelforge.export.export import verify as hold
 
-        found = hold(folder, trust_remote_code=trust_remote_code)
-        say(found.told())
+        if (folder / ABOUT).is_file() or not folder.is_dir():
+            if steps is not None or seed is not None:
+                option = "--seed" if steps is None else "--steps"
+                raise RunError(Problem(option, f"is for a run, and {folder} is none", "leave it"))
+            exported = hold(folder, trust_remote_code=trust_remote_code)
+            say(exported.told())
+            found = {"folder": str(exported.folder), **exported.about}
+        else:
+            from modelforge.training.replay import STEPS, replay
+
+            replayed = replay(folder, steps=steps or STEPS, seed=seed)
+            say(replayed.told())
+            found = {"folder": str(replayed.run), **asdict(replayed), "run": str(replayed.run)}
     if as_json:
-        print_json({"folder": str(found.folder), **found.about})
+        print_json(found)

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from modelforge.cli.collect import collect
 from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
@@ -20,14 +21,16 @@ from modelforge.cli.dial import dial
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
+from modelforge.cli.feedback import feedback_export, feedback_import, feedback_stats
 from modelforge.cli.judge import audit
 from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
+from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
-from modelforge.cli.serve import feedback_export, serve
+from modelforge.cli.serve import serve
 from modelforge.cli.sweep import sweep
 from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
@@ -75,7 +78,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, report, runs, row, watch, board),
+    *(evaluate, compare, report, runs, row, watch, board, collect),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
@@ -84,8 +87,14 @@ for _command in _COMMANDS:
 _judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
 _judge.command()(_answering(audit))
 app.add_typer(_judge, name="judge")
-_feedback = typer.Typer(help="What users say of answers.", no_args_is_help=True)
-_feedback.command(name="export")(_answering(feedback_export))
+_feedback = typer.Typer(help="What people say of answers.", no_args_is_help=True)
+for _name, _command in (
+    ("stats", feedback_stats),
+    ("export", feedback_export),
+    ("import", feedback_import),
+    ("pairs", feedback_pairs),
+):
+    _feedback.command(name=_name)(_answering(_command))
 app.add_typer(_feedback, name="feedback")
 
 
@@ -96,7 +105,7 @@ def _of_judge() -> None:
 
 @_feedback.callback()
 def _of_feedback() -> None:
-    """What users say of answers, kept by `modelforge serve`."""
+    """What people say of answers, kept by `modelforge collect` and `modelforge serve`."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`modelforge serve` and `modelforge feedback`: trained models answer, and hear what users say."""
+"""`modelforge serve`: trained models answer, and hear what users say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelforge.cli.options import AsJson, print_json, working
-from modelforge.errors import Problem, RunError
+from modelforge.cli.options import working
 
 
 def serve(
@@ -52,44 +51,3 @@ def serve(
             timeout=timeout,
             feedback=feedback,
         )
-
-
-def feedback_export(
-    file: Annotated[Path, typer.Argument(help="That `modelforge serve` wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the rows go.")] = Path(
-        "preferences.jsonl"
-    ),
-    kind: Annotated[
-        str, typer.Option("--kind", help="preference (dpo, reward), or labelled (kto).")
-    ] = "preference",
-    as_json: AsJson = False,
-) -> None:
-    """Write feedback as rows that `modelforge train` takes."""
-    with working(as_json=as_json):
-        import json
-
-        from modelforge.common.console import say
-        from modelforge.common.files import write_whole, writing
-        from modelforge.errors import DataError, did_you_mean
-        from modelforge.feedback.rows import labelled, preferences
-        from modelforge.feedback.store import read
-
-        kinds = {"preference": preferences, "labelled": labelled}
-        if kind not in kinds:
-            raise RunError(
-                Problem(f"--kind {kind}", "is no kind of row", did_you_mean(kind, kinds))
-            )
-        if output.resolve() == file.resolve():
-            what, fix = "is the feedback itself", "name another file"
-            raise RunError(Problem(f"--output {output}", what, fix))
-        found = list(read(file))
-        rows = kinds[kind](found)
-        if not rows:
-            what = f"holds {len(found)} ratings, of which no {kind} row can be made"
-            fix = "give better answers, or rate several answers to one prompt"
-            raise DataError(Problem(str(file), what, fix))
-        with writing(output, "name another place with --output"):
-            write_whole(output, "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in rows))
-        say(f"{len(rows)} {kind} rows of {len(found)} ratings in {output}")
-    if as_json:
-        print_json({"rows": len(rows), "ratings": len(found), "file": str(output)})

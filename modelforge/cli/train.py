@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ from modelforge.cli.options import (
 from modelforge.common.console import say
 from modelforge.common.processes import is_main
 from modelforge.configfile.load import load_config
+from modelforge.configfile.mend import mend
+from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import launch, launched, leave_exit_code
 from modelforge.runs import files
 from modelforge.runs.folder import choices_json
@@ -65,26 +68,49 @@ def check(
     config_only: Annotated[
         bool, typer.Option("--config-only", help="Leave the data and the machine alone.")
     ] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what is sure; the file is kept as FILE.before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a config, then its data and TRL's own rules, without loading weights."""
     report: dict[str, Any] = {"config": "ok"}
+
+    def checked() -> None:
+        report.update(_check(config, set_, trust_remote_code, config_only=config_only))
+
     with working(as_json=as_json):
-        loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
-        strategy = registry.get_strategy(loaded.settings.strategy)()
-        if config_only:
-            from modelforge.training.defaults import under_each_profile
-            from modelforge.training.effects import refuse_idle_everywhere
-
-            refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
+        if fix and set_:
+            raise ConfigError(Problem("--set", "has no place in a file", "leave it, or --fix"))
+        if fix:
+            report["changes"] = mend(config, checked, say)
         else:
-            from modelforge.training.prepare import prepare, refuse_no_step
-
-            job = prepare(loaded)
-            refuse_no_step(job)
-            report |= {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}
-            if strategy.stages(loaded):
-                modelforge.RLHFTrainer(loaded).check()
+            checked()
     if as_json:
         print_json(report)
     say(f"{config}: ok")
+
+
+def _check(
+    config: Path, set_: list[str] | None, trust_remote_code: bool, *, config_only: bool
+) -> dict[str, Any]:
+    """What there is to report of a config that can be trained; without its data, nothing.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
+    strategy = registry.get_strategy(loaded.settings.strategy)()
+    if config_only:
+        from modelforge.training.defaults import under_each_profile
+        from modelforge.training.effects import refuse_idle_everywhere
+
+        refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
+        return {}
+    from modelforge.training.prepare import prepare, refuse_no_step
+
+    job = prepare(loaded)
+    refuse_no_step(job)
+    if strategy.stages(loaded):
+        modelforge.RLHFTrainer(loaded).check()
+    return {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}

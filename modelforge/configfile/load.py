@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from modelforge import registry
+from modelforge.common.patch import drop
 from modelforge.common.paths import Place, paths_in
 from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
@@ -357,7 +358,7 @@ def _contradictions(config: Config) -> Iterable[Problem]:
     for key, fix in registry.get_strategy(settings.strategy).ignored.items():
         if _counts(config.said.get(key)):
             what = f"has no effect: the trainer of {settings.strategy} does not look at it"
-            yield Problem(f"{where}: {key}", what, fix)
+            yield Problem(f"{where}: {key}", what, fix, drop([key]))
     backend = settings.distributed.backend
     for key in ("deepspeed", "fsdp", "fsdp_config"):
         if backend != "ddp" and _counts(config.said.get(key)):
@@ -366,7 +367,10 @@ def _contradictions(config: Config) -> Iterable[Problem]:
     if backend == "ddp" and settings.distributed.config is not None:
         what = "has no effect: distributed.backend is ddp"
         yield Problem(
-            f"{where}: distributed.config", what, "set zero2, zero3 or fsdp, or remove it"
+            f"{where}: distributed.config",
+            what,
+            "set zero2, zero3 or fsdp, or remove it",
+            drop(["distributed", "config"]),
         )
     yield from group_problems(config)
     if config.said.get("max_steps") == 0:

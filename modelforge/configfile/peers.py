@@ -24,10 +24,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from modelforge.common.patch import Patch, drop, put, rename
+
 #: The tables, in the order in which they are asked.
 PROJECTS = (
     *("llamafactory", "axolotl", "trl", "handbook", "swift", "torchtune", "unsloth", "sections"),
 )
+# Functions that convert a value's form, where it has another; its meaning is the same.
+_SAME = ("model", "epochs", "modules", "whole_length")
 # What a recognised file must show at least: marks that no other project has count whole.
 _SURE = 1.5
 
@@ -71,6 +75,18 @@ class Table:
                 return f"remove it: {reasons[key]}"
         return ""
 
+    def patch(self, key: str, values: Mapping[str, Any]) -> Patch:
+        """What says the same here; empty where that is not sure."""
+        function, words = self.converted.get(key, ("", ""))
+        ours = words if function in _SAME else self.renamed.get(key, "")
+        if ours and ours.isidentifier() and ours not in values:
+            return rename([key], ours)
+        ours, meant = self.valued.get(key, ("", {}))
+        value = meant.get(str(values[key]).lower())
+        if value is not None and ours.isidentifier() and ours not in values:
+            return (*rename([key], ours), *put([ours], value))
+        return drop([key]) if key in self.unneeded else ()
+
 
 @cache
 def table(project: str) -> Table:
@@ -107,6 +123,19 @@ def table(project: str) -> Table:
 def advice(key: str) -> str:
     """What to set in place of another trainer's key; empty for a key that none has."""
     return next((told for name in PROJECTS if (told := table(name).advice(key))), "")
+
+
+def advised(key: str, values: Mapping[str, Any]) -> tuple[str, Patch]:
+    """The same, and the patch that does it where the value means the same here.
+
+    Args:
+        key: Another trainer's.
+        values: Of the config that has it.
+    """
+    for name in PROJECTS:
+        if told := (theirs := table(name)).advice(key):
+            return told, theirs.patch(key, values)
+    return "", ()
 
 
 def leaves(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,6 @@ import enum
 import json
 import typing
 from collections.abc import Iterable, Mapping
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -21,12 +20,10 @@ from modelforge import registry
 from modelforge.common.paths import KeysOf
 from modelforge.configfile.adapters import section_schema
 from modelforge.configfile.bounds import BOUNDS, OBJECTS, VALUES
-from modelforge.configfile.peers import advice
-from modelforge.errors import Problem, did_you_mean
+from modelforge.configfile.wrong import OWNED, UNKNOWN, problems_of, validator
+from modelforge.errors import Problem
 
 if typing.TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-
     from modelforge.strategy import Strategy
 
 _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -34,42 +31,8 @@ _JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 #: Where a schema says what TRL has where neither the user nor ModelForge sets a key. It is no
 #: default in JSON Schema's sense, which editors would show: ModelForge fills in many of these keys.
 TRL_DEFAULTS = "x-trl-defaults"
-UNKNOWN = "is not a key of this strategy"
-NOTHING = "remove it: no key here does this (docs/config.md lists all)"
-ALIKE = 0.75  # of so many keys one is always a little like another
 # Numbers' formats that may be left to the machine in a word.
 _AUTO = ("bf16", "fp16", "tf32")
-
-# Fields of TRL's config classes that ModelForge fills itself, with what to say instead.
-OWNED = {
-    "activation_checkpointing": "set gradient_checkpointing",
-    "activation_checkpointing_kwargs": "set gradient_checkpointing_kwargs",
-    "auto_find_batch_size": "a run that is out of memory halves its micro-batch by itself",
-    "bf16_full_eval": "held-out figures are computed as training computes",
-    "chat_template_path": "set chat_template",
-    "dataset_kwargs": "ModelForge prepares the data",
-    "dataset_text_field": 'set columns, e.g. {"text": "body"}',
-    "disable_tqdm": "ModelForge shows its own progress bar",
-    "do_eval": "set eval_dataset or eval_split",
-    "do_predict": "ModelForge writes samples.jsonl",
-    "do_train": "use `modelforge check` to stop before training",
-    "fp16_full_eval": "held-out figures are computed as training computes",
-    "hub_token": "a config holds no secrets: run `hf auth login`",
-    "local_rank": "the launcher sets it",
-    "logging_dir": "TensorBoard's files go to the run's folder",
-    "model_init_kwargs": "set use_4bit, use_8bit, attn_implementation and model_revision",
-    "parallelism_config": "start the run with `accelerate launch` and its config file",
-    "resume_from_checkpoint": "set resume",
-    "reward_weights": "set rewards, each with its weight",
-    "use_cpu": "set hardware_profile to cpu",
-    "max_length": "set max_seq_length",
-    "max_completion_length": "set generation.max_new_tokens",
-    "generation_kwargs": "set generation",
-    "save_only_model": "a checkpoint holds all that a resume needs; model/ holds the model alone",
-    "temperature": "set generation.temperature",
-    "top_k": "set generation.top_k",
-    "top_p": "set generation.top_p",
-}
 
 
 def build(strategy: type[Strategy]) -> dict[str, Any]:
@@ -152,9 +115,9 @@ def validate(values: Mapping[str, Any], strategy: type[Strategy], *, where: str)
         Problem(f"{where}: {path}", "is no finite number of 64 bits", "write a smaller one")
         for path in _non_finite(values, "")
     ]
-    errors = _validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(values))
+    errors = validator(json.dumps(schema, sort_keys=True)).iter_errors(dict(values))
     for error in sorted(errors, key=lambda e: [str(part) for part in e.absolute_path]):
-        problems.extend(_problems(error, schema, where))
+        problems.extend(problems_of(error, schema, where))
     return list(dict.fromkeys(problems))
 
 
@@ -183,16 +146,9 @@ def left_open(values: Mapping[str, Any], strategy: type[Strategy]) -> set[str]:
     for key, value in values.items():
         if value is None and key in schema["properties"]:
             branch = {"$defs": schema.get("$defs", {}), **schema["properties"][key]}
-            if not _validator(json.dumps(branch, sort_keys=True)).is_valid(None):
+            if not validator(json.dumps(branch, sort_keys=True)).is_valid(None):
                 found.add(key)
     return found
-
-
-@cache
-def _validator(schema: str) -> Any:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(json.loads(schema))
 
 
 def _values(config_class: type, name: str) -> tuple[str, ...] | None:
@@ -256,95 +212,3 @@ def _non_finite(value: Any, path: str) -> Iterable[str]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _non_finite(inner, f"{path}[{index}]")
-
-
-def _problems(error: ValidationError, root: dict[str, Any], where: str) -> Iterable[Problem]:
-    """A schema violation in the user's words."""
-    path = ""
-    for part in error.absolute_path:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    here = f"{where}: {path}" if path else where
-    schema = typing.cast("dict[str, Any]", error.schema)
-    if error.validator == "additionalProperties":
-        known = list(schema.get("properties", {}))
-        for key in typing.cast("dict[str, Any]", error.instance):
-            if key not in known:
-                told = advice(key) if not path else ""
-                yield _unknown(key, known, f"{here}.{key}" if path else f"{where}: {key}", told)
-    elif error.validator == "required":
-        missing = error.message.split("'")[1]
-        text = schema.get("properties", {}).get(missing, {}).get("description", "")
-        yield Problem(f"{here}.{missing}" if path else f"{where}: {missing}", "is missing", text)
-    elif error.validator in ("anyOf", "oneOf") and isinstance(error.instance, dict | list):
-        # Of several forms, speak of the one the user chose.
-        branches: dict[int, list[ValidationError]] = {}
-        for inner in error.context or ():
-            branches.setdefault(int(inner.schema_path[0]), []).append(inner)
-        meant = [b for b in branches.values() if all(e.validator != "type" or e.path for e in b)]
-        if meant:
-            for inner in meant[0]:
-                yield from _problems(inner, root, where)
-        else:
-            yield Problem(here, f"is {_short(error.instance)}", f"set {describe(schema, root)}")
-    else:
-        fix = f"set {describe(schema, root)}"
-        allowed = schema.get("enum")
-        if allowed and isinstance(error.instance, str):
-            near = did_you_mean(error.instance, [a for a in allowed if isinstance(a, str)])
-            fix = near if near.startswith("did") else fix
-        if error.instance in schema.get("items", {}).get("enum", ()):
-            fix = f"set [{_short(error.instance)}]"
-        yield Problem(here, f"is {_short(error.instance)}", fix)
-
-
-def _unknown(key: str, known: list[str], where: str, told: str) -> Problem:
-    if key in OWNED:
-        return Problem(where, "is not set here", OWNED[key])
-    return Problem(where, UNKNOWN, told or did_you_mean(key, known, alike=ALIKE) or NOTHING)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def describe(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
-    """What a schema accepts, in words: ``a whole number of at least 1``."""
-    if "$ref" in schema:
-        return describe(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
-    if "const" in schema:
-        return _short(schema["const"])
-    if "enum" in schema:
-        return "one of " + ", ".join(_short(value) for value in schema["enum"])
-    if "anyOf" in schema:
-        return " or ".join(describe(branch, root) for branch in schema["anyOf"])
-    kinds = schema.get("type", [])
-    words = [_TYPES.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    text = " or ".join(words) or "another value"
-    bounds = [
-        f"{word} {schema[key]}"
-        for key, word in (
-            ("minimum", "of at least"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "of at most"),
-            ("exclusiveMaximum", "below"),
-            ("pattern", "that matches"),
-        )
-        if key in schema
-    ]
-    if schema.get("minLength") or schema.get("minItems"):
-        text = text.replace("a text", "a text that is not empty").replace(
-            "a list", "a list that is not empty"
-        )
-    return " ".join([text, " and ".join(bounds)]).strip()
-
-
-_TYPES = {
-    "string": "a text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "object": "an object of named values",
-    "array": "a list",
-    "null": "null",
-}

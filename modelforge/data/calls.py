@@ -6,6 +6,7 @@ arguments, and ``{"type": "function", "function": {"name", "description", "param
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -63,11 +64,28 @@ def call_of(value: Any) -> Call | None:
 def split_calls(content: str) -> tuple[str, list[Call]]:
     """Content that ends with tagged calls → what stands before them, and the calls."""
     found = list(TAGGED.finditer(content))
-    calls = list(filter(None, (call_of(parsed(match[1])) for match in found)))
+    calls = list(filter(None, (call_of(parsed(mended(match[1]))) for match in found)))
     rest = TAGGED.sub("", content[found[0].start() :]) if found else ""
     if not found or rest.strip() or len(calls) < len(found):
         return content, []
     return content[: found[0].start()].rstrip(), calls
+
+
+def mended(text: str) -> str:
+    """A call as JSON text, also where it is written as Python shows it; any other text as it is."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            return json.dumps(ast.literal_eval(text), ensure_ascii=False)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            return text
+    return text
+
+
+def is_shown_by_python(content: str) -> bool:
+    """Whether a tagged call is no JSON, but what Python shows of an object: ``{'name': …}``."""
+    return any(mended(match[1]) != match[1] for match in TAGGED.finditer(content))
 
 
 def returned(content: str) -> str:
@@ -138,3 +156,11 @@ def with_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             message = {**message, "tool_call_id": name}
         numbered.append(message)
     return numbered
+
+
+def as_text(function: Mapping[str, Any]) -> str:
+    """The arguments of a call as JSON text."""
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False)

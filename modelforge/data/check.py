@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.ledger import FIRST, Ledger, Tally, quantiles
+from modelforge.data.ledger import FIRST, Ledger, quantiles
 from modelforge.data.left_out import LeftOut, refusal
-from modelforge.data.overlap import RUN, prompt_key, shared
+from modelforge.data.overlap import keys_of
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
@@ -51,6 +51,7 @@ class Tokenised:
         flaw: Why it teaches nothing at any length, or None.
         silent: How many empty answers of it are masked.
         blanks_alone: Whether the sides of the pair differ in white space alone.
+        asked, said: Fingerprints of what it asks and of all that it says (see `keys_of`).
     """
 
     row: Row
@@ -62,6 +63,13 @@ class Tokenised:
     flaw: str | None = None
     silent: int = 0
     blanks_alone: bool = False
+    asked: int = 0
+    said: int = 0
+
+    @property
+    def where(self) -> str:
+        """Its place, ``file:line``."""
+        return self.row.where
 
 
 # What is known of a row that can be trained on, in the columns of an array: its part and place
@@ -69,8 +77,8 @@ class Tokenised:
 # loss is taken on, those beyond the limit, whether its last supervised token ends a reply (-1 where
 # that cannot be told), a fingerprint of its content, and one of what it asks.
 KEPT = [
-    *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i8")),
-    *(("beyond", "i8"), ("ends", "i1"), ("content", "u8"), ("asked", "u8")),
+    *(("part", "i4"), ("at", "i8"), ("first", "i4"), ("second", "i4"), ("supervised", "i4")),
+    *(("beyond", "i4"), ("ends", "i1"), ("content", "u8"), ("asked", "u8")),
 ]
 
 
@@ -127,6 +135,7 @@ def tokenise(
             raise refusal(found, row.where)
         tokenised = Tokenised(row, example, found)
         if isinstance(found, Encoded):
+            tokenised.asked, tokenised.said = keys_of(example)
             tokenised.silent = rendered.mask_silence(found)
             tokenised.flaw = rendered.flaw(found, example)
             if kind == "preference":
@@ -157,7 +166,7 @@ def check(rows: Sequence[Tokenised], part: int, limits: Limits, ledger: Ledger) 
 
     kept: list[Kept] = []
     by_path = {source["path"]: source for source in ledger.sources}
-    for batch in in_batches(enumerate(rows)):
+    for batch in in_batches(enumerate(track(rows, "checking", len(rows)))):
         figures: list[tuple[int, ...]] = []
         for at, item in batch:
             found = item.encoded
@@ -170,6 +179,13 @@ def check(rows: Sequence[Tokenised], part: int, limits: Limits, ledger: Ledger) 
             tell(item, found, ledger)
         kept.append(np.array(figures, KEPT))
     return np.concatenate(kept) if kept else np.empty(0, KEPT)
+
+
+def joined(parts: Sequence[Kept]) -> Kept:
+    """The rows of all parts; of one part itself, since a copy of many rows is large."""
+    import numpy as np
+
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def tell(item: Tokenised, found: Encoded, ledger: Ledger) -> None:
@@ -224,9 +240,9 @@ def measured(
         ledger.truncated.add(item.row.where)
         ledger.truncated_tokens += beyond
     first, second = (*lengths, 0)[:2]
-    content = content_key(item.example, found, limit)
+    content = content_key(item, found, limits)
     told = -1 if ends is None else int(ends)
-    return first, second, supervised, beyond, told, content, prompt_key(item.example)
+    return first, second, supervised, beyond, told, content, item.asked
 
 
 def backwards(found: Encoded) -> Iterator[int]:
@@ -356,41 +372,21 @@ def account_training(epoch: Kept, evaluation: Kept, ledger: Ledger) -> None:
     lengths = epoch["first"]
     if ledger.kind == "preference":
         lengths = np.stack([epoch["first"], epoch["second"]], axis=1).ravel()
-    ledger.tokens = quantiles(lengths.tolist())
+    ledger.tokens = quantiles(lengths)
     ledger.train_rows = len(epoch)
     ledger.eval_rows = len(evaluation)
     if ledger.kind != "prompt" and len(lengths):
-        ledger.supervised_share = int(epoch["supervised"].sum()) / int(lengths.sum(dtype="i8"))
-
-
-NEAR_AMONG = 100_000  # training rows in which nearly the same rows are looked for
-
-
-def look_for_shared(
-    train: Sequence[Tokenised], evaluation: Sequence[Tokenised], ledger: Ledger
-) -> None:
-    """Count the held-out rows that are also trained on, as they are or nearly so."""
-    every = -(-len(train) // NEAR_AMONG) or 1
-    if every > 1 and len(evaluation):
-        ledger.note(
-            f"rows that are nearly held-out ones are looked for in one of {every} training rows"
+        ledger.supervised_share = int(epoch["supervised"].sum(dtype="i8")) / int(
+            lengths.sum(dtype="i8")
         )
-    held_out, trained = (
-        ((item.row.where, item.example) for item in rows) for rows in (evaluation, train)
-    )
-    for kind, pairs in shared(held_out, trained, every=every).items():
-        tally = ledger.words_in_common
-        if kind != RUN:
-            tally = ledger.shared_with_training.setdefault(kind, Tally())
-        for one, other in pairs:
-            tally.add(f"{one} = {other}")
 
 
-def content_key(example: Example, found: Encoded, limit: int | None) -> int:
+def content_key(item: Tokenised, found: Encoded, limits: Limits) -> int:
     """A fingerprint of a row as it is trained on: its tokens, cut, and what goes with them."""
     digest = hashlib.blake2b(digest_size=8)
     for ids in found.ids:
-        digest.update(ids[:limit].tobytes() + b"|")
-    rest = [example.get(name) for name in ("answer", "margin", "label")]
-    digest.update(json.dumps(rest).encode())
+        digest.update(ids[: limits.keeps].tobytes() + b"|")
+    if limits.kind != "demonstration":
+        rest = [item.example.get(name) for name in ("answer", "margin", "label")]
+        digest.update(json.dumps(rest).encode())
     return int.from_bytes(digest.digest())

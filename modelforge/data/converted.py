@@ -107,7 +107,7 @@ def convert(
 
     used = set(match.columns.values())
     rows = refused(rows, used, mode.kind, by_hand=bool(columns), drop=drop)
-    count(rows, used, mode.kind, ledger)
+    count(rows, used, mode.kind, ledger, answers=match.columns.get("replies"))
     made = form.convert(match.items(rows), mode, drop)
     for row, example in parted(made) if mode.kind == "labelled" else made:
         try:
@@ -131,7 +131,8 @@ def _brought_into_shape(
         ledger.note(f"{table.path}: an export of {tool}, of which the first answer is read")
     rows = spread(rows)
     if not columns:
-        rows, told = joined(table.path, rows)
+        pairs = mode.kind in ("preference", "labelled")
+        rows, told = joined(table.path, rows, pairs=pairs)
         if told:
             ledger.note(told)
         rows, shape = shaped(rows, mode.kind)

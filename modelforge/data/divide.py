@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from modelforge.data.check import joined
 from modelforge.data.ledger import Ledger
 from modelforge.errors import DataError, Problem
 
@@ -32,9 +33,7 @@ def divide(
     Raises:
         DataError: If too few rows would be left.
     """
-    import numpy as np
-
-    rows = np.concatenate(kept)
+    rows = joined(kept)
     count, ledger.eval_reason = eval_count(len(rows), eval_split, where)
     if count < 0 or (count and len(rows) - count < max(min_rows, 1)):
         what = f"{eval_split!r} would leave {len(rows) - count} of {len(rows)} rows to train on"
@@ -47,14 +46,14 @@ def divide_as(kept: Sequence[Kept], prompts: Collection[int]) -> tuple[list[Kept
     import numpy as np
 
     wanted = np.fromiter(prompts, "u8", len(prompts))
-    return parted(kept, np.isin(np.concatenate(kept)["asked"], wanted))
+    return parted(kept, np.isin(joined(kept)["asked"], wanted))
 
 
 def parted(kept: Sequence[Kept], chosen: Kept) -> tuple[list[Kept], Kept]:
     """The rows of each part that are not chosen, and those of all parts that are."""
     import numpy as np
 
-    rows = np.concatenate(kept)
+    rows = joined(kept)
     ends = np.cumsum([len(part) for part in kept])[:-1]
     parts = zip(kept, np.split(chosen, ends), strict=True)
     return [part[~those] for part, those in parts], rows[chosen]
@@ -82,7 +81,7 @@ def drawn(asked: Kept, content: Kept, count: int, seed: int) -> Kept:
     keys = np.where(alike, keys + np.arange(len(keys), dtype="u8"), keys)
     keys, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     chosen, room = np.zeros(len(keys), bool), count
-    for at in np.argsort(_mixed(keys, seed), kind="stable").tolist():
+    for at in np.argsort(_mixed(keys, seed), kind="stable"):
         if room == 0:
             break
         if sizes[at] <= room:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST = 4  # processes that nobody asked for
+GARBAGE = 100_000  # objects made before a process looks for garbage; a batch makes many more lists
+AHEAD = 4  # batches a process that may wait to be written
 
 
 @dataclass(frozen=True)
@@ -168,21 +172,35 @@ def worked(work: Work, processes: int) -> Iterator[Done]:
         yield from map(work.batch, range(count))
         return
     _work = work
+    gc.freeze()  # what is here already is no garbage of theirs, and its pages stay shared
     try:
         fork = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(min(processes, count), fork, _begin) as pool:
-            yield from pool.map(_batch, range(count))
+            yield from in_turn(pool, count, AHEAD * processes)
     except BrokenProcessPool:
         what = "one of its processes was killed; the system does so where memory runs out"
         fix = "free some memory, or set dataset_num_proc to 1"
         raise RunError(Problem("tokenising", what, fix)) from None
     finally:
+        gc.unfreeze()
         _work = None
+
+
+def in_turn(pool: ProcessPoolExecutor, count: int, ahead: int) -> Iterator[Done]:
+    """All batches in order, no more of them ahead than memory should hold."""
+    waiting: deque[Future[Done]] = deque()
+    for number in range(count):
+        waiting.append(pool.submit(_batch, number))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _begin() -> None:
     # The processes share the CPUs already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gc.set_threshold(GARBAGE)
     Thread(target=_end_with_parent, daemon=True).start()
 
 

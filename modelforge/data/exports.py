@@ -16,6 +16,9 @@ from modelforge.data.read import Row
 
 SAID = ("text", "choices", "selected", "rating", "value")  # where Label Studio keeps what was said
 OF_ARGILLA = (".responses", ".suggestion")
+SUGGESTED = "-suggestion"
+SIDES = ("response_a", "response_b")
+NOT_GIVEN = ("discarded", "draft")  # answers that nobody handed in
 
 
 def plain(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
@@ -23,6 +26,7 @@ def plain(rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
     for tool, fits, unwrap in (
         ("Argilla", is_argilla, from_argilla),
         ("Argilla", is_argilla_table, from_argilla_table),
+        ("Argilla", is_argilla_one, from_argilla_one),
         ("Label Studio", is_label_studio, from_label_studio),
     ):
         if rows and all(fits(row.cells) for row in rows):
@@ -44,20 +48,37 @@ def from_argilla(cells: Mapping[str, Any]) -> dict[str, Any]:
     """Fields, and to each question the first answer, or the suggestion where nobody answered."""
     said: dict[str, Any] = {}
     for source in ("suggestions", "responses"):  # the later wins
-        answers = cells.get(source)
-        if isinstance(answers, Mapping):
-            for question, value in answers.items():
-                found = first_value(value)
-                if not is_empty(found):
-                    said[question] = found
+        for question, value in by_question(cells.get(source)).items():
+            found = first_value(value)
+            if not is_empty(found):
+                said[question] = found
     rest = {k: v for k, v in cells.items() if k not in ("fields", "suggestions", "responses")}
     return {**rest, **cells["fields"], **said}
 
 
+def by_question(value: Any) -> Mapping[str, Any]:
+    """Answers or suggestions by their question; the older form is a list, one of each person."""
+    if isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, Mapping) and "question_name" in each:
+            found.setdefault(str(each["question_name"]), each)
+        elif isinstance(each, Mapping) and each.get("status") not in NOT_GIVEN:
+            values = each.get("values")
+            found = {**(values if isinstance(values, Mapping) else {}), **found}
+    return found
+
+
 def first_value(value: Any) -> Any:
-    """The first of several answers, out of the object that it may stand in."""
+    """The first of several answers that was handed in, out of the object that it may stand in."""
     if isinstance(value, list):
-        value = value[0] if value else None
+        given = [
+            each
+            for each in value
+            if not (isinstance(each, Mapping) and each.get("status") in NOT_GIVEN)
+        ]
+        value = given[0] if given else None
     return value.get("value") if isinstance(value, Mapping) and "value" in value else value
 
 
@@ -76,6 +97,27 @@ def from_argilla_table(cells: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def is_argilla_one(cells: Mapping[str, Any]) -> bool:
+    """Whether a row is of a data set that Argilla 1 writes: questions beside their suggestions."""
+    return any(name.endswith(SUGGESTED) and isinstance(cells.get(asked_in(name)), list)
+               for name in cells)  # fmt: skip
+
+
+def from_argilla_one(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Each question with its first answer, else with the suggestion."""
+    asked = {asked_in(name) for name in cells if name.endswith(SUGGESTED)}
+    plain = {k: v for k, v in cells.items() if SUGGESTED not in k and k not in asked}
+    for name in asked & cells.keys():
+        found = first_value(cells[name])
+        plain[name] = cells.get(f"{name}{SUGGESTED}") if is_empty(found) else found
+    return plain
+
+
+def asked_in(name: str) -> str:
+    """The question of a column of suggestions."""
+    return name.removesuffix(SUGGESTED)
+
+
 def is_label_studio(cells: Mapping[str, Any]) -> bool:
     """Whether a row is a task of Label Studio's."""
     return isinstance(cells.get("data"), Mapping) and isinstance(cells.get("annotations"), list)
@@ -84,10 +126,16 @@ def is_label_studio(cells: Mapping[str, Any]) -> bool:
 def from_label_studio(cells: Mapping[str, Any]) -> dict[str, Any]:
     """The task's data, and what its first annotation says under the names of its controls."""
     said: dict[str, Any] = {}
+    data = cells["data"]
     annotations = [a for a in cells["annotations"] if not a.get("was_cancelled")]
     for result in annotations[0].get("result", []) if annotations else []:
         value = result.get("value", {})
         found = next((value[key] for key in SAID if key in value), None)
-        said[result.get("from_name", "")] = first_value(found)
+        name = result.get("from_name", "")
+        if result.get("type") == "pairwise":
+            # Both sides by name, and the side that was chosen: left or right.
+            sides = dict(zip(str(result.get("to_name", "")).split(","), SIDES, strict=False))
+            data, name = {sides.get(k, k): v for k, v in data.items()}, "preference"
+        said[name] = first_value(found)
     rest = {k: v for k, v in cells.items() if k not in ("data", "annotations")}
-    return {**rest, **cells["data"], **said}
+    return {**rest, **data, **said}

@@ -19,8 +19,19 @@ from modelforge.common.progress import track
 from modelforge.data.again import Again
 from modelforge.data.encodings import encoding_of
 from modelforge.data.packed import NAMES, opened, packing, without_packing
-from modelforge.data.read import Bad, Cells, Report, Row, Table, read_json, read_jsonl
+from modelforge.data.read import (
+    Bad,
+    Cells,
+    Report,
+    Row,
+    Table,
+    is_whole,
+    read_json,
+    read_jsonl,
+)
 from modelforge.data.tabular import (
+    DIRECTIVE,
+    read_anki,
     read_arrow,
     read_parquet,
     read_separated,
@@ -31,7 +42,8 @@ from modelforge.errors import DataError, Problem, did_you_mean
 
 SHOWN = 10  # problems listed in full; the rest is counted
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-HEAD = 2**20  # characters of a table that tell what stands between its cells
+HEAD = 2**20  # characters of a text that tell what it is
+ANKI = ".anki"  # no ending of a file: what it begins with tells it
 HASHED = 2**20  # bytes hashed at once
 
 
@@ -48,7 +60,9 @@ TEXT_READERS: dict[str, Callable[[TextIO, Report], Cells]] = {
     ".csv": partial(read_separated, mark=","),
     ".tsv": partial(read_separated, mark="\t"),
     ".txt": read_text,
+    ANKI: read_anki,
 }
+CALLED = {".json": "a JSON list", ".jsonl": "JSON lines", ANKI: "notes of Anki"}
 BINARY_READERS: dict[str, Callable[[Path, Report], Cells]] = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
@@ -56,7 +70,7 @@ BINARY_READERS: dict[str, Callable[[Path, Report], Cells]] = {
 }
 # Other names of the same.
 ALIASES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl"}
-SUFFIXES = (*TEXT_READERS, *BINARY_READERS)
+SUFFIXES = (*(suffix for suffix in TEXT_READERS if suffix != ANKI), *BINARY_READERS)
 DOCUMENTS = (".txt",)  # a file is one text, however long
 
 
@@ -137,6 +151,10 @@ def read_file(path: Path, *, shown: str, large: bool = False) -> Table:
     suffix = ending(path)
     if not suffix:
         fix = "use one of " + ", ".join(SUFFIXES) + ", each also with " + ", ".join(NAMES)
+        if packing(path.name):
+            fix = (
+                f"unpack it, or name it by what is in it, as {path.stem}.jsonl{packing(path.name)}"
+            )
         raise DataError(Problem(shown, f"cannot read files ending in '{path.suffix}'", fix))
     problems: list[Bad] = []
     rows: Sequence[Row] = []
@@ -216,21 +234,38 @@ def reader_of(
         )
     elif encoding.name != "UTF-8":
         notes.append(f"{shown}: read as {encoding.name}")
-    read = TEXT_READERS[suffix]
-    if suffix == ".csv":
-        with opened(path) as stream, as_text(stream, encoding.codec, newline="") as text:
-            mark = separator(text.read(HEAD))
+    with opened(path) as stream, as_text(stream, encoding.codec, newline="") as text:
+        head = text.read(HEAD)
+    found = kind_of(suffix, head)
+    if found != suffix:
+        notes.append(f"{shown}: read as {CALLED[found]}, which it holds")
+    read = TEXT_READERS[found]
+    if found == ".csv":
+        mark = separator(head)
         if mark != ",":
             notes.append(f"{shown}: read with {mark!r} between the cells")
         read = partial(read_separated, mark=mark)
 
     def cells(report: Report) -> Cells:
         # JSON text may hold U+2028, U+0085 and others, which a universal newline would split at.
-        newline = "" if suffix in (".csv", ".tsv") else "\n"
+        newline = "" if found in (".csv", ".tsv", ANKI) else "\n"
         with opened(path) as stream, as_text(stream, encoding.codec, newline) as text:
             yield from read(text, report)
 
     return cells
+
+
+def kind_of(suffix: str, head: str) -> str:
+    """What a text file is, by its ending and where others are usual by how it begins."""
+    start = head.lstrip("\ufeff \t\r\n")
+    first, _, rest = start.partition("\n")
+    if suffix == ".jsonl" and start[:1] == "[":  # a list in a line of many is a broken row
+        return suffix if rest.strip() and is_whole(first) else ".json"
+    if suffix == ".json" and start[:1] == "{":
+        return ".jsonl" if rest.lstrip()[:1] == "{" and is_whole(first) else suffix
+    if suffix in (".txt", ".csv", ".tsv") and start.startswith(DIRECTIVE):
+        return ANKI
+    return suffix
 
 
 def as_text(stream: IO[bytes], codec: str, newline: str) -> TextIO:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelforge.data.advice import ADVICE, FINDINGS
 from modelforge.data.convert import DataKind
 from modelforge.data.grams import WORDS
 from modelforge.data.places import Watched
 from modelforge.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    import numpy
 
 FIRST = 10  # rows named per reason
 WARN_SHARE = 0.1  # dropped or truncated rows above this share are worth a warning
@@ -313,16 +316,22 @@ def reason_problems(reasons: Iterable[tuple[str, Tally]]) -> list[Problem]:
     ]
 
 
-def quantiles(lengths: Collection[int]) -> dict[str, float]:
-    """``total, mean, p50, p95, max`` of sequence lengths (nearest-rank quantiles)."""
-    ordered = sorted(lengths)
-    if not ordered:
+def quantiles(lengths: numpy.ndarray) -> dict[str, float]:
+    """``total, mean, p50, p95, max`` of sequence lengths (nearest-rank quantiles).
+
+    Args:
+        lengths: In tokens, (N,).
+    """
+    import numpy as np
+
+    count = len(lengths)
+    if not count:
         return {}
-    count = len(ordered)
+    ordered, total = np.sort(lengths), int(lengths.sum(dtype="i8"))
     return {
-        "total": sum(ordered),
-        "mean": sum(ordered) / count,
-        "p50": ordered[(count - 1) // 2],
-        "p95": ordered[min(count - 1, int(0.95 * count))],
-        "max": ordered[-1],
+        "total": total,
+        "mean": total / count,
+        "p50": int(ordered[(count - 1) // 2]),
+        "p95": int(ordered[min(count - 1, int(0.95 * count))]),
+        "max": int(ordered[-1]),
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from modelforge.data.again import ByPlace
 from modelforge.data.message import Message
 from modelforge.data.render import Span
 from modelforge.data.spans import Found
@@ -39,6 +41,25 @@ def without(spans: Sequence[Span], hole: Span) -> list[Span]:
 def dropped(messages: Sequence[Message], i: int, cut: Mapping[int, str]) -> tuple[str, str]:
     """The detail and the reason of a row whose message the template cuts."""
     return f"{cut[i]} of the {messages[i]['role']}", "template drops text"
+
+
+class Offsets(ByPlace[Span]):
+    """Where each token of a text stands in it, asked of few: lists of all would take longer.
+
+    Args:
+        encoding: Of the library tokenizers.
+    """
+
+    def __init__(self, encoding: Any) -> None:
+        self.encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self.encoding)
+
+    def item(self, at: int) -> Span:
+        """The characters of one token."""
+        span: Span = self.encoding.token_to_chars(at)
+        return span
 
 
 def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

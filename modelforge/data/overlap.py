@@ -16,10 +16,10 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelforge.data.convert import Example
 from modelforge.data.dialogue import split_last_reply
@@ -45,57 +45,103 @@ Named = tuple[str, Example]
 Shared = dict[str, list[tuple[str, str]]]
 
 
+class Row(Protocol):
+    """A row with the fingerprints of `keys_of`, by which most rows are passed over unread."""
+
+    @property
+    def asked(self) -> int:
+        """Of what it asks."""
+
+    @property
+    def said(self) -> int:
+        """Of all that it says."""
+
+    @property
+    def where(self) -> str:
+        """Its place, ``file:line``."""
+
+    @property
+    def example(self) -> Example:
+        """In normal form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A row as `Row` has it.
+
+    Attributes:
+        where: Its place.
+        example: In normal form.
+        asked, said: Its fingerprints.
+    """
+
+    where: str
+    example: Example
+    asked: int
+    said: int
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a row says.
 
     Attributes:
         where: Its place, ``file:line``.
-        prompt: A fingerprint of what it asks.
-        whole: A fingerprint of all of it.
         words: Its text without system messages, as it is compared.
     """
 
     where: str
-    prompt: bytes
-    whole: bytes
     words: str
 
 
-def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) -> Shared:
+def shared(rows: Iterable[Named], others: Iterable[Named]) -> Shared:
     """Which of ``rows`` stand in ``others`` too: the kind → the places of both, row by row.
 
     Args:
         rows: The places and the examples to look for; held in memory.
         others: Where to look; gone through once.
+    """
+    return shared_rows(keyed(rows), keyed(others))
+
+
+def keyed(rows: Iterable[Named]) -> Iterator[Row]:
+    """Rows with their fingerprints."""
+    return (Keyed(where, example, *keys_of(example)) for where, example in rows)
+
+
+def shared_rows(rows: Iterable[Row], others: Iterable[Row], *, every: int = 1) -> Shared:
+    """The same of rows whose fingerprints are known.
+
+    Args:
+        rows: To look for; held in memory.
+        others: Where to look; gone through once.
         every: Nearly the same rows, and runs of words, are looked for among every so-many-th of the
             others.
     """
-    wanted = [content(where, example) for where, example in rows]
-    wholes = {item.whole: i for i, item in reversed(list(enumerate(wanted)))}
-    prompts = {item.prompt: i for i, item in reversed(list(enumerate(wanted)))}
-    whole: dict[bytes, str] = {}
-    prompt: dict[bytes, str] = {}
-    near, runs = Near(wanted), Grams([item.words for item in wanted])
-    found = (content(where, example) for where, example in others)
-    while wanted and (batch := list(islice(found, BATCH))):
+    wanted = list(rows)
+    said, asked = first_places(wanted)
+    same: dict[int, str] = {}
+    prompt: dict[int, str] = {}
+    contents = [content(item) for item in wanted]
+    near, runs = Near(contents), Grams([item.words for item in contents])
+    left = iter(others)
+    while wanted and (batch := list(islice(left, BATCH))):
         for item in batch:
-            if item.whole in wholes:
-                whole.setdefault(item.whole, item.where)
-            if item.prompt in prompts:
-                prompt.setdefault(item.prompt, item.where)
-        # What is shared already needs no closer look.
-        near.settled.update(wholes[item.whole] for item in batch if item.whole in wholes)
-        near.settled.update(prompts[item.prompt] for item in batch if item.prompt in prompts)
-        near.look(batch[::every])
-        some = batch[::every]
+            if (at := said.get(item.said)) is not None:
+                same.setdefault(item.said, item.where)
+                near.settled.add(at)  # it needs no closer look
+            if (at := asked.get(item.asked)) is not None:
+                prompt.setdefault(item.asked, item.where)
+                near.settled.add(at)
+        some = [content(item) for item in batch[::every]]
+        near.look(some)
         runs.look([item.words for item in some], [item.where for item in some])
     told: Shared = {}
     alike = runs.found()
     for i, item in enumerate(wanted):
         for kind, place in (
-            (SAME, whole.get(item.whole)),
-            (PROMPT, prompt.get(item.prompt)),
+            (SAME, same.get(item.said)),
+            (PROMPT, prompt.get(item.asked)),
             (NEARLY, near.found.get(i)),
             (RUN, alike.get(i)),
         ):
@@ -105,11 +151,16 @@ def shared(rows: Iterable[Named], others: Iterable[Named], *, every: int = 1) ->
     return {kind: told[kind] for kind in (SAME, PROMPT, NEARLY, RUN) if kind in told}
 
 
-def content(where: str, example: Example) -> Content:
-    """What an example says, as it is compared."""
-    prompt, question, answers = asked(example)
-    told = plain("\n".join("".join(parts_of(answer)) for answer in answers))
-    return Content(where, prompt, digest(prompt, told), f"{question} {told}".strip())
+def first_places(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, int]]:
+    """The number of the first row that says something, and of the first that asks it."""
+    numbered = list(enumerate(rows))[::-1]
+    return {item.said: i for i, item in numbered}, {item.asked: i for i, item in numbered}
+
+
+def content(row: Row) -> Content:
+    """What a row says, as it is compared."""
+    _, question, answers = asked(row.example)
+    return Content(row.where, f"{question} {answer_of(answers)}".strip())
 
 
 def prompt_key(example: Example) -> int:
@@ -117,10 +168,22 @@ def prompt_key(example: Example) -> int:
 
     A text that asks nothing is taken as a whole.
     """
+    return keys_of(example)[0]
+
+
+def keys_of(example: Example) -> tuple[int, int]:
+    """Fingerprints of what a row asks (see `prompt_key`), and of all that it says."""
     prompt, question, answers = asked(example)
+    told = answer_of(answers)
+    said = digest(prompt, told)
     if not question:
         prompt = digest(prompt, *("".join(parts_of(answer)) for answer in answers))
-    return int.from_bytes(prompt[:8])
+    return int.from_bytes(prompt[:8]), int.from_bytes(said[:8])
+
+
+def answer_of(answers: Iterable[Any]) -> str:
+    """The answers of a row as they are compared."""
+    return plain("\n".join("".join(parts_of(answer)) for answer in answers))
 
 
 def asked(example: Example) -> tuple[bytes, str, list[Any]]:

@@ -93,6 +93,15 @@ def one_object(line: str, number: int) -> dict[str, Any]:
     return checked(value, number, escaped="\\u" in line)
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is one whole piece of JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def checked(value: Any, number: int, *, escaped: bool) -> dict[str, Any]:
     """The value if it is an object whose text can be encoded (``escaped``: look for halves)."""
     if not isinstance(value, dict):
@@ -199,6 +208,8 @@ def the_list(value: Any) -> tuple[str, list[Any]]:
         for key, inner in value.items()
         if isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner)
     }
+    if not lists and (rows := rows_of_columns(value)):
+        return "", rows
     if len(lists) > 1:
         what = f"holds several lists: {', '.join(lists)}"
         raise Bad(0, what, "write each to a file of its own, such as train.jsonl and test.jsonl")
@@ -207,6 +218,16 @@ def the_list(value: Any) -> tuple[str, list[Any]]:
             return "data", value["data"]
         raise Bad(0, "a .json file must hold a list of objects", fix)
     return next(iter(lists.items()))
+
+
+def rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an object that holds a list of cells for each column; none for any other."""
+    columns = list(value.values())
+    if len(columns) < 2 or not all(isinstance(column, list) for column in columns):
+        return []
+    if len({len(column) for column in columns}) != 1:
+        return []
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def item_lines(text: str, items: list[Any], key: str) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelforge.common import patch
 from modelforge.data.again import mapped
 from modelforge.data.cells import is_empty
 from modelforge.data.convert import DataKind, Item
@@ -14,7 +15,7 @@ from modelforge.data.formats import TABLE
 from modelforge.data.layout import Format
 from modelforge.data.names import NAMES
 from modelforge.data.read import Row
-from modelforge.errors import DataError, Problem, did_you_mean
+from modelforge.errors import DataError, Problem, did_you_mean, nearest
 
 # What a row of any format may hold for the chat template, beside its messages.
 BESIDE: Mapping[str, tuple[str, ...]] = {
@@ -69,11 +70,16 @@ def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> S
     for our, theirs in columns.items():
         # Any other column of a prompt file is handed to reward functions under its name.
         if our not in ours and kind != "prompt":
-            problems.append(Problem(f"columns: {our}", "no such role", did_you_mean(our, ours)))
-        if theirs not in present:
-            near = did_you_mean(theirs, by_lower)
+            role = nearest(our, ours)
+            mended = patch.rename(["columns", our], role) if role else ()
+            fix = did_you_mean(our, ours)
+            problems.append(Problem(f"columns: {our}", "no such role", fix, mended))
+        if theirs not in present and not any(holds(row.cells, theirs) for row in rows):
+            fix, near = did_you_mean(theirs, by_lower), nearest(theirs, by_lower)
             where = rows[0].path if rows else "columns"
-            problems.append(Problem(where, f"no column '{theirs}' (columns: {our})", near))
+            what = f"no column '{theirs}' (columns: {our})"
+            mended = patch.put(["columns", our], by_lower[near]) if near else ()
+            problems.append(Problem(where, what, fix, mended))
     if problems:
         raise DataError(*problems)
     return mapped(rows, lambda row: Row(renamed(row.cells, columns), row.path, row.line))
@@ -83,11 +89,35 @@ def renamed(cells: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, A
     """Cells under our names; a column whose name is taken by a mapped one gets another."""
     moved = set(columns.values())
     kept = {
-        f"{name} (of the file)" if name in columns else name: value
+        f"{name} (of the file)" if name in columns else name: rest_of(value, name, moved)
         for name, value in cells.items()
         if name not in moved
     }
-    return {**kept, **{our: cells.get(theirs) for our, theirs in columns.items()}}
+    return {**kept, **{our: within(cells, theirs) for our, theirs in columns.items()}}
+
+
+def rest_of(value: Any, name: str, moved: Collection[str]) -> Any:
+    """What of a cell has no name of ours: of an object that of which no part has one."""
+    if not isinstance(value, Mapping) or not any(path.startswith(f"{name}.") for path in moved):
+        return value
+    parts = ((key, each, f"{name}.{key}") for key, each in value.items())
+    left = {key: rest_of(each, path, moved) for key, each, path in parts if path not in moved}
+    return {key: each for key, each in left.items() if not is_empty(each)}
+
+
+def within(cells: Mapping[str, Any], name: str) -> Any:
+    """A column's cell, or what ``object.key`` names within one; None for nothing."""
+    if name in cells or "." not in name:
+        return cells.get(name)
+    value: Any = cells
+    for step in name.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def holds(cells: Mapping[str, Any], name: str) -> bool:
+    """Whether something stands there."""
+    return within(cells, name) is not None
 
 
 def recognise(rows: Sequence[Row], kind: DataKind, mapped: Collection[str] = ()) -> Match:
@@ -113,8 +143,8 @@ def recognise(rows: Sequence[Row], kind: DataKind, mapped: Collection[str] = ())
     serving = [match for match in matches if kind in match.format.serves]
     if serving:
         best = max(serving, key=lambda m: len(set(mapped) & set(m.columns.values())))
-        by_hand = mapped and "thought" not in mapped
-        return best if kind != "demonstration" or by_hand else with_thought(best, head)
+        by_hand = mapped and set(mapped).isdisjoint(NAMES["thought"])
+        return best if kind != "demonstration" or by_hand else with_thought(best, head, mapped)
     raise DataError(unrecognised(rows[0].path, usual, kind, matches))
 
 
@@ -154,20 +184,24 @@ def fit(
     return Match(form, columns)
 
 
-def with_thought(match: Match, rows: Sequence[Row]) -> Match:
+def with_thought(match: Match, rows: Sequence[Row], mapped: Collection[str]) -> Match:
     """The match with the column of the thought before its reply, where there is one.
 
     Args:
         match: Of demonstrations.
         rows: The first ones.
+        mapped: Names given by hand.
     """
     reply = match.columns.get("completion")
     free = by_canonical(
         {name: None for row in rows for name in row.cells if name not in match.columns.values()}
     )
-    column = next((free[name] for name in NAMES["thought"] if name in free), None)
+    named = [name for name in NAMES["thought"] if name in mapped]
+    column = next((free[name] for name in named or NAMES["thought"] if name in free), None)
     if reply is None or column is None:
         return match
+    if named:
+        return Match(match.format, {**match.columns, "thought": column})
     # "on", or a number, says how much is to be thought.
     thoughts = [row.cells.get(column) for row in rows]
     said = [value for value in thoughts if isinstance(value, str) and len(value.split()) > 1]
@@ -183,7 +217,7 @@ def unrecognised(
     """The problem of a file that cannot serve ``kind``."""
     shown = ", ".join(map(repr, columns[:12])) or "none"
     example = {
-        "demonstration": '{"prompt": "…", "completion": "…"}',
+        "demonstration": '{"prompt": "…", "completion": "…"} or {"text": "…"}',
         "preference": '{"prompt": "…", "chosen": "…", "rejected": "…"}',
         "labelled": '{"prompt": "…", "completion": "…", "label": "…"}',
         "prompt": '{"prompt": "…"}',

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.calls import returned, split_calls, with_ids
+from modelforge.data.calls import as_text, is_shown_by_python, returned, split_calls, with_ids
 from modelforge.data.message import Message
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OURS = frozenset({"train", "weight"})
 # What a template without a tokenizer writes.
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-THOUGHT = re.compile(r"(</?think>)")
+# Keys for a thought: transformers fills the first two from each other where they are not there.
+THOUGHT_KEYS: tuple[dict[str, bool], ...] = (
+    {"reasoning_content": True, "thinking": True},
+    {"reasoning_content": True, "thinking": False},
+    {"reasoning_content": False, "thinking": False, "reasoning": True},
+)
 INLINE = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 
@@ -209,7 +214,7 @@ class Renderer:
         if thought and self.thought_form == "inline":
             shown["content"] = f"<think>\n{thought}\n</think>\n\n{shown['content']}"
         elif thought:
-            shown |= {"reasoning_content": thought, "thinking": thought}
+            shown |= as_fields(thought, self.thought_keys or THOUGHT_KEYS[0])
         if "tool_calls" in shown:
             shown = shaped_calls(shown, self.call_form or CALL_FORMS[0])
         if self.takes_parts and shown["content"] is not None:
@@ -222,15 +227,23 @@ class Renderer:
         changed: dict[str, Any] = {}
         if role == "tool" and "<tool_response>" in words and self.call_form is not None:
             changed["content"] = returned(words)
-        if role == "assistant" and "</think>" in words and self.thoughts_apart:
-            thought, words = split_thought(words)
-            if thought and not message.get("reasoning_content"):
-                changed |= {"reasoning_content": thought, "content": words}
-        if role == "assistant" and "<tool_call>" in words and self.calls_apart:
+        if role == "assistant" and "</think>" in words:
+            thought, rest = split_thought(words)
+            apart = message.get("reasoning_content") or ""
+            if thought and not apart and self.thoughts_apart:
+                words = rest
+                changed |= {"reasoning_content": thought, "content": rest}
+            elif thought and thought.split() == apart.split():  # a row may hold it in both places
+                words = changed["content"] = rest
+        if role == "assistant" and "<tool_call>" in words and self._takes_out_calls(words):
             words, calls = split_calls(words)
             if calls and "tool_calls" not in message:
                 changed |= {"tool_calls": calls, "content": words}
         return {**message, **changed} if changed else message
+
+    def _takes_out_calls(self, words: str) -> bool:
+        """Whether tagged calls are rendered anew: in the template's own form, or as JSON."""
+        return self.calls_apart or (self.call_form is not None and is_shown_by_python(words))
 
     @cached_property
     def takes_parts(self) -> bool:
@@ -247,7 +260,7 @@ class Renderer:
             return False
         thought, answer = PROBES[4:]
         inline = {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{answer}"}
-        fields = {"content": answer, "reasoning_content": thought, "thinking": thought}
+        fields = {"content": answer, **as_fields(thought, self.thought_keys or {})}
         asked = {"role": "user", "content": "?"}
         found, right = (self._probe([asked, each]) for each in (inline, {**inline, **fields}))
         return "".join(found.split()) != "".join(right.split())
@@ -303,13 +316,24 @@ class Renderer:
         """``field`` or ``inline``, by where it renders a thought; empty: it drops it."""
         thought, answer = PROBES[4:]
         asked = {"role": "user", "content": "?"}
-        fields = {"reasoning_content": thought, "thinking": thought}
-        if thought in self._probe([asked, {"role": "assistant", "content": answer, **fields}]):
+        if self.thought_keys:
             return "field"
         inline = f"<think>\n{thought}\n</think>\n\n{answer}"
         known = "<think>" in self.template_for(None)
         shown = self._probe([asked, {"role": "assistant", "content": inline}])
         return "inline" if known and thought in shown else ""
+
+    @cached_property
+    def thought_keys(self) -> dict[str, bool] | None:
+        """The keys of a message in which it reads a thought; None if it reads none.
+
+        Such that it writes the thought once, for a template may read several of them.
+        """
+        asked, said = {"role": "user", "content": "?"}, {"role": "assistant", "content": PROBES[5]}
+        forms = ({**said, **as_fields(PROBES[4], keys)} for keys in THOUGHT_KEYS)
+        counts = [self._probe([asked, form]).count(PROBES[4]) for form in forms]
+        best = min((count for count in counts if count), default=0)
+        return THOUGHT_KEYS[counts.index(best)] if best else None
 
     def _probe(self, messages: Sequence[dict[str, Any]], tools: Tools | None = None) -> str:
         """Messages as they are, as text; empty where the template refuses them."""
@@ -332,6 +356,11 @@ def split_thought(content: str) -> tuple[str | None, str]:
     return (found[1].strip("\n"), found[2].lstrip("\n")) if found else (None, content)
 
 
+def as_fields(thought: str, keys: Mapping[str, bool]) -> dict[str, str]:
+    """A thought in some keys of a message, and nothing in others."""
+    return {key: thought if filled else "" for key, filled in keys.items()}
+
+
 def shaped_calls(message: dict[str, Any], form: CallForm) -> dict[str, Any]:
     """A message that calls functions, in a template's form."""
     calls = message["tool_calls"]
@@ -341,56 +370,3 @@ def shaped_calls(message: dict[str, Any], form: CallForm) -> dict[str, Any]:
             for call in calls
         ]
     return {**message, "content": message["content"] or form.empty, "tool_calls": calls}
-
-
-def as_text(function: Mapping[str, Any]) -> str:
-    """The arguments of a call as JSON text."""
-    arguments = function["arguments"]
-    if isinstance(arguments, str):
-        return arguments
-    return json.dumps(arguments, ensure_ascii=False)
-
-
-def words_of(message: Message) -> Iterator[tuple[str, str]]:
-    """The texts of a message that its rendering must hold, each with what it is.
-
-    The content is split at the marks of a thought, for templates write those anew.
-    """
-    thought = (message.get("reasoning_content") or "").strip()
-    if thought:
-        yield "thought", thought
-    what = "text"
-    for part in THOUGHT.split(message["content"]):
-        if part == "<think>":
-            what = "thought"
-        elif part == "</think>":
-            what = "text"
-        elif part.strip():
-            yield what, part.strip()
-    for call in message.get("tool_calls", ()):
-        yield "call", call["function"]["name"]
-        yield from (("call", words) for words in leaves(call["function"]["arguments"]))
-
-
-def leaves(value: Any) -> Iterator[str]:
-    """The texts in a structure."""
-    if isinstance(value, str) and value.strip():
-        yield value.strip()
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from leaves(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from leaves(each)
-
-
-def holds(text: str, words: str) -> bool:
-    """Whether a rendering holds a text, white space and the escapes of JSON aside."""
-    if words in text:
-        return True
-    return as_json(words) in text or "".join(words.split()) in "".join(text.split())
-
-
-def as_json(words: str) -> str:
-    """A text with the escapes that it has within JSON."""
-    return json.dumps(words, ensure_ascii=False)[1:-1]

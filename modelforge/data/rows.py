@@ -17,12 +17,13 @@ from modelforge.data.check import (
     account_training,
     check,
     hold_out,
-    look_for_shared,
+    joined,
 )
 from modelforge.data.divide import divide, divide_as, mixture
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
 from modelforge.data.picked import Chosen, encoded, places_of
+from modelforge.data.repeated import look_for_shared
 from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
@@ -144,8 +145,6 @@ class Rows:
         Raises:
             DataError: If too few rows can be used.
         """
-        import numpy as np
-
         ledger = copy.deepcopy(self.reading)
         limits = Limits(ledger.kind, max_length, long_rows, self.end_ids)
         eval_limits = replace(limits, long_rows=long_eval_rows or long_rows)
@@ -153,12 +152,13 @@ class Rows:
         kept = [check(rows, number, limits, ledger) for number, rows in enumerate(parts)]
         count = len(self.weights)
         ledger.refuse_if_too_few(self.name, sum(map(len, kept[:count])), self.min_rows)
-        account(np.concatenate(kept), parts, ledger, limits, decode=self.decode)
+        account(joined(kept), parts, ledger, limits, decode=self.decode)
         train, evaluation = self._divide(kept, ledger)
+        del kept  # of many rows, a hundred megabytes
         evaluation = hold_out(evaluation, parts, eval_limits, limits, ledger)
         order = mixture(train, self.weights, self.seed, ledger)
-        flat = np.concatenate(train)
-        epoch = flat[np.asarray(order, int)]
+        flat = joined(train)
+        epoch = flat if isinstance(order, range) else flat[order]
         account_training(epoch, evaluation, ledger)
         once, rows, held_out = (Chosen(parts, each) for each in (flat, epoch, evaluation))
         look_for_shared(once, held_out, ledger)
@@ -186,8 +186,6 @@ class Rows:
         What a source says itself comes first. The other sources give rows where nothing else is
         held out, or where ``eval_split`` asks for some.
         """
-        import numpy as np
-
         count = len(self.weights)
         train, evaluation = list(kept[:count]), kept[count:]
         if self.held_out and not any(map(len, evaluation)):
@@ -212,7 +210,7 @@ class Rows:
             evaluation.append(drawn)
             reasons.append(ledger.eval_reason)
         ledger.eval_reason = "; ".join(reasons)
-        return train, np.concatenate(evaluation) if evaluation else train[0][:0]
+        return train, joined(evaluation) if evaluation else train[0][:0]
 
     def _divide_as(
         self, prompts: Collection[int], train: list[Kept], ledger: Ledger

@@ -29,6 +29,7 @@ SIDES = {
     **dict.fromkeys(("response_1", "answer_1"), 1),
     **dict.fromkeys(("response_2", "answer_2"), -1),
     **dict.fromkeys(("tie", "both", "none", "equal", "same", "neither", "tie (bothbad)"), 0),
+    **dict.fromkeys(("both_bad", "bothbad", "both_good", "tie (both bad)", "draw"), 0),
 }
 # Of answers that are counted from 0.
 FROM_ZERO = {

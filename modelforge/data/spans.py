@@ -14,16 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from modelforge.data.held import as_json, holds, words_of
 from modelforge.data.message import Message
-from modelforge.data.render import (
-    Conversation,
-    Renderer,
-    RenderError,
-    Span,
-    as_json,
-    holds,
-    words_of,
-)
+from modelforge.data.render import Conversation, Renderer, RenderError, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

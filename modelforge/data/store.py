@@ -18,7 +18,10 @@ from modelforge.data.spool import BATCH
 from modelforge.data.tokens import Encoded
 
 # What is told of a row, in the order of `Tokenised`.
-TOLD = ("ends", "double_bos", "closed", "flaw", "silent", "blanks_alone")
+TOLD = (
+    *("ends", "double_bos", "closed", "flaw", "silent", "blanks_alone"),
+    *("asked", "said"),
+)
 
 
 @cache
@@ -33,7 +36,7 @@ def schema() -> Any:
         **{"first": ids, "second": ids, "start": pa.int32(), "spans": ids},
         **{"findings": pa.list_(pa.string()), "ends": pa.bool_(), "double_bos": pa.bool_()},
         **{"closed": pa.bool_(), "flaw": pa.string(), "silent": pa.int32()},
-        "blanks_alone": pa.bool_(),
+        **{"blanks_alone": pa.bool_(), "asked": pa.uint64(), "said": pa.uint64()},
     }
     return pa.schema(list(columns.items()))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +18,17 @@ from modelforge.data.read import Bad, Cells, Report, first_line
 csv.field_size_limit(2**31 - 1)
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 20  # rows that tell what stands between cells
+# Anki writes how its notes are to be read before them; Excel takes the separator from such a line.
+DIRECTIVE = ("#separator:", "#html:", "#columns:", "#notetype", "#deck", "#tags", "#guid")
+BY_NAME = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "colon": ":"}
+EXCEL = re.compile(r"\A\ufeff?\"?sep=(.)\"?\r?\n")
 BATCH = 1000  # rows of a binary table that are taken out of it at once
 
 
 def separator(head: str) -> str:
     """What stands between the cells of a CSV: a comma, unless another makes a table and it none."""
+    if named := EXCEL.match(head):
+        return named[1]
     return next((mark for mark in SEPARATORS if is_table(head, mark)), ",")
 
 
@@ -39,6 +47,8 @@ def read_separated(stream: TextIO, report: Report, mark: str) -> Cells:
     reader = csv.reader(stream, delimiter=mark, strict=True)
     try:
         header = next(reader, [])
+        if EXCEL.match(mark.join(header) + "\n"):
+            header = next(reader, [])
         refuse_twice(header)
         start = reader.line_num + 1
         for cells in reader:
@@ -51,6 +61,33 @@ def read_separated(stream: TextIO, report: Report, mark: str) -> Cells:
             start = reader.line_num + 1
     except csv.Error as error:
         raise Bad(reader.line_num, f"broken CSV: {error}") from None
+
+
+def read_anki(stream: TextIO, report: Report) -> Cells:
+    """Notes that Anki exports as text: a front, a back, and perhaps other columns.
+
+    Fields that hold HTML stay as they are.
+    """
+    said: dict[str, str] = {}
+    at, line = 0, stream.readline()
+    while line.lower().startswith(DIRECTIVE):
+        name, _, value = line[1:].rstrip("\r\n").partition(":")
+        said[name.lower()] = value
+        at, line = at + 1, stream.readline()
+    mark = BY_NAME.get(said.get("separator", "tab").strip().lower(), said.get("separator", "\t"))
+    names = said["columns"].split(mark) if "columns" in said else ["Front", "Back"]
+    own = {int(v): n.removesuffix(" column") for n, v in said.items() if n.endswith(" column")}
+    reader = csv.reader(itertools.chain([line], stream), delimiter=mark, strict=True)
+    try:
+        start = at + 1
+        for cells in reader:
+            numbers = range(1, len(cells) + 1)
+            named = (own.get(i) or dict(enumerate(names, 1)).get(i, f"field {i}") for i in numbers)
+            if cells:
+                yield start, dict(zip(named, cells, strict=True))
+            start = at + reader.line_num + 1
+    except csv.Error as error:
+        raise Bad(at + reader.line_num, f"broken notes of Anki: {error}") from None
 
 
 def refuse_twice(header: list[str]) -> None:

@@ -8,7 +8,7 @@ in the first alone, and of ranked answers the best one is taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -25,17 +25,21 @@ NAMES: dict[str, list[str]] = json.loads(
 )
 
 
-def joined(path: str, rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
+def joined(path: str, rows: Sequence[Row], *, pairs: bool) -> tuple[Sequence[Row], str]:
     """Conversations as ``messages``, and what was done; rows that are no messages as they are.
 
     Args:
         path: Of the file, for messages.
         rows: Of one file.
+        pairs: Whether answers are compared: then ranked ones to one message become pairs.
 
     Raises:
         DataError: If each row is one message, and nothing says how they belong together.
     """
     head = rows[:LOOKED_AT]
+    if head and all(_is_tree(row.cells.get("prompt")) for row in head):
+        rows = [each for row in rows for each in _flat(row)]
+        head = rows[:LOOKED_AT]
     names = by_canonical({name: None for row in head for name in row.cells})
     own = {role: _first(names, NAMES[role]) for role in NAMES}
     speaker, said = own["speaker"], own["said"]
@@ -50,6 +54,10 @@ def joined(path: str, rows: Sequence[Row]) -> tuple[Sequence[Row], str]:
     messages = [Row(_message(row.cells, speaker, said), row.path, row.line) for row in rows]
     if belongs == own["parent"]:
         assert own["message"] is not None
+        if pairs and own["rank"]:
+            made = _pairs(messages, own["message"], belongs, own["rank"])
+            told = f"{path}: {len(rows)} rows, a message each, make {len(made)} pairs of ranked "
+            return made, told + "answers: the best and the worst to each message"
         made, left = _ways(messages, own["message"], belongs, own["rank"])
     else:
         members = [row for row in messages if not is_empty(row.cells.get(belongs))]
@@ -136,6 +144,54 @@ def _ways(
             len(messages) - visited
         )
     return made, left
+
+
+def _is_tree(value: Any) -> bool:
+    """Whether a cell is a message that holds the replies to it (OpenAssistant)."""
+    return isinstance(value, Mapping) and isinstance(value.get("replies"), list)
+
+
+def _flat(row: Row) -> Iterator[Row]:
+    """The messages of a tree, each with the one that it answers."""
+    todo: list[tuple[Any, str | None]] = [(row.cells.get("prompt"), None)]
+    while todo:
+        node, parent = todo.pop(0)
+        if not isinstance(node, Mapping):
+            continue
+        cells = {name: value for name, value in node.items() if name != "replies"}
+        yield Row({**cells, "parent_id": parent}, row.path, row.line)
+        name = str(node.get("message_id"))
+        todo = [*((each, name) for each in node.get("replies") or ()), *todo]
+
+
+def _pairs(messages: Sequence[Row], own: str, parent: str, rank: str) -> list[Row]:
+    """The best and the worst of the ranked answers to each message, with all that stands before."""
+    rows = {str(row.cells.get(own)): row for row in messages}
+    answers: dict[str, list[Row]] = {}
+    for row in rows.values():
+        above, place = str(row.cells.get(parent)), row.cells.get(rank)
+        if above in rows and is_number(place) and _role(row.cells["role"]) == "assistant":
+            answers.setdefault(above, []).append(row)
+    read = (own, parent, rank)
+    made: list[Row] = []
+    for asked, group in answers.items():
+        group.sort(key=lambda row: float(row.cells[rank]))
+        if float(group[0].cells[rank]) == float(group[-1].cells[rank]):
+            continue
+        way = [asked]
+        while (above := str(rows[way[0]].cells.get(parent))) in rows and above not in way:
+            way.insert(0, above)
+        said = {
+            "prompt": [rows[name].cells for name in way],
+            "chosen": [group[0].cells],
+            "rejected": [group[-1].cells],
+        }
+        cells = {
+            name: _conversation(group[0], messages, read).cells["messages"]
+            for name, messages in said.items()
+        }
+        made.append(Row(cells, group[0].path, group[0].line))
+    return made
 
 
 def _best(answers: Sequence[tuple[str, Mapping[str, Any]]], rank: str | None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.left_out import look_for_left_out
 from modelforge.data.marks import Marks
-from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
+from modelforge.data.masks import Offsets, dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
 from modelforge.data.spans import SpanFinder, lost_in, reflowed, training_template
@@ -187,6 +187,8 @@ class Encoder:
 
     def conversations(self, examples: Sequence[Example]) -> list[Result]:
         """Labels on the assistant turns, found in the text."""
+        from transformers import BatchEncoding
+
         rows = [self._found(example) for example in examples]
         texts = [row.text for row in rows if not isinstance(row, RenderError)]
         tokens: Any = (
@@ -194,13 +196,12 @@ class Encoder:
                 texts,
                 add_special_tokens=False,
                 return_attention_mask=False,
-                return_offsets_mapping=True,
                 verbose=False,
             )
             if texts
-            else {"input_ids": (), "offset_mapping": ()}
+            else BatchEncoding({"input_ids": ()}, [])
         )
-        found = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        found = zip(tokens["input_ids"], map(Offsets, tokens.encodings), strict=True)
         return [
             row if isinstance(row, RenderError) else labelled(row, *next(found)) for row in rows
         ]

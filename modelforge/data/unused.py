@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from modelforge.data.cells import is_empty
+from modelforge.data.compare import ANSWER_KEYS, RANK_KEYS, SCORE_KEYS
 from modelforge.data.convert import DataKind
 from modelforge.data.dialogue import is_messages, unpacked
 from modelforge.data.ledger import Ledger, Tally
@@ -19,6 +20,7 @@ from modelforge.data.message import (
     READ_PART_KEYS,
     ROLE_KEYS,
     TEXT_KEYS,
+    THOUGHT_KEYS,
     Skip,
     is_message,
 )
@@ -36,6 +38,7 @@ MEANING = {
     "corrected": "column with a meaning of its own",
     "revision": "column with a meaning of its own",
 }
+NAMES = ("name", "tool_call_id")  # of messages; what is no text is not read
 # Of demonstrations: whether, or how much, the row is to be trained on.
 FLAGS = ("train", "loss", "loss_weight", "loss_scale", "weight")
 
@@ -90,10 +93,24 @@ def _is_off(value: Any) -> bool:
     return str(value).strip().lower() in ("false", "0", "0.0", "no")
 
 
-def count(rows: Iterable[Row], used: Collection[str], kind: DataKind, ledger: Ledger) -> None:
-    """Count the filled columns and the message keys that are not read; ``used`` are the others.
+def count(
+    rows: Iterable[Row],
+    used: Collection[str],
+    kind: DataKind,
+    ledger: Ledger,
+    *,
+    answers: str | None = None,
+) -> None:
+    """Count the filled columns, and the keys of messages and answers, that are not read.
 
     Rows of prompts hand their other columns on to reward functions.
+
+    Args:
+        rows: Of one file.
+        used: The columns that are read.
+        kind: What the rows are to serve.
+        ledger: Is told of it.
+        answers: The column of several answers.
     """
     columns = ledger.passed_on if kind == "prompt" else ledger.unused
     for row in rows:
@@ -101,7 +118,7 @@ def count(rows: Iterable[Row], used: Collection[str], kind: DataKind, ledger: Le
             if name not in used and not is_empty(value):
                 columns.setdefault(str(name), Tally()).add(row.where)
             elif name in used:
-                for key in _keys(value):
+                for key in _keys_of_answers(value) if name == answers else _keys(value):
                     ledger.unused.setdefault(f"{name}[].{key}", Tally()).add(row.where)
 
 
@@ -110,12 +127,31 @@ def _keys(value: Any) -> set[str]:
     found: set[str] = set()
     for message in _messages(value):
         found.update(k for k, v in message.items() if k not in READ_KEYS and not is_empty(v))
-        for keys in (ROLE_KEYS, TEXT_KEYS):  # of several, the first is read
-            found.update([key for key in keys if not is_empty(message.get(key))][1:])
+        for keys in (ROLE_KEYS, TEXT_KEYS, THOUGHT_KEYS):  # of several, the first is read
+            filled = [key for key in keys if not is_empty(message.get(key))]
+            found.update(key for key in filled[1:] if message[key] != message[filled[0]])
+        found.update(k for k in NAMES if k in message and not is_name(message[k]))
         content = next((message[key] for key in TEXT_KEYS if key in message), None)
         for part in content if isinstance(content, list) else ():
             if isinstance(part, Mapping):
                 found.update(f"content[].{key}" for key in part if key not in READ_PART_KEYS)
+    return found
+
+
+def is_name(value: Any) -> bool:
+    """Whether a message's ``name`` or ``tool_call_id`` is read, or says nothing."""
+    return isinstance(value, str) or is_empty(value)
+
+
+def _keys_of_answers(value: Any) -> set[str]:
+    """The keys of several answers that are not read: of the first answers and scores one is."""
+    found: set[str] = set()
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, Mapping):
+            filled = [key for key, item in each.items() if not is_empty(item)]
+            groups = (ANSWER_KEYS, (*SCORE_KEYS, *RANK_KEYS))
+            read = {next((k for k in group if k in filled), "") for group in groups}
+            found.update(key for key in filled if key not in read)
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelforge.measuring.intervals import change, wilson
+from modelforge.measuring.rows import GREEDY_REWARD, mean
 from modelforge.strategy import Measure
 
 Rows = Sequence[Mapping[str, Any]]
@@ -53,6 +54,47 @@ def judged(measure: Measure, before: Mapping[str, Any], after: Mapping[str, Any]
     )
     verdict = _since_the_start(interval, better=measure.higher_is_better)
     return _found(rows, None, interval, f"{said}: {verdict}")
+
+
+def greedy(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the likeliest answers are rewarded, for ``results.json``; None where none were given.
+
+    Args:
+        before: What `modelforge.evaluation.results.measured` found before training.
+        after: The same of the trained model.
+
+    Returns:
+        ``rows``: prompts; ``before`` (None where it was not measured) and ``after``: the mean
+        reward of their likeliest answers; ``sampled``: that of their sampled answers after
+        training; ``interval``: the 95 % interval of the change; ``told``: all in words.
+    """
+    both = [(row[GREEDY_REWARD], row["reward"]) for row in after["rows"] if _given(row)]
+    if not both:
+        return None
+    pairs = [
+        (first[GREEDY_REWARD], last[GREEDY_REWARD], 1.0)
+        for first, last in zip(before["rows"], after["rows"], strict=False)
+        if _given(first) and _given(last)
+    ]
+    last, sampled = (mean((value, 1.0) for value in side) for side in zip(*both, strict=True))
+    begun = mean((first, 1.0) for first, _, _ in pairs) if pairs else None
+    moved = change(*zip(*pairs, strict=True)) if pairs else None
+    told = f"greedy answers to {len(both)} of the prompts: reward "
+    told += f"{last:.4g}" if begun is None else f"{begun:.4g} → {last:.4g}"
+    if moved is not None:
+        told += f", 95 % interval of the change {moved[1][0]:+.3g} to {moved[1][1]:+.3g}"
+    return {
+        "rows": len(both),
+        "before": begun,
+        "after": last,
+        "sampled": sampled,
+        "interval": None if moved is None else list(moved[1]),
+        "told": f"{told}; sampled answers to them: {sampled:.4g}",
+    }
+
+
+def _given(row: Mapping[str, Any]) -> bool:
+    return row.get(GREEDY_REWARD) is not None and row.get("reward") is not None
 
 
 def _found(

@@ -44,6 +44,7 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         "## Figures",
         rows_of(("held-out", "before", "after"), figures_of(results)) or "No rows were held out.",
         *([verdict_of(results)] if verdict_of(results) else []),
+        *([of_greedy(results)] if "greedy" in results else []),
         *([forgotten(results)] if "neutral" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
@@ -141,6 +142,12 @@ def _compared(results: Mapping[str, Any]) -> str:
     """What got better, worse and cannot be told apart; nothing where nothing was compared."""
     found: str = results.get("compared", {}).get("told", "")
     return found
+
+
+def of_greedy(results: Mapping[str, Any]) -> str:
+    """How the likeliest answers are rewarded; nothing where none were given."""
+    words: str = results.get("greedy", {}).get("told", "")
+    return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
 def forgotten(results: Mapping[str, Any]) -> str:

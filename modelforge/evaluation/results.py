@@ -11,7 +11,7 @@ from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.guards import Guard, looked
-from modelforge.evaluation.headline import judged
+from modelforge.evaluation.headline import greedy, judged
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -181,6 +181,7 @@ def write_end(
         "saved": saved,
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
+    further["greedy"] = greedy(before, after)
     further["neutral"] = after.get("neutral")
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
@@ -201,6 +202,8 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
         figures = " → ".join(f"{f:.4g}" for f in both if f is not None)
         verdict = f" ({results['verdict']})" if "verdict" in results else ""
         say(f"{measure.label}: {figures}{verdict}")
+    if "greedy" in results:
+        say(results["greedy"]["told"])
     if "stopped_early" in results:
         say(results["stopped_early"]["told"])
     if "neutral" in results:

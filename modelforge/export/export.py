@@ -13,7 +13,7 @@ from modelforge.common.console import say
 from modelforge.common.files import digest, writing
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
-from modelforge.export import gguf, ollama, transformers_folder
+from modelforge.export import gguf, ollama, onnx, transformers_folder
 from modelforge.export.proof import BOUNDS, ORIGINAL, Bound
 from modelforge.export.reference import Reference, reference_of
 from modelforge.inference.generate import weights_digest
@@ -25,7 +25,6 @@ _KEYS = {"model", "format", "type", "merged_into", "digests"}
 _INSTEAD = {
     "torchscript": "tracing fixes one length and drops the cache of keys and values",
     "pickle": "a pickle can run code when it is loaded",
-    "onnx": "it is not written yet",
 }
 
 
@@ -63,6 +62,7 @@ FORMATS: Mapping[str, Format] = {
     "ollama": Format(
         ("f16", "bf16", "q8_0", "f32"), ollama.problems, ollama.write, ollama.differences
     ),
+    "onnx": Format(("f32", "int8", "int4"), onnx.problems, onnx.write, onnx.differences),
 }
 
 

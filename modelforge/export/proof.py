@@ -41,6 +41,8 @@ BOUNDS = {
     "f16": Bound(1e-5, 1e-4, 0.05),
     "bf16": Bound(1e-4, 1e-3, 0.1),
     "q8_0": Bound(1e-3, 1e-2, 0.2),
+    "int8": Bound(1e-3, 1e-2, 0.2),
+    "int4": Bound(0.1, 1.0, 1.0),
 }
 # Of an adapter in the base before it was rounded to 4 bits, which is another model: what tells it
 # from a wrong one.

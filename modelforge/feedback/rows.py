@@ -1,4 +1,4 @@
-"""Feedback as rows that `modelforge train` takes."""
+"""Ratings as rows that `modelforge train` takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from modelforge.feedback.decided import answer_of, prompt_of
 from modelforge.feedback.store import Given
 
 
@@ -40,22 +41,20 @@ def labelled(found: Iterable[Given]) -> list[dict[str, Any]]:
         if given.rating is not None or said:
             said.append((given.answer, given.rating == "up" and not said))
         for text, label in said:
-            row = {**_prompt(given), "completion": _answer(given, str(text)), "label": label}
-            rows.append(row)
+            answer = answer_of(given.prompt, str(text))
+            rows.append({**prompt_of(given.prompt), "completion": answer, "label": label})
     return rows
 
 
 def _pair(given: Given, chosen: str, rejected: str) -> dict[str, Any]:
-    sides = {"chosen": _answer(given, chosen), "rejected": _answer(given, rejected)}
-    return {**_prompt(given), **sides}
+    good, bad = (answer_of(given.prompt, text) for text in (chosen, rejected))
+    return {**prompt_of(given.prompt), "chosen": good, "rejected": bad}
 
 
-def _prompt(given: Given) -> dict[str, Any]:
-    if "messages" not in given.prompt:
-        return {"prompt": given.prompt["prompt"]}
-    row = {"prompt": given.prompt["messages"]}
-    return row | ({"tools": given.prompt["tools"]} if given.prompt.get("tools") else {})
-
-
-def _answer(given: Given, text: str) -> Any:
-    return [{"role": "assistant", "content": text}] if "messages" in given.prompt else text
+def demonstrations(found: Iterable[Given]) -> list[dict[str, Any]]:
+    """The better answers, for ``sft``."""
+    return [
+        {**prompt_of(given.prompt), "completion": answer_of(given.prompt, given.better)}
+        for given in found
+        if given.better is not None
+    ]

@@ -29,6 +29,8 @@ create table if not exists feedback (
 """
 _COLUMNS = "answer_id, choice, at, model, prompt, answer, rating, better"
 
+_THERE = "select 1 from sqlite_master where name = 'feedback'"
+
 _AGAIN = """
 on conflict do update set at = excluded.at, rating = coalesce(excluded.rating, rating),
 better = coalesce(excluded.better, better)
@@ -80,7 +82,7 @@ class Store:
             self._db.execute(_TABLE)
             self._db.execute(f"select {_COLUMNS} from feedback limit 1")
         except (sqlite3.Error, OSError) as error:
-            raise _unusable(path, error) from None
+            raise unusable(path, error) from None
 
     def keep(self, given: Given) -> None:
         """Write it; what was said of the same answer before stays, but for what is said anew.
@@ -103,7 +105,7 @@ class Store:
             with self._lock:
                 self._db.execute(said, row)
         except sqlite3.Error as error:
-            raise _unusable(self.path, error) from None
+            raise unusable(self.path, error) from None
 
     def close(self) -> None:
         """Let the file go."""
@@ -111,8 +113,12 @@ class Store:
             self._db.close()
 
 
-def read(path: Path) -> Iterator[Given]:
-    """What a file holds, in the order it came.
+def read(path: Path, *, none_is_fine: bool = False) -> Iterator[Given]:
+    """The ratings of a file, in the order they came.
+
+    Args:
+        path: Of the file.
+        none_is_fine: Whether it may hold votes alone.
 
     Raises:
         DataError: If it is no such file.
@@ -121,13 +127,16 @@ def read(path: Path) -> Iterator[Given]:
         raise DataError(Problem(str(path), "is not there", "name the file that the server wrote"))
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            if none_is_fine and not db.execute(_THERE).fetchall():
+                return
             rows = db.execute(f"select {_COLUMNS} from feedback order by at, answer_id").fetchall()
     except sqlite3.Error as error:
-        raise _unusable(path, error) from None
+        raise unusable(path, error) from None
     for answer_id, choice, at, model, prompt, answer, rating, better in rows:
         yield Given(answer_id, choice, model, json.loads(prompt), answer, rating, better, at)
 
 
-def _unusable(path: Path, error: Exception) -> DataError:
-    fix = "name a file that `modelforge serve` wrote, or a new one"
+def unusable(path: Path, error: Exception) -> DataError:
+    """The error that a file holds no feedback, or takes none."""
+    fix = "name a file that `modelforge serve` or `modelforge collect` wrote, or a new one"
     return DataError(Problem(str(path), f"cannot hold feedback: {error}", fix))

@@ -12,6 +12,7 @@ from modelforge import registry
 from modelforge.configfile import schema
 from modelforge.configfile.load import overridden
 from modelforge.configfile.peers import PROJECTS, recognise, table
+from modelforge.configfile.wrong import ALIKE
 from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.importing import (
     amounts,
@@ -213,7 +214,7 @@ def _unknown(t: Theirs, key: str) -> None:
     elif name.partition(".")[0] in keys and "." in name and name.partition(".")[0] == head:
         _same(t, head, head, t.values[head])
     elif says_something(t.leaves[key]):
-        near = did_you_mean(name, list(keys), alike=schema.ALIKE)
+        near = did_you_mean(name, list(keys), alike=ALIKE)
         t.lose(key, f"is not known to this importer{'; ' + near if near else ''}")
     else:
         t.lose(key, "")

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
+from modelforge.common.patch import put
 from modelforge.config import Choice
-from modelforge.errors import ConfigError, Problem, did_you_mean
+from modelforge.errors import ConfigError, Problem, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ def choose_profile(
     profiles = {profile.name: profile for profile in list_profiles()}
     if name != "auto":
         if name not in profiles:
-            raise ConfigError(
-                Problem("hardware_profile", f"'{name}' is unknown", did_you_mean(name, profiles))
-            )
+            near, what = nearest(name, profiles), f"'{name}' is unknown"
+            patch = put(["hardware_profile"], near) if near else ()
+            fix = did_you_mean(name, profiles)
+            raise ConfigError(Problem("hardware_profile", what, fix, patch))
         return profiles[name], Choice(name, "config")
     if hardware.device == "cpu":
         return profiles["cpu"], Choice("cpu", "machine", "no CUDA device was found")

@@ -22,6 +22,8 @@ from pyarrow.compute import list_value_length
 from transformers import Trainer
 
 from modelforge.checkpointing.randomness import random_state_kept
+from modelforge.measuring.alone import Alone
+from modelforge.measuring.greedy import GREEDY, beside, likeliest
 from modelforge.measuring.one_forward import OneForward, RowsToo
 from modelforge.measuring.rows import HeldOutRow, by_sign, ties_half, together
 from modelforge.measuring.sampling import draws_of, sampled_with
@@ -71,9 +73,11 @@ class ByRow(Trainer):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+            greedy = self._greedy(dataloader.dataset)
         found = self._rows_of_all(len(dataloader.dataset))
         places = zip(self._order(dataloader.dataset), found, strict=True)
-        self.held_out = [row for _, row in sorted(places, key=lambda place: place[0])]
+        ordered = [row for _, row in sorted(places, key=lambda place: place[0])]
+        self.held_out = beside(ordered, greedy)
         figures = together(self.held_out)
         assert output.metrics is not None, "transformers fills them"
         output.metrics[f"{metric_key_prefix}_loss"] = figures.pop("loss", math.nan)
@@ -81,6 +85,10 @@ class ByRow(Trainer):
         for name, value in figures.items():
             metrics[name] = [value]  # TRL logs the mean of what stands here
         return output
+
+    def _greedy(self, dataset: Any) -> list[float]:
+        """The rewards of the likeliest answers to the first prompts; none of what answers none."""
+        return []
 
     @contextmanager
     def _plain_loss(self) -> Iterator[None]:
@@ -204,7 +212,7 @@ class ByRow(Trainer):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Within it, this process knows of no other one: a figure is its own row's alone."""
-        self.accelerator = _Alone(self.accelerator)
+        self.accelerator = Alone(self.accelerator)
         try:
             yield
         finally:
@@ -245,7 +253,7 @@ class ByPrompt(ByRow):
     reward_func_names: Any
     reward_weights: Any
     _tokenize_prompts: Any
-
+    use_transformers_continuous_batching = False  # of a trainer that knows it not
     _asked: list[Any] | None = None  # the prompts of the batch that is evaluated
     _answers: Any = None
     _begin = 0
@@ -268,8 +276,16 @@ class ByPrompt(ByRow):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Evaluate each prompt of the batch by itself."""
+        found, rows = self._each(model, inputs, prediction_loss_only)
+        self._batches.append(rows)
+        return found
+
+    def _each(self, model: Any, inputs: Any, prediction_loss_only: bool) -> tuple[Any, Any]:
         size = self.num_generations_eval
         self._asked = [row["prompt"] for row in inputs for _ in range(size)]
+        # It would draw by the order in which answers end, and leave the model in training.
+        continuous = self.use_transformers_continuous_batching
+        self.use_transformers_continuous_batching = False
         rows = []
         try:
             for i, row in enumerate(inputs):
@@ -278,15 +294,28 @@ class ByPrompt(ByRow):
                 rows.append(replace(alone, scores=self._scores))
         finally:
             self._asked = self._answers = None
-        self._batches.append(rows)
+            self.use_transformers_continuous_batching = continuous
+        return found, rows
+
+    def _greedy(self, dataset: Any) -> list[float]:
+        """Each process answers all of them: they are few. A teacher's student has no rewards."""
+        if not hasattr(self, "reward_func_names"):
+            return []
+        rows = [dataset[i] for i in range(min(len(dataset), GREEDY))]
+        size = self.args.per_device_eval_batch_size
+        found: list[float] = []
+        with likeliest(self):
+            for begin in range(0, len(rows), size):
+                _, answered = self._each(self.model, rows[begin : begin + size], True)
+                found += [row.scores["reward"][0] for row in answered]
         return found
 
     def _generate_single_turn(self, prompt_ids: Any, *more: Any, **other: Any) -> Any:
         trainer: Any = super()
         if self._asked is None:
             return trainer._generate_single_turn(prompt_ids, *more, **other)
-        if getattr(self, "tools", None):
-            # A turn follows from what a tool gave in the turn before: each prompt by itself.
+        if getattr(self, "tools", None) or getattr(self, "environments", None):
+            # What a tool gave, or an environment said as it began, is one prompt's alone.
             draws = draws_of(
                 prompt_ids,
                 seed=self.args.seed,
@@ -343,30 +372,6 @@ class ByPrompt(ByRow):
         named = zip(self.reward_func_names, scores.T.tolist(), strict=True)
         self._scores = {"reward": reward.tolist(), **dict(named)}
         return scores
-
-
-class _Alone:
-    """The accelerator of a process that has no others."""
-
-    process_index, num_processes = 0, 1
-
-    def __init__(self, whole: Any) -> None:
-        self.whole = whole
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
-
-    def gather(self, tensor: Any) -> Any:
-        return tensor
-
-    def gather_for_metrics(self, data: Any, use_gather_object: bool = False) -> Any:
-        return data
-
-    def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:
-        return tensor
-
-    def pad_across_processes(self, tensor: Any, **how: Any) -> Any:
-        return tensor
 
 
 def _tokens(inputs: Any) -> float:

@@ -10,6 +10,8 @@ from typing import Any
 
 # An accuracy, and the margin whose sign it counts, under TRL's names (reward, dpo).
 _SIDES = ("rewards/chosen", "rewards/rejected")
+#: The reward of the likeliest answer to a prompt, among a row's figures.
+GREEDY_REWARD = "reward_greedy"
 _ACCURACIES = (("accuracy", "margin"), ("rewards/accuracies", "rewards/margins"))
 
 
@@ -68,7 +70,8 @@ def by_sign(figures: dict[str, float]) -> dict[str, float]:
 def together(rows: Sequence[HeldOutRow]) -> dict[str, float]:
     """The figures of all rows: weighted means; the least and the most of a minimum and a maximum.
 
-    Standard deviations of rewards are those over all answers. What no row has a number for is NaN.
+    Standard deviations of rewards are those over all answers, standard errors (``reward_stderr``)
+    those of a mean over prompts. What no row has a number for is NaN.
     """
     names = dict.fromkeys(name for row in rows for name in row.figures)
     found = {name: _figure(name, rows) for name in names}
@@ -76,6 +79,11 @@ def together(rows: Sequence[HeldOutRow]) -> dict[str, float]:
         scores = [s for row in rows for s in row.scores.get(name, ()) if not math.isnan(s)]
         key = "reward_std" if name == "reward" else f"rewards/{name}/std"
         found[key] = statistics.stdev(scores) if len(scores) > 1 else math.nan
+    for name in ("reward", GREEDY_REWARD):
+        means = [row.figures.get(name, math.nan) for row in rows if row.scores]
+        means = [value for value in means if not math.isnan(value)]
+        if len(means) > 1:
+            found[f"{name}_stderr"] = statistics.stdev(means) / math.sqrt(len(means))
     return found
 
 

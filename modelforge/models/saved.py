@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,3 +66,28 @@ def load_saved(
     elif adapter and Path(folder, "generation_config.json").is_file():
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval() if quantization is not None else model.to(device).eval()
+
+
+def saved_as_loaded(tokenizer: Any) -> Any:
+    """The tokenizer; what it saves cuts and pads as it did when it was loaded.
+
+    A fast tokenizer keeps the length of its last call. transformers writes that to
+    ``tokenizer.json`` and sets it anew in each call. What reads the file by itself would cut every
+    text at that length.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        loaded = backend.truncation, backend.padding
+        tokenizer.save_pretrained = partial(_save_as_loaded, tokenizer, loaded)
+    return tokenizer
+
+
+def _save_as_loaded(tokenizer: Any, loaded: tuple[Any, Any], *args: Any, **kwargs: Any) -> Any:
+    backend, (truncation, padding) = tokenizer.backend_tokenizer, loaded
+    backend.no_truncation()
+    backend.no_padding()
+    if truncation is not None:
+        backend.enable_truncation(**truncation)
+    if padding is not None:
+        backend.enable_padding(**padding)
+    return type(tokenizer).save_pretrained(tokenizer, *args, **kwargs)

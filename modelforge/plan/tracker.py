@@ -91,13 +91,14 @@ class Tracker(TorchDispatchMode):
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
         flops: Floating point operations of matrix products and attention.
-        work: What the operators asked of the card: of the last ``micro-batch``, of the optimiser's
-            ``update``, of reading the ``prompt`` of a rollout, and of one sampled ``token``.
+        work: What the operators asked of the card since `count_work`: of the ``micro-batch``, of the
+            optimiser's ``update``, of reading the ``prompt`` of a rollout, and of one sampled
+            ``token``. Nothing if it is not ``timed``.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, timed: bool = True) -> None:
         super().__init__()
-        self.device = device
+        self.device, self._timed = device, timed
         self.events: list[Event] = []
         self.tags: dict[int, Tag] = {}
         self.allocated = self.peak = self.peak_at = 0
@@ -240,9 +241,10 @@ class Tracker(TorchDispatchMode):
                     self.add(item)
         return out
 
-    def forget_work(self) -> None:
-        """Count the operators of a micro-batch and of an update anew."""
-        self.work |= {"micro-batch": Counter(), "update": Counter()}
+    def count_work(self) -> None:
+        """Count operators from here on, where that was asked for; a rollout's stay."""
+        if self._timed:
+            self.work |= {"micro-batch": Counter(), "update": Counter()}
 
     def _count(self, key: Hashable, name: str, args: Any, out: Any, flops: int) -> None:
         if key is not None and key in _loads:

@@ -77,11 +77,11 @@ class PPOSection(Section):
     ppo_epochs: Annotated[int, Field(description="The number of passes over a rollout.", ge=1)] = 4
     value_coef: Annotated[Weight, Field(description="The weight of the value loss.")] = 0.5
     value_mode: Annotated[
-        Literal["trunk_detached", "trunk", "adapter"],
+        Literal["trunk_detached", "trunk", "adapter", "frozen"],
         Field(
             description="What the value head reads: the policy's hidden states without gradient "
-            "into them (trunk_detached) or with it (trunk), or a LoRA adapter of "
-            "its own (adapter)."
+            "into them (trunk_detached) or with it (trunk), a LoRA adapter of its own (adapter), "
+            "or the reward model's, which is not trained further (frozen)."
         ),
     ] = "trunk_detached"
     value_learning_rate: Annotated[
@@ -118,10 +118,11 @@ class PPOSection(Section):
         ),
     ] = None
     reward_normalization: Annotated[
-        Literal["none", "center", "scale", "standardize"],
+        Literal["none", "center", "scale", "standardize", "reference"],
         Field(
             description="What the running moments of the reward are used for: center, scale, or "
-            "both (standardize)."
+            "both (standardize). reference takes both from the first rollout, which the policy "
+            "answers as it began, and keeps them."
         ),
     ] = "none"
     reward_normalize_sources: Annotated[
@@ -133,6 +134,13 @@ class PPOSection(Section):
     reward_std_penalty: Annotated[
         Weight, Field(description="The k in the reward mean − k·std over several reward models.")
     ] = 0.0
+    reward_aggregation: Annotated[
+        Literal["mean", "worst"],
+        Field(
+            description="What several reward models come to: their weighted mean, or the least of "
+            "their scores (worst)."
+        ),
+    ] = "mean"
     whiten_rewards: Annotated[
         bool,
         Field(description="Whether the rewards of tokens are divided by their standard deviation."),

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modelforge.models.adapters import adapter_parameters, backbone, using
+from modelforge.models.adapters import adapter_parameters, backbone, inference, using
 from modelforge.ppo.reference import CRITIC, POLICY
 
-ValueMode = Literal["trunk_detached", "trunk", "adapter"]
+ValueMode = Literal["trunk_detached", "trunk", "adapter", "frozen"]
 
 
 class ValueHead(nn.Module):
@@ -39,11 +39,13 @@ class ValueHead(nn.Module):
 
 
 class Critic:
-    """Gives the values of completions, in one of three modes.
+    """Gives the values of completions, in one of four modes.
 
     ``trunk_detached``  the head reads the policy's hidden states; its gradient stops there
     ``trunk``           its gradient reaches the policy's adapter as well
     ``adapter``         it reads the base under a LoRA adapter of its own: a second pass
+    ``frozen``          the same under the reward model's adapter, or none, which is not trained: a
+                        second pass forward, and none backward
 
     On the trunk, values cost no pass: a hook on the backbone reads them off the forward that
     computes the policy's log-probabilities.
@@ -52,6 +54,7 @@ class Critic:
     def __init__(self, model: Any, mode: ValueMode):
         self.model, self.mode = model, mode
         base = model.get_base_model()
+        self.adapter = CRITIC if mode == "adapter" else None  # that a pass of its own is under
         if mode == "adapter":
             model.add_adapter(CRITIC, model.peft_config[POLICY])
             for parameter in adapter_parameters(model, CRITIC).values():
@@ -60,8 +63,13 @@ class Critic:
         base.v_head = ValueHead(base.config.get_text_config().hidden_size, base.device)
         self._completion_length: int | None = None
         self._values: list[Tensor] = []
-        if mode != "adapter":
+        if not self.apart:
             backbone(model).register_forward_hook(self._read)
+
+    @property
+    def apart(self) -> bool:
+        """Whether its values come from a pass of their own."""
+        return self.mode in ("adapter", "frozen")
 
     @property
     def head(self) -> ValueHead:
@@ -81,6 +89,10 @@ class Critic:
             weight: What its score counts in the reward.
         """
         head = self.model.get_base_model().score.modules_to_save[adapter]
+        if self.mode == "frozen":
+            self.adapter = adapter
+            self.head.linear.weight.data.copy_(weight * head.weight.data.float())
+            return True
         theirs = adapter_parameters(self.model, adapter)
         pairs = [
             (parameter, theirs.get(name.replace(f".{CRITIC}.", f".{adapter}.")))
@@ -116,11 +128,13 @@ class Critic:
     def own_pass(
         self, ids: Tensor, mask: Tensor, completion_length: int, batch_size: int
     ) -> Tensor:
-        """Values (B, C) under the value adapter, of prompts and completions (B, L)."""
+        """Values (B, C) under the adapter it reads, of prompts and completions (B, L)."""
         values = []
-        with using(self.model, CRITIC), self._recompute_under_value_adapter():
+        frozen = self.mode == "frozen"
+        with using(self.model, self.adapter), self._recompute_under_value_adapter():
             for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True):
-                hidden = backbone(self.model)(input_ids=part, attention_mask=part_mask)[0]
+                with inference(self.model) if frozen else nullcontext():
+                    hidden = backbone(self.model)(input_ids=part, attention_mask=part_mask)[0]
                 values.append(self.head(hidden, completion_length))
         return torch.cat(values)
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from modelforge.common.console import say
 from modelforge.errors import ConfigError, Problem, did_you_mean
@@ -81,7 +84,8 @@ def load_environment(name: str, base_dir: Path) -> type[Any]:
     """The class; the user's file is run, and one environment is made to try it.
 
     Raises:
-        ConfigError: If it cannot be made, lacks ``reset``, or a method cannot be described.
+        ConfigError: If it cannot be made, lacks ``reset``, keeps chance of its own, or a method
+            cannot be described.
     """
     module, wanted = _loaded(name)(base_dir)
     kind, where = getattr(module, wanted), f"environment: {name}"
@@ -96,6 +100,11 @@ def load_environment(name: str, base_dir: Path) -> type[Any]:
     if not callable(getattr(made, "reset", None)):
         fix = "def reset(self, **row): ...  # a text that is added to the prompt, or None"
         raise ConfigError(Problem(where, "has no method reset", fix))
+    for key, value in vars(made).items():
+        if isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
+            what = f"keeps chance of its own ({key}), which a resumed run would begin anew"
+            fix = "draw from the module random, or make the generator in reset, from the row"
+            raise ConfigError(Problem(where, what, fix))
     for method in methods_of(kind):
         _see_described(method, f"{where}: {method.__name__}")
     return kind

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.patch import drop
 from modelforge.config import Config
 from modelforge.configfile import schema
 from modelforge.errors import ConfigError, Problem
@@ -212,7 +213,7 @@ def refuse_without_effect(config: Config, strategy: Strategy) -> None:
         ConfigError: With every key that has none.
     """
     problems = [
-        Problem(f"{config.name}: {key}", f"has no effect: {rule.why}", rule.fix)
+        _idle(config, key, rule)
         for key, rule in without_effect(config, strategy).items()
         if config.given(key) and not _off_by_machine(key, config)
     ]
@@ -233,13 +234,15 @@ def refuse_idle_everywhere(config: Config, under: Iterable[Config], strategy: St
     """
     each = [without_effect(filled, strategy, keys=config.said) for filled in under]
     idle = set.intersection(*(set(found) for found in each))
-    problems = [
-        Problem(f"{config.name}: {key}", f"has no effect: {rule.why}", rule.fix)
-        for key, rule in each[0].items()
-        if key in idle
-    ]
+    problems = [_idle(config, key, rule) for key, rule in each[0].items() if key in idle]
     if problems:
         raise ConfigError(*problems)
+
+
+def _idle(config: Config, key: str, rule: Rule) -> Problem:
+    """A key of the user's that changes nothing: without it the run is the same."""
+    what = f"has no effect: {rule.why}"
+    return Problem(f"{config.name}: {key}", what, rule.fix, drop([key]))
 
 
 def effective(config: Config, strategy: Strategy) -> Config:

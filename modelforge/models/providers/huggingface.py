@@ -17,6 +17,7 @@ from modelforge.models.documents import register
 from modelforge.models.hub import unreadable
 from modelforge.models.lora import exact_4bit_on_cpu, lora_config, quantization_config
 from modelforge.models.providers.base import Loaded
+from modelforge.models.saved import saved_as_loaded
 from modelforge.models.source import ModelSource
 from modelforge.models.stored import stored_as
 from modelforge.models.vocabulary import Vocabulary, grow
@@ -114,7 +115,7 @@ class HuggingFace:
             )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        return saved_as_loaded(tokenizer)
 
     def load_model(
         self,

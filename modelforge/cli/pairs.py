@@ -1,0 +1,127 @@
+"""`modelforge feedback pairs`: pairs that a machine makes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelforge.cli.judge import JudgeModel
+from modelforge.cli.options import AsJson, print_json, working
+from modelforge.cli.use import Model, NewTokens, Seed
+from modelforge.errors import ConfigError, DataError, ModelError, Problem
+
+if TYPE_CHECKING:
+    from modelforge.feedback.machine import Scorer
+
+Prompts = Annotated[str, typer.Option("--prompts", help="A data file, or a .txt, one a line.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="The pairs; every step lies beside them.")
+]
+By = Annotated[
+    str | None, typer.Option("--by", help="A reward model: best and worst of several answers.")
+]
+Judge = Annotated[
+    str | None, typer.Option("--judge", help="The same by a judge; it needs --audit.")
+]
+Audit = Annotated[
+    str | None, typer.Option("--audit", help="Pairs that people have judged, for --judge.")
+]
+Principles = Annotated[
+    Path | None,
+    typer.Option("--principles", help="JSON; the model criticises and rewrites its answers."),
+]
+Rounds = Annotated[int, typer.Option("--rounds", help="How often an answer is revised.", min=1)]
+Num = Annotated[
+    int, typer.Option("--num", help="Answers to each prompt, for --by and --judge.", min=2)
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", help="By default 0.8 for several answers, else 0."),
+]
+_DRAWN = 0.8  # temperature of several answers, where none is said
+Batch = Annotated[int, typer.Option("--batch-size", help="Prompts answered at once.", min=1)]
+
+
+def feedback_pairs(
+    model: Model,
+    prompts: Prompts,
+    output: Output = Path("pairs.jsonl"),
+    by: By = None,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
+    audit: Audit = None,
+    principles: Principles = None,
+    rounds: Rounds = 1,
+    num: Num = 4,
+    max_new_tokens: NewTokens = 256,
+    temperature: Temperature = None,
+    seed: Seed = 42,
+    batch_size: Batch = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Make pairs without people: best and worst of several answers, or critique and revision."""
+    with working(as_json=as_json):
+        from modelforge.common.console import say
+        from modelforge.feedback.machine import (
+            best_and_worst,
+            read_principles,
+            revised,
+        )
+        from modelforge.inference.answers import Sampling
+
+        _refuse(by, judge, audit, principles)
+        folder = output.with_suffix(".files")
+        if temperature is None:
+            temperature = 0.0 if principles is not None else _DRAWN
+        sampling = Sampling(max_new_tokens, temperature, seed=seed)
+        if principles is not None:
+            held_to = read_principles(principles)
+            made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
+                           batch_size=batch_size)  # fmt: skip
+        else:
+            scorer = partial(_scorer, by, judge, judge_model, audit)
+            made = best_and_worst(model, prompts, folder, scorer, named=f"{by or judge}", num=num,
+                                  sampling=sampling, batch_size=batch_size)  # fmt: skip
+        told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
+        if not made.rows:
+            raise DataError(Problem(prompts, f"gave no pair ({told})", "ask other prompts"))
+        from modelforge.cli.feedback import write_rows
+
+        write_rows(output, made.rows)
+        say(f"{len(made.rows)} pairs in {output}, every step in {folder}" + (told and f"; {told}"))
+    if as_json:
+        print_json({"pairs": len(made.rows), "left_out": made.left_out, "file": str(output)})
+
+
+def _scorer(by: str | None, judge: str | None, model: str | None, audit: str | None) -> Scorer:
+    from modelforge.feedback.machine import by_judge, by_reward_model
+
+    if by is not None:
+        return by_reward_model(by)
+    return by_judge(str(judge), model=model, audit=str(audit))
+
+
+def _refuse(by: str | None, judge: str | None, audit: str | None, principles: Path | None) -> None:
+    """See that one way to make pairs is asked for.
+
+    Raises:
+        UserError: If none or several are, a judge is not audited, or a folder scores nothing.
+    """
+    from modelforge.rewards.folder import folder_problem
+
+    ways = {"--by": by, "--judge": judge, "--principles": principles}
+    said = [name for name, value in ways.items() if value is not None]
+    if len(said) != 1:
+        what = f"{' and '.join(said)} are given" if said else "no way to make pairs is given"
+        fix = "say one of --by REWARD_MODEL, --judge JUDGE, --principles FILE"
+        raise ConfigError(Problem("feedback pairs", what, fix))
+    if by is not None and Path(by).is_dir() and (what := folder_problem(Path(by))):
+        raise ModelError(Problem(f"--by {by}", what, "name the run of a reward model"))
+    if judge is not None and audit is None:
+        what, fix = "is not known to be worth trusting", "say --audit PAIRS that people have judged"
+        raise ConfigError(Problem(f"--judge {judge}", what, fix))
+    if judge is None and audit is not None:
+        raise ConfigError(Problem("--audit", "has no effect without --judge", "leave it out"))
