@@ -91,8 +91,8 @@ class Tracker(TorchDispatchMode):
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
         flops: Floating point operations of matrix products and attention.
-        work: What the operators asked of the card since `count_work`: of the ``micro-batch``, of the
-            optimiser's ``update``, of reading the ``prompt`` of a rollout, and of one sampled
+        work: What operators asked of the card since `count_work`: those of the ``micro-batch``, of
+            the optimiser's ``update``, of reading the ``prompt`` of a rollout, and of one sampled
             ``token``. Nothing if it is not ``timed``.
     """
 
