@@ -219,6 +219,14 @@ def test_the_best_model_is_the_best_by_the_strategys_own_figure(place, strategy,
     assert (args.metric_for_best_model, args.greater_is_better) == (metric, greater)
 
 
+def test_the_worst_model_is_not_kept_for_the_best_by_another_figure(place):
+    """transformers takes more for better of each figure whose name does not end in loss."""
+    figure = {"metric_for_best_model": "eval_rewards/rejected", "max_steps": 12}
+    for said, greater in (({}, False), ({"greater_is_better": True}, True)):
+        found = resolve(config(place, "dpo", **BEST, **figure, **said)).config
+        assert found.get("greater_is_better") is greater
+
+
 def test_a_refusal_of_trls_says_which_of_its_values_are_not_the_users(place):
     six = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}
     six["steps_per_generation"] = 1

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BY_FIGURE = ("reduce_lr_on_plateau", "greedy")
 #: What makes a run evaluate while it trains, where the user does not say when.
 _EVALUATED = ("early_stopping", "load_best_model_at_end", "eval_steps")
+#: How the names of figures end of which less is better; transformers knows the first alone.
+_LESS = ("loss", "kl", "clipped_ratio", "rejected", "frac_reward_zero_std")
 
 
 def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> dict[str, Choice]:
@@ -171,6 +173,8 @@ def _best_by(config: Config, strategy: Strategy) -> dict[str, Choice]:
         better = measure.higher_is_better
         why = f"{measure.key}: {'more' if better else 'less'} is better"
         choices["greater_is_better"] = Choice(better, "strategy", why)
+    elif metric.endswith(_LESS):
+        choices["greater_is_better"] = Choice(False, "default", f"{metric}: less is better")
     return choices
 
 
