@@ -159,7 +159,8 @@ class PPO(Rewarded):
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
         super().weigh(args, rewards)
-        if args.reward_std_penalty and args.reward_ensemble is None:
+        careful = args.reward_std_penalty or args.reward_aggregation == "worst"
+        if careful and args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
             from modelforge.rewards.of_a_run import is_model_name
 

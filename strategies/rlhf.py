@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from modelforge.common.paths import KeysOf
-from modelforge.config import LORA_KEYS, Choice, Config, Settings
+from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config, Settings
 from modelforge.errors import Problem
 from modelforge.ppo.settings import Share
 from modelforge.strategies.ppo import PPO, PPOSettings
@@ -28,6 +28,11 @@ ORDER = ("sft", "reward", "ppo")
 OF_THE_WHOLE = ("strategy", "output_dir", "run_name", "resume")
 # Those that its stages cannot be given of their own.
 _NOT_A_STAGES = (*OF_THE_WHOLE, "model_name", "dataset", "trust_remote_code", "$schema")
+# Fields of LoRA with which the mean of adapters is no adapter of the same kind.
+_NO_PRODUCTS = {
+    *("use_dora", "lora_bias", "target_parameters", "rank_pattern", "alpha_pattern"),
+    *("init_lora_weights", "peft_type"),
+}
 
 
 class RLHFSettings(PPOSettings):
@@ -53,6 +58,22 @@ class RLHFSettings(PPOSettings):
         KeysOf("reward", Settings, without=_NOT_A_STAGES),
         Field(description="The keys for the reward stage alone."),
     ] = Field(default_factory=dict)
+    reward_models: Annotated[
+        int,
+        Field(
+            description="The number of reward models to train, each with a seed of its own. Their "
+            "mean is the reward; ppo.reward_aggregation and ppo.reward_std_penalty make it more "
+            "careful.",
+            ge=1,
+        ),
+    ] = 1
+    average_reward_models: Annotated[
+        bool,
+        Field(
+            description="Whether the reward models are averaged into one, by their weights, before "
+            "the policy learns from it."
+        ),
+    ] = False
     min_reward_accuracy: Annotated[
         Share | None,
         Field(
@@ -105,11 +126,20 @@ class RLHF(PPO):
             ("sft_stage", "sft"),
             ("reward_stage", "reward"),
             ("min_reward_accuracy", "reward"),
+            ("reward_models", "reward"),
         ):
             if config.said.get(key) and stage not in stages:
                 what = f"has no effect: stage {stage} does not run"
                 fix = f'remove it, or add "{stage}" to stages'
                 yield Problem(f"{config.name}: {key}", what, fix)
+        if settings.average_reward_models and settings.reward_models == 1:
+            fix = "remove it, or set reward_models to 3"
+            yield Problem(f"{config.name}: average_reward_models", "averages one model", fix)
+        shape = settings.lora | settings.reward_stage.get("lora", {})
+        more = sorted(_NO_PRODUCTS & set(shape)) if settings.average_reward_models else []
+        if more:
+            what = f"averages products of two matrices, and {', '.join(more)} makes more of them"
+            yield Problem(f"{config.name}: average_reward_models", what, f"remove {more[0]}")
         if "sft" in stages:
             for key in sorted(set(LORA_KEYS) & set(settings.sft_stage)):
                 own, whole = settings.sft_stage[key], getattr(settings, key)
@@ -157,17 +187,30 @@ class RLHF(PPO):
         return {"ppo": PPO, "grpo": GRPO, "rloo": RLOO}[config.settings.algorithm]()
 
     def planned(self, config: Config, *, adapted: bool) -> tuple[Strategy, Config]:
-        """The policy's stage: the one that holds all roles."""
-        return self._policy(config).planned(config, adapted=adapted)
+        """The policy's stage: the one that holds all roles, the awaited reward models too."""
+        from modelforge.rewards.callables import StandIn
+
+        policy: Any = self._policy(config)
+        if "reward" in self.stages(config):
+            policy.functions = [(StandIn(REWARD_MODEL), 1.0)] * trained_models(config)
+        planned: tuple[Strategy, Config] = policy.planned(config, adapted=adapted)
+        return planned
 
     def reward_models(self, config: Config) -> list[str]:
         """As given; without any reward the one of the stage before, on the policy's base."""
         assert isinstance(config.settings, RLHFSettings)
         given = super().reward_models(config)
-        return given if given or config.settings.rewards else [""]
+        return given if given or config.settings.rewards else [""] * trained_models(config)
 
     def stages(self, config: Config) -> Sequence[str]:
         settings = config.settings
         assert isinstance(settings, RLHFSettings)
         said = settings.stages or (["ppo"] if settings.reward_model else ["reward", "ppo"])
         return [settings.algorithm if stage == "ppo" else stage for stage in said]
+
+
+def trained_models(config: Config) -> int:
+    """How many reward models the policy is given by the stages before it."""
+    settings = config.settings
+    assert isinstance(settings, RLHFSettings)
+    return 1 if settings.average_reward_models else settings.reward_models

@@ -181,6 +181,15 @@ def test_running_moments_are_those_of_all_batches_together(seed, sizes):
             close(again.std[column], seen.std())
 
 
+def test_the_worst_of_an_ensemble_counts_with_the_weight_of_all():
+    shaper = RewardShaper(torch.tensor([0.5, 0.5, 0.1, 0.0]), ensemble=[0, 1], worst=True)
+    nan = torch.nan
+    raw = torch.tensor([[1.0, 3.0, 10.0, 9.0], [nan, 3.0, 10.0, 9.0], [nan, nan, 10.0, 9.0],
+                        [nan, nan, nan, 9.0]])  # fmt: skip
+    found = shaper(raw, update=True)
+    assert found.tolist()[:3] == pytest.approx([1.0 + 1.0, 1.5 + 1.0, 1.0]) and found[3].isnan()
+
+
 def test_the_references_answers_have_mean_0_and_deviation_1_and_keep_their_scale():
     shaper = RewardShaper(torch.tensor([2.0]), normalization="reference")
     begun, later = torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([[9.0], [9.0], [9.0]])

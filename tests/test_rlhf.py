@@ -387,6 +387,44 @@ def test_rewards_in_code_are_mixed_with_those_of_the_config(tmp_path):
 
 
 @pytest.mark.slow
+def test_several_reward_models_are_trained_and_come_together_as_asked(tmp_path):
+    short = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 8}
+    said = QUICK | {
+        "output_dir": str(tmp_path), "run_name": "all", "reward_models": 2, "max_steps": 1,
+        "reward_stage": short, "eval_prompts": 4, "ppo": {"reward_aggregation": "worst"},
+    }  # fmt: skip
+    result = modelforge.train(said)
+    told = stages(tmp_path / "all")
+    assert list(told) == ["reward", "reward_2", "ppo"]
+    assert json.loads((tmp_path / "all" / "results.json").read_text())["stages"].keys() == {*told}
+    first, second = (tmp_path / "all" / told[name]["run"] for name in ("reward", "reward_2"))
+    config = json.loads((result.run_dir / "config.json").read_text())
+    assert [(m["name"], m["weight"]) for m in config["reward_model"]] == [
+        (str(first), 0.5), (str(second), 0.5)
+    ]  # fmt: skip
+    rows = [row["rewards"] for row in lines(result.run_dir / "rollouts.jsonl")]
+    assert rows and all(row["reward_model_1"] != row["reward_model_2"] for row in rows)
+    held_out = [json.loads((run / "data.json").read_text())["eval_rows"] for run in (first, second)]
+    assert held_out == [32, 32]
+
+    averaged = modelforge.train(said | {"average_reward_models": True, "ppo": {}})
+    again = stages(tmp_path / "all")
+    assert again["reward_2"] == told["reward_2"] and again["ppo"] != told["ppo"]
+    [folder] = json.loads((averaged.run_dir / "config.json").read_text())["reward_model"]
+    ours = weights(Path(folder) / "model")
+    theirs = [weights(run / "model") for run in (first, second)]
+    settings = json.loads((first / "model" / "adapter_config.json").read_text())
+    name = next(name.removesuffix(".lora_A.weight") for name in ours if "lora_A" in name)
+
+    def product(each, scale):
+        return scale * each[f"{name}.lora_B.weight"] @ each[f"{name}.lora_A.weight"]
+
+    scale = settings["lora_alpha"] / settings["r"]
+    mean = sum(product(each, scale) for each in theirs) / 2
+    assert torch.allclose(product(ours, 1.0), mean, atol=1e-6) and mean.abs().max() > 0
+
+
+@pytest.mark.slow
 def test_an_ensemble_is_of_the_models_alone(quick, tmp_path):
     folder = str(quick.run_dir.parent / stages(quick.run_dir.parent)["reward"]["run"])
     result = modelforge.train(

@@ -15,6 +15,7 @@ from modelforge.ppo.shaping import Normalization
 from modelforge.ppo.value import ValueMode
 
 Reference = Literal["base", "initial"]
+Aggregation = Literal["mean", "worst"]
 
 
 def _field(default: Any, help: str) -> Any:
@@ -78,6 +79,7 @@ class PPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Names of the rewards that estimate the same thing; none: all of them."},
     )
+    reward_aggregation: Aggregation = _key("reward_aggregation")
     whiten_rewards: bool = _key("whiten_rewards")
     missing_eos_penalty: float | None = _key("missing_eos_penalty")
 
@@ -155,8 +157,12 @@ def _without_effect(config: PPOConfig) -> list[tuple[str, bool, str, str]]:
          config.reward_normalize_sources and config.reward_normalization == "none",
          "it says what is normalised, and reward_normalization is none",
          "set reward_normalization to standardize"),
-        ("reward_ensemble", config.reward_ensemble is not None and not config.reward_std_penalty,
+        ("reward_ensemble", config.reward_ensemble is not None and not config.reward_std_penalty
+         and config.reward_aggregation == "mean",
          "it names what reward_std_penalty is about, and that is 0", "set reward_std_penalty"),
+        ("reward_std_penalty", bool(config.reward_std_penalty)
+         and config.reward_aggregation == "worst",
+         "it is taken off the mean, and reward_aggregation is worst", "remove one of the two"),
         ("multi_objective_aggregation",
          config.multi_objective_aggregation not in ("sum_then_normalize", None),
          "PPO has no groups to normalise within",

@@ -134,6 +134,13 @@ class PPOSection(Section):
     reward_std_penalty: Annotated[
         Weight, Field(description="The k in the reward mean − k·std over several reward models.")
     ] = 0.0
+    reward_aggregation: Annotated[
+        Literal["mean", "worst"],
+        Field(
+            description="What several reward models come to: their weighted mean, or the least of "
+            "their scores (worst)."
+        ),
+    ] = "mean"
     whiten_rewards: Annotated[
         bool,
         Field(description="Whether the rewards of tokens are divided by their standard deviation."),

@@ -20,7 +20,8 @@ class RewardShaper:
 
     The score is Σ wᵢ rᵢ − k · W · std(ensemble), with W the ensemble's share of the weights:
     for an ensemble alone, W · (mean − k · std), the uncertainty-weighted objective of Coste et
-    al. 2023 (arXiv:2310.02743, equation 5, with the standard deviation for the variance).
+    al. 2023 (arXiv:2310.02743, equation 5, with the standard deviation for the variance). With
+    ``worst`` the ensemble counts W times its least score, their worst-case objective.
 
     Attributes:
         weights: One for each source, (F,).
@@ -33,6 +34,7 @@ class RewardShaper:
         per_source: Normalise each source before the sum (so that weights compare sources of
             unlike scales), instead of the sum.
         clip: Bound of the score's absolute value; None for no bound.
+        worst: Whether the ensemble counts by its least score in place of the weighted mean.
     """
 
     weights: Tensor
@@ -41,6 +43,7 @@ class RewardShaper:
     normalization: Normalization = "none"
     per_source: bool = False
     clip: float | None = None
+    worst: bool = False
 
     def __post_init__(self) -> None:
         self.moments = RunningMoments(len(self.weights) if self.per_source else 1)
@@ -73,13 +76,20 @@ class RewardShaper:
     def _combine(self, raw: Tensor) -> Tensor:
         weights = self.weights.to(raw)
         score = (raw * weights).nansum(1)
-        if self.std_penalty and len(self.ensemble) > 1:
-            members = raw[:, list(self.ensemble)]
-            share = torch.where(members.isnan(), 0, weights[list(self.ensemble)])
-            total = share.sum(1, keepdim=True)
-            share = share / total.where(total != 0, 1.0)
-            mean = (members.nan_to_num() * share).sum(1, keepdim=True)
-            variance = ((members.nan_to_num() - mean) ** 2 * share).sum(1)
-            score = score - self.std_penalty * total[:, 0] * variance.clamp(min=0).sqrt()
+        if (self.std_penalty or self.worst) and len(self.ensemble) > 1:
+            score = score - self._below_the_mean(raw, weights)
         unscored = (raw.isnan() | (weights == 0)).all(1)  # a judge's verdict is no reward
         return score.masked_fill(unscored, float("nan"))
+
+    def _below_the_mean(self, raw: Tensor, weights: Tensor) -> Tensor:
+        """How much less than its weighted mean the ensemble counts, (N,)."""
+        members = raw[:, list(self.ensemble)]
+        share = torch.where(members.isnan(), 0, weights[list(self.ensemble)])
+        total = share.sum(1)
+        share = share / torch.where(total != 0, total, 1.0)[:, None]
+        mean = (members.nan_to_num() * share).sum(1)
+        if self.worst:
+            least = members.masked_fill(share == 0, torch.inf).amin(1)
+            return total * torch.where(total != 0, mean - least, 0.0)
+        variance = ((members.nan_to_num() - mean[:, None]) ** 2 * share).sum(1)
+        return self.std_penalty * total * variance.clamp(min=0).sqrt()

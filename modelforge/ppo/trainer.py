@@ -82,6 +82,7 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         self.shaper = RewardShaper(
             self.reward_weights, self._ensemble(), args.reward_std_penalty,
             args.reward_normalization, args.reward_normalize_sources, args.reward_clip,
+            args.reward_aggregation == "worst",
         )  # fmt: skip
         self.rollout_metrics: dict[str, float] = {}
         self.stopped = False
@@ -102,10 +103,12 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
                 *(Problem("reward_ensemble", f"no reward '{n}'", did_you_mean(n, known))
                   for n in unknown)
             )  # fmt: skip
-        if self.args.reward_std_penalty and len(names) < 2:
+        worst, careful = self.args.reward_aggregation == "worst", self.args.reward_std_penalty
+        if (careful or worst) and len(names) < 2:
             what = f"is about how far rewards differ, and {len(names)} of them is no ensemble"
-            fix = "set it to 0, or give several reward models"
-            raise ConfigError(Problem("reward_std_penalty", what, fix))
+            fix = "leave it out, or give several reward models"
+            key = "reward_aggregation" if worst else "reward_std_penalty"
+            raise ConfigError(Problem(key, what, fix))
         return [self.reward_func_names.index(name) for name in names]
 
     def _sum(self, x: Tensor) -> Tensor:

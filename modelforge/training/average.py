@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.checkpointing.checkpoints import PARTIAL, seal
@@ -72,28 +73,41 @@ def write_average(run: RunDir, trials: Sequence[RunDir], best: RunDir) -> None:
     Raises:
         RunError: If a trial has no adapter.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     last = {trial.path: trial.last_checkpoint() for trial in trials}
     for path, checkpoint in last.items():
         if checkpoint is None or not (checkpoint / _WEIGHTS).is_file():
             raise RunError(Problem(str(path), "has no adapter to average", "set keep to best"))
     folders = [checkpoint for checkpoint in last.values() if checkpoint is not None]
-    settings = [json.loads((folder / _CONFIG).read_text(encoding="utf-8")) for folder in folders]
-    weights = [load_file(folder / _WEIGHTS) for folder in folders]
-    scales = [_scale(each) / len(folders) for each in settings]
-    mean = {name: _mean(name, [each[name] for each in weights], scales) for name in weights[0]}
-    rank = sum(each["r"] for each in settings)
+    mean, settings = mean_of(folders)
     begin = last[best.path]
     assert begin is not None, "it is one of them"
     aside = run.checkpoints / PARTIAL / begin.name
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(begin, aside)
     save_file(mean, aside / _WEIGHTS, metadata={"format": "pt"})
-    shape = {"r": rank, "lora_alpha": rank, "use_rslora": False}
-    text = json.dumps(settings[0] | shape, indent=2)
-    (aside / _CONFIG).write_text(text, encoding="utf-8")
+    (aside / _CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     seal(aside, run.checkpoints / begin.name)
+
+
+def mean_of(folders: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights and the config of the mean of adapters on one base.
+
+    Raises:
+        RunError: If a folder holds no adapter.
+    """
+    from safetensors.torch import load_file
+
+    for folder in folders:
+        if not (folder / _WEIGHTS).is_file():
+            raise RunError(Problem(str(folder), "has no adapter to average", "train with LoRA"))
+    settings = [json.loads((folder / _CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    weights = [load_file(folder / _WEIGHTS) for folder in folders]
+    scales = [_scale(each) / len(folders) for each in settings]
+    mean = {name: _mean(name, [each[name] for each in weights], scales) for name in weights[0]}
+    rank = sum(each["r"] for each in settings)
+    return mean, settings[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
 
 
 def _scale(settings: dict[str, Any]) -> float:

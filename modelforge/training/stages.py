@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge import registry
-from modelforge.common.console import headline, say, warn
+from modelforge.common.console import headline
 from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
 from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
@@ -24,19 +24,19 @@ from modelforge.configfile.load import load_config, under
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
 from modelforge.evaluation.stages import write_whole
 from modelforge.machine.environment import prepare_environment
-from modelforge.measuring.intervals import wilson
 from modelforge.models.source import find_model
 from modelforge.rewards.callables import StandIn, code_of
 from modelforge.rewards.functions import names_module, source_of
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 from modelforge.strategies.rewarded import Rewarded
-from modelforge.strategies.rlhf import OF_THE_WHOLE
+from modelforge.strategies.rlhf import OF_THE_WHOLE, trained_models
 from modelforge.training.effects import without_effect
 from modelforge.training.prepare import prepare, refuse_no_step
 from modelforge.training.prompts import record
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
+from modelforge.training.reward_stage import kind_of, look_at, numbered, together
 from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from modelforge.strategy import Result, Strategy
 
 RewardFunction = Callable[..., Any]
-
-WEAK_ACCURACY = 0.6
 
 # What decides which rows there are, and which of them are held out.
 _ROWS = (
@@ -95,11 +93,14 @@ class RLHFTrainer:
     def train_reward_model(self) -> Result:
         """Train a reward model on the pairs, and see whether it is worth optimising against.
 
+        Of several (``reward_models``) each is looked at; the last one's result is given.
+
         Raises:
             RunError: If it is not.
         """
-        result = self._stage("reward")
-        _look_at_reward_model(result, self.settings.min_reward_accuracy, self.config.name)
+        for name in numbered("reward", self.settings.reward_models):
+            result = self._stage(name)
+            look_at(result, self.settings.min_reward_accuracy, self.config.name)
         return result
 
     def train_ppo(self) -> Result:
@@ -183,19 +184,22 @@ class RLHFTrainer:
             awaited: Whether a stage that has not run yet trains a reward model for it.
             begun: Whether it is run now; before that nothing is written.
         """
-        strategy: Any = registry.get_strategy(name)
+        kind, number = kind_of(name)
+        strategy: Any = registry.get_strategy(kind)
         rewarded = issubclass(strategy, Rewarded)
-        values = stage_values(self.config, name, strategy)
+        values = stage_values(self.config, kind, strategy)
         values |= self._inputs(name, values, rewarded=rewarded)
-        if name != "reward" and "sft" in self.done:
+        if kind != "reward" and "sft" in self.done:
             # The adapter of the stage before is trained further; a whole model has no revision.
             decided = LORA_KEYS if _is_adapter(self.done["sft"]) else ("model_revision",)
             values = {key: value for key, value in values.items() if key not in decided}
         if begun:
             values = self._held_out_alike(values)
+        if number > 1:
+            values["seed"] = values.get("seed", self.settings.seed) + number - 1
         functions = self.functions if rewarded else []
         if rewarded and awaited:
-            functions = [*functions, (StandIn(REWARD_MODEL), 1.0)]
+            functions = [*functions, *[(StandIn(REWARD_MODEL), 1.0)] * trained_models(self.config)]
         # All stages share this process, and after Unsloth there is no PPO in it.
         values["provider"] = "huggingface"
         values["run_name"] = f"{name}-{self._digest(values, functions)}"
@@ -241,7 +245,7 @@ class RLHFTrainer:
     def _inputs(self, name: str, values: Mapping[str, Any], *, rewarded: bool) -> dict[str, Any]:
         """What a stage takes from those before it."""
         inputs: dict[str, Any] = {}
-        if name == "reward":
+        if kind_of(name)[0] == "reward":
             # On the base, whatever adapter the policy begins with: so they can share it.
             source = find_model(
                 values["model_name"],
@@ -255,7 +259,11 @@ class RLHFTrainer:
         if rewarded and "reward" in self.done:
             given = values.get("reward_model") or []
             given = given if isinstance(given, list) else [given]
-            inputs["reward_model"] = [*given, str(self.done["reward"].run_dir.resolve())]
+            trained = [
+                self.done[each].run_dir for each in self.done if kind_of(each)[0] == "reward"
+            ]
+            average = self.settings.average_reward_models
+            inputs["reward_model"] = [*given, *together(trained, self.root, average=average)]
         return inputs
 
     def _digest(
@@ -283,8 +291,10 @@ class RLHFTrainer:
         run = RunDir(self.root)
         run.remove(files.RESULTS)
         run.write_json(files.STAGES, {"said": self.config.request(), "stages": rows})
-        wanted = registry.get_strategy(self.settings.strategy)().stages(self.config)
-        if list(self.done) == list(wanted):
+        stages = registry.get_strategy(self.settings.strategy)().stages(self.config)
+        counts = {"reward": self.settings.reward_models}
+        wanted = [each for name in stages for each in numbered(name, counts.get(name, 1))]
+        if list(self.done) == wanted:
             folders = {name: result.run_dir.name for name, result in self.done.items()}
             write_whole(self.root, folders, self.settings.strategy)
 
@@ -345,35 +355,6 @@ def _root(config: Config) -> Path:
         number += 1
         root = root.with_name(f"{name}-{number}")
     return root
-
-
-def _look_at_reward_model(result: Result, least: float | None, where: str) -> None:
-    """Say how often the reward model is right on held-out pairs; refuse one that misleads.
-
-    Raises:
-        RunError: Its accuracy is below ``least``, or the 95 % interval of it below one half.
-    """
-    accuracy = result.after.get("eval_accuracy")
-    if accuracy is None:
-        say("the reward model was not checked: no pairs are held out (eval_dataset, eval_split)")
-        return
-    pairs = RunDir(result.run_dir).read_json(files.DATA)["eval_rows"]
-    low, high = wilson(accuracy, max(pairs, 1))
-    what = f"is right on {accuracy:.1%} of {pairs} held-out pairs"
-    more = "train it on more pairs, longer, or with a higher reward_stage.learning_rate"
-    if least is not None and accuracy < least:
-        raise RunError(
-            Problem(f"{where}: reward model", f"{what}; {least:.1%} was asked for", more)
-        )
-    if high < 0.5:
-        fix = "see whether chosen and rejected are exchanged in the data"
-        raise RunError(Problem(f"{where}: reward model", f"{what}: worse than chance", fix))
-    say(f"the reward model {what} (95 % interval {low:.1%} to {high:.1%})")
-    if low <= 0.5:
-        warn(f"this accuracy may be chance, so PPO would optimise noise → {more}")
-    elif accuracy < WEAK_ACCURACY:
-        more = f"{more}, or raise ppo.kl_coef"
-        warn(f"this accuracy is low, so the policy can exploit the reward easily → {more}")
 
 
 def _contents(path: Path) -> list[list[str]]:
