@@ -97,13 +97,22 @@ def dialogue(random: Random, tokens: list[str]) -> dict[str, Any]:
     for _ in range(random.randint(1, 4)):
         say("user")
         if random.random() < 0.2:
-            name = f"f{len(messages)}z"
-            arguments = {"city": words(random, f"v{len(messages)}z", [])}
-            call = {"type": "function", "function": {"name": name, "arguments": arguments}}
-            say("assistant", tool_calls=[call])
+            name, number = f"f{len(messages)}z", len(messages)
+            calls = [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": name,
+                        "arguments": {"city": words(random, f"v{number}{letter}z", [])},
+                    },
+                }
+                for letter in ("", "a", "b")[: random.choice((1, 1, 2, 3))]  # in parallel
+            ]
+            say("assistant", tool_calls=calls)
             if random.random() < 0.5:
                 messages[-1]["content"] = ""
-            say("tool", name=name)
+            for _ in calls:
+                say("tool", name=name)
             parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
             function = {"name": name, "description": "d", "parameters": parameters}
             tools = [*(tools or []), {"type": "function", "function": function}]
@@ -160,7 +169,7 @@ def marks_of(message: dict[str, Any], i: int) -> list[str]:
     calls = message.get("tool_calls", [])
     texts = [message["content"], message.get("reasoning_content") or ""]
     texts += [call["function"]["arguments"]["city"] for call in calls]
-    return [mark for text in texts for mark in re.findall(r"\b[mtv]\d+z\b", text)]
+    return [mark for text in texts for mark in re.findall(r"\b[mtv]\d+[ab]?z\b", text)]
 
 
 def fuzz(

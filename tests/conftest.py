@@ -30,7 +30,7 @@ settings.load_profile("the same")
 frozen = 0  # modules that no collection of garbage looks through
 
 #: Begun first, so that two workers end together.
-SLOW = ["test_rlhf", "test_plan", "test_cli", "test_real_data", "test_plan_step",
+SLOW = ["test_rlhf", "test_serve", "test_plan", "test_cli", "test_real_data", "test_plan_step",
         "test_train", "test_distributed", "test_recovery", "test_recipe", "test_tools",
         "test_tune", "test_lora", "test_attention", "test_one_path", "test_longer",
         "test_unsloth", "test_export", "test_longest_batch", "test_vllm"]  # fmt: skip
@@ -77,16 +77,16 @@ def simulated_once():
     made, simulated = {}, memory.simulate
     no_matter = {"model_name", "dataset", "eval_dataset", "output_dir", "run_name"}
 
-    def simulate(config, found, hardware):
+    def simulate(config, found, hardware, *, timed=True):
         values = {k: v for k, v in config.resolved().items() if k not in no_matter}
         strategy = registry.get_strategy(config.settings.strategy)
         said = sorted(config.said.keys() - no_matter)
         card = dataclasses.replace(hardware, vram_gb=0.0, device_name="")
         shape = found.architecture.to_dict()
         key = (strategy, json.dumps([values, said, shape], default=str), card, found.adapter)
-        key += (config.base_dir,)
+        key += (config.base_dir, timed)
         if key not in made:
-            made[key] = simulated(config, found, hardware)
+            made[key] = simulated(config, found, hardware, timed=timed)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ from modelforge.ppo.config import PPOConfig
 from modelforge.ppo.trainer import PPOTrainer
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny" / "model"
+LAYERS = 2  # the tiny model has four, and two show as much
 TOKENIZER = AutoTokenizer.from_pretrained(TINY, padding_side="left")
 PROMPTS = load_dataset(
     "json", data_files=str(TINY.parent / "data" / "prompts_train.jsonl"), split="train"
@@ -25,10 +26,10 @@ def brief(completions, **kwargs):
     return [-0.1 * len(c[0]["content"].split()) for c in completions]
 
 
-def policy(dtype=torch.float32, quantization_config=None, **lora):
+def policy(dtype=torch.float32, quantization_config=None, layers=LAYERS, **lora):
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(
-        TINY, dtype=dtype, quantization_config=quantization_config
+        TINY, dtype=dtype, quantization_config=quantization_config, num_hidden_layers=layers
     )
     return get_peft_model(
         base,

@@ -4,10 +4,12 @@ import inspect
 import json
 import re
 import runpy
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from tiny import few
 
 from modelforge import get_strategy, list_strategies, load_config, registry
 from modelforge.cli import main as cli
@@ -215,9 +217,16 @@ def test_a_figure_that_is_no_number_is_null_in_json(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_train", "02_own_strategy", "03_own_reward", "04_orpo"])
 def test_every_example_runs(name, tmp_path, monkeypatch):
+    """Beside the first rows of its data: measuring all of them takes most of its time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    script = shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
+    shutil.copytree(ROOT / "examples/tiny/model", tmp_path / "tiny/model")
+    (tmp_path / "tiny/data").mkdir()
+    for data in (ROOT / "examples/tiny/data").glob("*.jsonl"):
+        rows = few(data.stem, 16 if data.stem.endswith("eval") else 100)
+        shutil.copy(rows, tmp_path / "tiny/data")
+    runpy.run_path(script, run_name="__main__")
     assert (tmp_path / "runs").is_dir()
 
 

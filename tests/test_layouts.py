@@ -1,11 +1,14 @@
 """Layouts that trainers document: all of a row is read, or the row is refused, or it is named."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_formats import DEMO, PAIR, assistant, made, system, user
 
 from modelforge.data.formats import NAMES
+from modelforge.data.message import CALL_KEYS, READ_KEYS, WEIGHT_KEYS
 from modelforge.errors import DataError
 
 TOLD = [user("Hi"), assistant("Hello")]
@@ -358,3 +361,41 @@ def test_a_file_of_which_next_to_nothing_can_be_used_is_refused():
     for number in range(299):
         by_length.drop("longer than max_seq_length", f"rows.jsonl:{number}")
     by_length.refuse_if_too_few("rows.jsonl", 1, 1)
+
+
+KNOWN = sorted({*READ_KEYS, "mood", "prefix"} - {*WEIGHT_KEYS, "train_detail"})
+
+
+def filled(key, mark):
+    """A value of a message's key that holds a mark of its own, in one of the forms it may have."""
+    if key in CALL_KEYS:
+        return {"name": mark, "arguments": {}}
+    return 7 if mark.startswith("n") and key in ("name", "tool_call_id") else mark
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    keys=st.lists(st.sampled_from(KNOWN), unique=True, max_size=5),
+    turn=st.integers(0, 1),
+    odd=st.booleans(),
+    layout=st.sampled_from(["messages", "prompt", "pair", "history"]),
+)
+def test_no_key_of_a_message_vanishes(keys, turn, odd, layout):
+    talk = [user("a q"), assistant("an a")]
+    marks = {key: f"{'n' if odd else 'm'}{i}mark" for i, key in enumerate(keys)}
+    talk[turn] |= {k: filled(k, mark) for k, mark in marks.items() if k not in ("role", "content")}
+    row, kind = {"messages": talk}, "demonstration"
+    if layout == "prompt":
+        row = {"prompt": talk[:1], "completion": talk[1:]}
+    elif layout == "pair":
+        row, kind = {"prompt": talk[:1], "chosen": talk[1:], "rejected": "B"}, "preference"
+    elif layout == "history":
+        row = {"prompt": "Q", "completion": "A", "history": talk}
+    try:
+        examples, ledger = made([row], kind)
+    except DataError:
+        return
+    told = json.dumps(examples)
+    named = {name.rpartition(".")[2] for name in ledger.unused}
+    for key in marks.keys() - {"role", "content"}:
+        assert ledger.dropped or key in named or marks[key] in told, (key, named)

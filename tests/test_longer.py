@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import DATA, held_out, quick
+from tiny import DATA, held_out, quick, shallow
 from trl import SFTTrainer
 
 import modelforge
@@ -26,7 +26,8 @@ SMALL = ("per_device_train_batch_size=4", "logging_steps=1", "run_name=run", "ma
 
 def run(strategy, folder, *overrides):
     rows = held_out(DATA[strategy], 4)
-    return quick(strategy, folder, *SMALL, *overrides, eval_dataset=rows)
+    said = (*SMALL, f"model_name={shallow()}")
+    return quick(strategy, folder, *said, *overrides, eval_dataset=rows)
 
 
 def weights(folder):

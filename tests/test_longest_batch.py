@@ -7,7 +7,7 @@ import pytest
 import torch
 from machines import CPU, card
 from safetensors.torch import load_file
-from tiny import held_out, quick
+from tiny import DATA, held_out, quick, shallow
 from transformers import Trainer
 
 import modelforge
@@ -20,7 +20,8 @@ TINY = Path(__file__).parents[1] / "configs" / "tiny"
 
 
 def train(strategy, folder, *overrides):
-    return quick(strategy, folder, "max_steps=2", "logging_steps=1", "save_strategy=no", *overrides)
+    said = ("max_steps=2", "logging_steps=1", "save_strategy=no", f"model_name={shallow()}")
+    return quick(strategy, folder, *said, *overrides, eval_dataset=held_out(DATA[strategy], 4))
 
 
 @pytest.mark.slow

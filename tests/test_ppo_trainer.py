@@ -31,6 +31,7 @@ from modelforge.rewards.shared_base import SharedBaseReward
 sys.path.append(str(Path(__file__).parent))  # the tests are no package
 
 from ppo_parts import (
+    LAYERS,
     PROMPTS,
     TINY,
     TOKENIZER,
@@ -221,7 +222,7 @@ def test_training_raises_the_reward_and_logs_every_metric_each_step(tmp_path):
     # the folder holds the policy alone, and loads with plain PEFT to the same model
     t.save_model(str(tmp_path / "model"))
     assert not [path for path in (tmp_path / "model").iterdir() if path.is_dir()]
-    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32, num_hidden_layers=LAYERS)
     loaded = PeftModel.from_pretrained(base, tmp_path / "model").eval()
     ids = torch.tensor([TOKENIZER("Add 3 and 4.")["input_ids"]])
     with inference(t.model):
@@ -297,7 +298,9 @@ def test_evaluation_leaves_the_state_of_training_alone(tmp_path):
 def test_policy_reference_reward_and_value_on_one_base(tmp_path, four_bit):
     torch.manual_seed(0)
     scorer = get_peft_model(
-        AutoModelForSequenceClassification.from_pretrained(TINY, num_labels=1),
+        AutoModelForSequenceClassification.from_pretrained(
+            TINY, num_labels=1, num_hidden_layers=LAYERS
+        ),
         LoraConfig(r=4, target_modules="all-linear", task_type="SEQ_CLS",
                    modules_to_save=["score"], init_lora_weights=False),
     )  # fmt: skip

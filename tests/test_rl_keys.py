@@ -124,8 +124,9 @@ def group_learned(name):
         args.disable_tqdm = True
         set_seed(0)
         t = GRPOTrainer(
-            policy(lora_dropout=0.0), [cheerful], args, train_dataset=PROMPTS.select(range(16)),
-            processing_class=TOKENIZER,
+            # All of its layers: answers have to differ in length.
+            policy(lora_dropout=0.0, layers=4), [cheerful], args,
+            train_dataset=PROMPTS.select(range(16)), processing_class=TOKENIZER,
         )  # fmt: skip
         t.train()
         return {n: p.detach().clone() for n, p in t.model.named_parameters() if p.requires_grad}

@@ -318,7 +318,7 @@ def test_a_server_that_is_stopped_answers_what_it_took(server):
         words = {"max_tokens": 60, "temperature": 1.5}
         jobs = [pool.submit(server.text, **words, seed=i) for i in range(8)]
         while server.figure("modelforge_active") < 8 and not any(job.done() for job in jobs):
-            pass
+            time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
         assert all(isinstance(job.result(), str) for job in jobs)
     assert server.process.wait(60) in (0, -signal.SIGTERM, 143)

@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import few
+from tiny import few, shallow
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 import modelforge
 from modelforge.callbacks import trackers
 
-ROOT = Path(__file__).parents[1]
 WARNING = "failed and is off for this run"
 
 
 def train(tmp_path, **values):
     config = {
         "strategy": "sft",
-        "model_name": str(ROOT / "examples" / "tiny" / "model"),
+        "model_name": str(shallow()),
         "dataset": str(few("sft_train", 100)),
         "save_strategy": "no",
         "eval_split": 8,

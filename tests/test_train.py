@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DATA, few, held_out
+from tiny import DATA, few, held_out, shallow
 
 import modelforge
 from modelforge import load_config
@@ -13,7 +13,7 @@ from modelforge.runs import files
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
-STEPS = {"sft": 16, "qlora": 10, "reward": 34, "dpo": 55, "grpo": 40}
+STEPS = {"sft": 16, "qlora": 10, "reward": 34, "dpo": 55, "grpo": 24}
 
 
 def run(strategy, tmp_path, *overrides, rows=640):
@@ -22,7 +22,7 @@ def run(strategy, tmp_path, *overrides, rows=640):
         overrides=[
             *(f"output_dir={tmp_path}", f"max_steps={STEPS[strategy]}", "save_steps=0.5"),
             f"dataset={few(f'{DATA[strategy]}_train', rows)}",
-            f"eval_dataset={held_out(DATA[strategy], 32)}",
+            f"eval_dataset={held_out(DATA[strategy], 16 if strategy == 'grpo' else 32)}",
             *overrides,
         ],
     )
@@ -150,9 +150,8 @@ def test_each_row_is_encoded_once(strategy, sequences, tmp_path, monkeypatch):
             *(f"dataset={tmp_path}/train.jsonl", f"eval_dataset={tmp_path}/eval.jsonl"),
         ],
     )
-    # A language model also answers: the first prompt with its fresh adapter and without, and the
-    # prompts of four samples before training and after.
-    answered = 2 + 2 * 4 if strategy == "sft" else 0
+    # A language model also answers the prompts of four samples before training and after.
+    answered = 2 * 4 if strategy == "sft" else 0
     # What the tokenizer adds to a text is asked three times; its template is tried twice.
     asked = 3 + 2
     # Neutral texts show what a language model forgets, before training and after.
@@ -205,10 +204,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     results, tmp_path, monkeypatch, strategy, adapter
 ):
     options = ["max_steps=6", "save_steps=2", "logging_steps=1"]
-    if strategy == "grpo":
-        options += ["per_device_train_batch_size=8", "eval_prompts=8"]
-    if adapter:
-        options.append(f"model_name={results('sft').run_dir}")
+    options += [f"eval_dataset={held_out(DATA[strategy], 8)}"]
+    options += [f"per_device_train_batch_size={8 if strategy == 'grpo' else 4}"]
+    options += [f"model_name={results('sft').run_dir if adapter else shallow()}"]
     whole = run(strategy, tmp_path / "whole", *options, rows=120)
     with monkeypatch.context() as patch:
         stop_after(patch, 3)

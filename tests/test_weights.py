@@ -3,12 +3,13 @@
 import pytest
 import torch
 from bases import base
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import few
 
 from modelforge import ModelError, load_config
 from modelforge.training import shape
-from modelforge.training.preflight import all_are_numbers
+from modelforge.training.preflight import all_are_numbers, same_as_base
 from modelforge.training.prepare import prepare
 from modelforge.training.run import load
 
@@ -74,6 +75,21 @@ def test_names_of_other_savers_are_understood(name, tmp_path):
 def test_a_config_that_transformers_cannot_build_is_one_message(tmp_path):
     with pytest.raises(ModelError, match="not a multiple of the number of attention heads"):
         prepare(config(base(tmp_path / "m", num_attention_heads=3)))
+
+
+def test_an_untrained_adapter_that_changes_the_base_is_refused(tmp_path, capsys):
+    prepared = prepare(config(base(tmp_path / "m")))
+    loaded = load(prepared)
+    model = get_peft_model(loaded.model, loaded.peft_config)
+    same_as_base(prepared, model)
+    assert "the untrained adapter gives the same answers as the base" in capsys.readouterr().err
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight += 0.5 * ("lora_B" in name)
+    with pytest.raises(
+        ModelError, match=r"answers '.*' with its untrained adapter and '.*' without"
+    ):
+        same_as_base(prepared, model)
 
 
 def test_weights_that_are_no_numbers_are_refused_before_training(tmp_path):

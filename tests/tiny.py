@@ -2,13 +2,14 @@
 
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 import modelforge
 from modelforge.data import load_tokenizer_template
@@ -29,6 +30,16 @@ def few(name: str, rows: int) -> Path:
     lines = (ROOT / "examples/tiny/data" / f"{name}.jsonl").read_text().splitlines()
     path = Path(tempfile.mkdtemp(prefix="modelforge-tests-"), f"{name}.jsonl")
     path.write_text("\n".join(lines[:rows]) + "\n")
+    return path
+
+
+@functools.cache
+def shallow() -> Path:
+    """The tiny model's first two layers: for what a run does, half as much to compute."""
+    whole, path = ROOT / "examples/tiny/model", Path(tempfile.mkdtemp(prefix="modelforge-tests-"))
+    shutil.copytree(whole, path, dirs_exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=2)
+    model.save_pretrained(path)
     return path
 
 

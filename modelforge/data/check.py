@@ -166,7 +166,7 @@ def check(rows: Sequence[Tokenised], part: int, limits: Limits, ledger: Ledger) 
 
     kept: list[Kept] = []
     by_path = {source["path"]: source for source in ledger.sources}
-    for batch in in_batches(enumerate(rows)):
+    for batch in in_batches(enumerate(track(rows, "checking", len(rows)))):
         figures: list[tuple[int, ...]] = []
         for at, item in batch:
             found = item.encoded

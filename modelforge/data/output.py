@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import track
 from modelforge.data.carried import CARRIED, carrying
 from modelforge.data.check import Tokenised
 from modelforge.data.convert import DataKind
@@ -95,7 +96,7 @@ def to_large_dataset(rows: Chosen, extra: Sequence[str], ledger: Ledger) -> Data
         return [row.example[name] for row in batch]
 
     def tables() -> Iterator[Any]:
-        for batch in in_batches(rows):
+        for batch in in_batches(track(rows, "writing the rows", len(rows))):
             columns = {name: values(name, batch) for name in names}
             yield Dataset.from_dict(columns, features=features).data.table.combine_chunks()
 
@@ -223,7 +224,7 @@ def token_columns(
 
     def tables() -> Iterator[Any]:
         # Batch by batch: lists of Python's numbers take nine times the memory of the tokens.
-        for batch in in_batches(enumerate(tokens)):
+        for batch in in_batches(enumerate(track(tokens, "writing the tokens", len(tokens)))):
             kept = [(i, row) for i, row in batch if not is_left_out(row, kind, max_length)]
             cells = [
                 answers_and_prompt(row) if prompt_apart else token_cells(row, kind, max_length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modelforge.common.progress import track
 from modelforge.data.ledger import Ledger, Tally
 from modelforge.data.overlap import RUN, Row, shared_rows
 
@@ -17,7 +18,8 @@ def look_for_shared(train: Sequence[Row], evaluation: Sequence[Row], ledger: Led
         ledger.note(
             f"rows that are nearly held-out ones are looked for in one of {every} training rows"
         )
-    for kind, pairs in shared_rows(evaluation, train, every=every).items():
+    others = track(train, "comparing with the held-out rows", len(train))
+    for kind, pairs in shared_rows(evaluation, others, every=every).items():
         tally = ledger.words_in_common
         if kind != RUN:
             tally = ledger.shared_with_training.setdefault(kind, Tally())

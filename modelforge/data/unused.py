@@ -20,6 +20,7 @@ from modelforge.data.message import (
     READ_PART_KEYS,
     ROLE_KEYS,
     TEXT_KEYS,
+    THOUGHT_KEYS,
     Skip,
     is_message,
 )
@@ -37,6 +38,7 @@ MEANING = {
     "corrected": "column with a meaning of its own",
     "revision": "column with a meaning of its own",
 }
+NAMES = ("name", "tool_call_id")  # of messages; what is no text is not read
 # Of demonstrations: whether, or how much, the row is to be trained on.
 FLAGS = ("train", "loss", "loss_weight", "loss_scale", "weight")
 
@@ -125,13 +127,20 @@ def _keys(value: Any) -> set[str]:
     found: set[str] = set()
     for message in _messages(value):
         found.update(k for k, v in message.items() if k not in READ_KEYS and not is_empty(v))
-        for keys in (ROLE_KEYS, TEXT_KEYS):  # of several, the first is read
-            found.update([key for key in keys if not is_empty(message.get(key))][1:])
+        for keys in (ROLE_KEYS, TEXT_KEYS, THOUGHT_KEYS):  # of several, the first is read
+            filled = [key for key in keys if not is_empty(message.get(key))]
+            found.update(key for key in filled[1:] if message[key] != message[filled[0]])
+        found.update(k for k in NAMES if k in message and not is_name(message[k]))
         content = next((message[key] for key in TEXT_KEYS if key in message), None)
         for part in content if isinstance(content, list) else ():
             if isinstance(part, Mapping):
                 found.update(f"content[].{key}" for key in part if key not in READ_PART_KEYS)
     return found
+
+
+def is_name(value: Any) -> bool:
+    """Whether a message's ``name`` or ``tool_call_id`` is read, or says nothing."""
+    return isinstance(value, str) or is_empty(value)
 
 
 def _keys_of_answers(value: Any) -> set[str]:

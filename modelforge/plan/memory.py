@@ -97,8 +97,14 @@ class Simulation:
         return took + (sampling_seconds(self.rollout, card) if self.rollout else 0.0)
 
 
-def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
+def simulate(config: Config, found: Found, hardware: Hardware, *, timed: bool = True) -> Simulation:
     """Log two optimiser steps of a config's trainer on the meta device.
+
+    Args:
+        config: With all of its values.
+        found: The model.
+        hardware: The card.
+        timed: Whether `Simulation.seconds` is asked for; without it, it takes less time.
 
     Raises:
         NotPlanned: If the strategy does not say what its longest batch is.
@@ -115,7 +121,7 @@ def simulate(config: Config, found: Found, hardware: Hardware) -> Simulation:
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
         )
         try:
-            tracker, trainer = log_steps(meta_run, device)
+            tracker, trainer = log_steps(meta_run, device, timed=timed)
         except TooSlow as error:
             what = f"there is no plan: {error}, since this model loops over its tokens"
             fix = "set a shorter max_seq_length, or train without a plan"
@@ -161,9 +167,8 @@ def probe_phases(config: Config, found: Found, hardware: Hardware) -> dict[str, 
     if layers <= more:
         return engine.beside(simulate(config, found, hardware).tracker.peaks())
     try:
-        low, high = (
-            simulate(config, _shortened(found, n), hardware).tracker.peaks() for n in (few, more)
-        )
+        short = (_shortened(found, n) for n in (few, more))
+        low, high = (simulate(config, s, hardware, timed=False).tracker.peaks() for s in short)
     except UserError:
         raise
     except Exception:  # some configs name layers by their place, or share what later ones need

@@ -90,14 +90,15 @@ def alone() -> Iterator[None]:
             state._shared_state.update(values)
 
 
-def log_steps(meta_run: MetaRun, device: Device) -> tuple[Tracker, Trainer]:
+def log_steps(meta_run: MetaRun, device: Device, *, timed: bool = True) -> tuple[Tracker, Trainer]:
     """Run a trainer's steps on the meta device and log its memory; to be called :func:`alone`.
 
     Args:
         meta_run: The trainer and its longest batch.
         device: What kind of device to run as.
+        timed: Whether the operators of a step are counted too, which its time follows from.
     """
-    tracker = Tracker(device)
+    tracker = Tracker(device, timed=timed)
     tracker.share_true, tracker.padded = meta_run.share_true, meta_run.padded
     with ExitStack() as stack:
         stack.enter_context(running_as(device, tracker))
@@ -179,9 +180,10 @@ def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
                     self._update(model)
                 if meta_run.generates or not accumulates:
                     model.zero_grad()
-                self._micro_batch(model)
                 if meta_run.generates and accumulates:
                     self._micro_batch(model)
+                tracker.count_work()
+                self._micro_batch(model)
                 self._update(model)
 
         def _make_states(self, model: Any) -> None:
@@ -193,7 +195,6 @@ def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
 
         def _micro_batch(self, model: Any) -> None:
             tracker.flops = 0  # those of the last micro-batch stay
-            tracker.forget_work()
             with tracker.within(phase="forward", scope="head"):
                 items = torch.ones((), dtype=torch.long, device="meta")
                 self.training_step(model, self.data_collator(meta_run.batch), items)

@@ -85,13 +85,13 @@ class Tracker(TorchDispatchMode):
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
         flops: Floating point operations of matrix products and attention.
-        work: (operations, bytes) of each operator since they were last forgotten, and how many
-            had so many: of the micro-batch, and of the optimiser's step apart.
+        work: (operations, bytes) of each operator since `count_work`, and how many had so many:
+            of the micro-batch, and of the optimiser's step apart. Nothing if it is not ``timed``.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, timed: bool = True) -> None:
         super().__init__()
-        self.device = device
+        self.device, self._timed = device, timed
         self.events: list[Event] = []
         self.tags: dict[int, Tag] = {}
         self.allocated = self.peak = self.peak_at = 0
@@ -222,9 +222,10 @@ class Tracker(TorchDispatchMode):
                     self.add(item)
         return out
 
-    def forget_work(self) -> None:
-        """Begin to count operators anew."""
-        self.work = {"micro-batch": Counter(), "update": Counter()}
+    def count_work(self) -> None:
+        """Count operators from here on, where that was asked for."""
+        if self._timed:
+            self.work = {"micro-batch": Counter(), "update": Counter()}
 
     def _count(self, name: str, args: Any, out: Any, flops: int) -> None:
         if not self.work or self.phase in ("static", "prompt", "generation"):
