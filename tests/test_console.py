@@ -11,6 +11,7 @@ from rich.text import Text
 import modelforge
 from modelforge.cli import main as cli
 from modelforge.common.console import headline, say, show_line, show_table, warn
+from modelforge.common.libraries import libraries_heard
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 SECRET = "hf_" + "a" * 30
@@ -93,3 +94,20 @@ def test_json_is_alone_on_stdout(capsys, monkeypatch):
     assert not done.value.code
     out, err = capsys.readouterr()
     assert json.loads(out)["config"] == "ok" and "chosen for you" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [("lm_head.weight | UNEXPECTED |\n", logging.INFO), ("h.0 | MISSING |\n", logging.WARNING)],
+)
+def test_a_score_head_that_has_to_be_new_is_no_table_of_warnings(logger, more, level):
+    """Each reward model of a language model begins so; any other weight that lacks is shown."""
+    heard = []
+    logger.handlers[:] = [logging.Handler()]
+    logger.handlers[0].emit = heard.append
+    report = "\x1b[1mLOAD REPORT\x1b[0m\nKey | Status |\n---+---\nscore.weight | MISSING |\n"
+    with libraries_heard():
+        logging.getLogger("transformers").warning(report + more)
+    (found,) = heard
+    assert found.levelno == level and "\x1b" not in found.getMessage()
+    assert ("starts at random" in found.getMessage()) is (level == logging.INFO)

@@ -65,6 +65,7 @@ def test_a_field_with_a_key_of_its_own_is_said_once():
     [
         ({"rank_pattern": {"q_prog": 4}}, "q_prog)' is no module of this model"),
         ({"exclude_modules": ["k_prog"]}, "'k_prog' is no module"),
+        ({"lora_bias": True}, "q_proj has no bias to merge that of the adapter into"),
         ({"layers_to_transform": [77], "target_modules": ["q_proj"]}, "refused before training"),
     ],
 )

@@ -24,6 +24,12 @@ _LOGGERS = (
     "trl",
 )
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# A row of transformers' table of what a checkpoint does not hold as the model does.
+_ROW = re.compile(r"^(\S+) +\| +(\w+)", re.MULTILINE)
+_NEW_HEAD = ("score.weight", "MISSING")
+_EXPECTED = {_NEW_HEAD, ("lm_head.weight", "UNEXPECTED"), ("Key", "Status")}
+
 _said: set[str] = set()
 _undo: list[Callable[[], None]] = []
 _inside = False
@@ -101,9 +107,13 @@ class _Relay(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         library = record.name.partition(".")[0]
-        if _is_new(f"{library}: {record.getMessage()}"):
-            mark = "warning: " if record.levelno >= logging.WARNING else ""
-            relay(record.levelno, f"{mark}{library}: {record.getMessage().strip()}")
+        level, text = record.levelno, _COLOURS.sub("", record.getMessage()).strip()
+        rows = set(_ROW.findall(text))
+        if _NEW_HEAD in rows and rows <= _EXPECTED:
+            level, text = logging.INFO, "the base has no score head: a new one starts at random"
+        if _is_new(f"{library}: {text}"):
+            mark = "warning: " if level >= logging.WARNING else ""
+            relay(level, f"{mark}{library}: {text}")
 
 
 def _warned(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

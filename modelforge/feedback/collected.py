@@ -49,6 +49,7 @@ class Collected:
 
     def __init__(self, path: Path, *, overlap: int = 2) -> None:
         self.path, self.overlap, self._lock = path, overlap, threading.Lock()
+        self._known: tuple[int, dict[int, tuple[str, str, tuple[str, ...]]]] = (-1, {})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -116,18 +117,28 @@ class Collected:
 
     def texts(self) -> dict[int, tuple[str, str, tuple[str, ...]]]:
         """Of each answer's number its prompt, its text and its models."""
+        counted = "select (select count(*) from source) + (select count(*) from answer)"
+        count = self._ask(counted)[0][0]
+        if count == self._known[0]:  # many answers take a while to read
+            return self._known[1]
         names: dict[int, list[str]] = {}
         for answer, model in self._ask("select answer, model from source order by model"):
             names.setdefault(answer, []).append(model)
         query = "select a.id, i.prompt, a.text from answer a join item i on i.id = a.item"
         found = self._ask(query)
-        return {a: (prompt, text, tuple(names.get(a, ()))) for a, prompt, text in found}
+        texts = {a: (prompt, text, tuple(names.get(a, ()))) for a, prompt, text in found}
+        self._known = count, texts
+        return texts
 
     def prompts(self) -> list[dict[str, Any]]:
         """All prompts, in the order in which they came."""
         return [
             json.loads(prompt) for (prompt,) in self._ask("select prompt from item order by id")
         ]
+
+    def latest(self) -> float:
+        """The highest number that `order` has given a task."""
+        return float(self._ask("select coalesce(max(due), 0) from task")[0][0])
 
     def order(self, due: Mapping[int, float]) -> None:
         """Deal the tasks with the highest numbers first."""

@@ -55,7 +55,8 @@ class Dealer:
     ) -> None:
         self.store, self.scores, self.active = store, dict(scores or {}), active
         self.told = ""
-        self._lock, self._since, self._round = threading.Lock(), 0, 0
+        self._lock, self._since = threading.Lock(), 0
+        self._round = math.ceil(store.latest())  # of a session before this one
         self._wait = 0
         self._space: Space | None = None
 
@@ -122,12 +123,16 @@ class Space:
             row[2 + len(models) :] = words(text)
             self.of[number] = self.named[prompt, text] = row
         self.size = 2 + len(models) + _WORDS
+        self._widest: dict[tuple[int, ...], Array] = {}
 
     def widest(self, answers: Sequence[int]) -> Array:
         """The difference of a task's answers; of several the two that lie furthest apart."""
-        rows = [self.of[i] for i in answers]
-        gaps = [a - b for i, a in enumerate(rows) for b in rows[i + 1 :]]
-        return max(gaps, key=lambda gap: float(gap @ gap))
+        key = tuple(answers)
+        if key not in self._widest:
+            rows = [self.of[i] for i in answers]
+            gaps = [a - b for i, a in enumerate(rows) for b in rows[i + 1 :]]
+            self._widest[key] = max(gaps, key=lambda gap: float(gap @ gap))
+        return self._widest[key]
 
     def posterior(self, pairs: Sequence[Judged]) -> tuple[Array, Array]:
         """Mean and covariance of the weights (Laplace's approximation).

@@ -61,6 +61,10 @@ def model_without_weights(
             key = f"{config.name}: lora.target_parameters"
             _refuse_unmatched_weights(model, weights, key)
             _refuse_tied(model, _of_weights(weights), key)
+        if config.settings.lora.get("lora_bias"):
+            _refuse_bias(
+                model, config.settings.lora_target_modules, f"{config.name}: lora.lora_bias"
+            )
         for field in ("rank_pattern", "alpha_pattern"):
             for name in config.settings.lora.get(field) or ():
                 _refuse_unmatched(model, rf"(.*\.)?({name})", f"{config.name}: lora.{field}")
@@ -87,6 +91,22 @@ def _refuse_tied(model: Any, targets: str | Collection[str] | None, where: str) 
         what += "adapter of either could never be merged into it"
         fix = "leave it out; or save the base untied (tie_word_embeddings false, a head of its own)"
         raise ModelError(Problem(where, what, fix))
+
+
+def _refuse_bias(model: Any, targets: str | list[str], where: str) -> None:
+    """Refuse a bias of LoRA beside a layer that has none: PEFT could never merge it.
+
+    Raises:
+        ModelError: If it is so.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        meant = module is not head if targets == "all-linear" else _targeted(targets, [name])
+        if meant and isinstance(module, torch.nn.Linear) and module.bias is None:
+            what = f"{name} has no bias to merge that of the adapter into"
+            raise ModelError(Problem(where, what, "remove it, or target layers with a bias"))
 
 
 def _on_meta(config: Config, resolved: Resolved, where: str) -> Any:
