@@ -18,7 +18,7 @@ from modelforge.plan import plan
 from modelforge.plan.frontier import frontier
 from modelforge.plan.planner import card
 from modelforge.plan.result import Plan
-from modelforge.plan.speed import LAUNCH, Rollout, bytes_moved, sampling_seconds, seconds
+from modelforge.plan.speed import Load, Reached, bytes_moved, load_of, seconds
 from modelforge.training import many_plans
 from modelforge.training.defaults import Facts, fill
 
@@ -41,16 +41,34 @@ def run(capsys, monkeypatch, *options):
     return json.loads(shown.out), shown.err
 
 
-def test_an_operator_takes_as_long_as_its_slower_part():
-    card = card_named("a100-80gb")
-    busy, moving = (10**15, 1), (1, 10**12)
-    alone = [seconds(Counter([kind]), card, share=0.5) for kind in (busy, moving)]
-    assert alone == pytest.approx([1e15 / (0.5 * 312e12), 1e12 / (0.5 * 2039e9)])
-    both = Counter({busy: 2, moving: 1, (1, 1): 1000})
-    assert seconds(both, card, share=0.5) == pytest.approx(2 * alone[0] + alone[1] + 1000 * LAUNCH)
-    one = Rollout(passes=100, weights=16 * 10**9, cache=10**9, layers=32)
-    slow, fast = (sampling_seconds(one, card_named(name)) for name in ("l4", "h100"))
-    assert slow > 2 * fast > 0
+def test_a_step_takes_what_its_operators_compute_and_move_or_their_launches():
+    card, half = card_named("a100-80gb"), Reached(products=0.5, bandwidth=0.5, launch=1e-6)
+    took = {
+        "products": (Load("tensor cores", 10**15, 10**12), 1e15 / 156e12 + 1e12 / 1019.5e9),
+        "in 32 bits": (Load("32 bits", 10**15, 0), 1e15 / 9.75e12),
+        "from memory": (Load("memory", 0, 10**9), 1e9 / 1019.5e9),
+        "from the cache": (Load("memory", 0, 10**7), 1e7 / 1019.5e9 / 3),
+    }
+    for load, expected in took.values():
+        assert seconds(Counter({load: 10}), card, half) == pytest.approx(10 * expected)
+    small = Counter({Load("memory", 0, 1): 1000})
+    assert seconds(small, card, half) == pytest.approx(1000 * half.launch)
+    both = small + Counter([took["products"][0]])  # the card works while the processor launches
+    assert seconds(both, card, half) == pytest.approx(took["products"][1], rel=1e-3)
+
+
+def test_an_operator_tells_its_unit_and_what_it_holds_while_it_runs():
+    half, single = (torch.empty(4, 4, dtype=t, device="meta") for t in (torch.half, torch.float))
+    assert load_of("aten::mm", (half, half), half @ half, flops=128, scratch=10) == (
+        "tensor cores", 128, 3 * 32 + 20,
+    )  # fmt: skip
+    assert load_of("aten::mm", (single, single), single @ single, flops=128, scratch=0) == (
+        "32 bits", 128, 3 * 64,
+    )  # fmt: skip
+    assert load_of("aten::add", (half, half), half + half, flops=0, scratch=0) == (
+        "memory", 0, 3 * 32,
+    )  # fmt: skip
+    assert load_of("aten::t", (half,), half.t(), flops=0, scratch=0) is None
 
 
 def test_views_move_nothing_and_what_is_expanded_is_read_once():

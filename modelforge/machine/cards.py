@@ -26,7 +26,9 @@ class Card:
         vram_gib: What the driver reports, in GiB.
         capability: CUDA's compute capability.
         tflops: Dense, of 16-bit numbers accumulated in 32 bits, in 10¹² a second.
+        tflops_32: Of 32-bit numbers, without tensor cores.
         bandwidth: Of its memory, in 10⁹ bytes a second.
+        cache_mb: Of the second level, in 10⁶ bytes.
     """
 
     name: str
@@ -36,7 +38,9 @@ class Card:
     vram_gib: float
     capability: tuple[int, int]
     tflops: float
+    tflops_32: float
     bandwidth: float
+    cache_mb: float
 
     @property
     def hardware(self) -> Hardware:

@@ -51,6 +51,8 @@ def _patches(device: Device, tracker: Tracker) -> Iterator[tuple[Any, str, Any]]
     yield BaseTunerLayer, place, _on_meta_too(getattr(BaseTunerLayer, place))
     fused = optimizer._get_fused_kernels_supported_devices()
     yield optimizer, "_get_fused_kernels_supported_devices", lambda: [*fused, "meta"]
+    for name in ("kaiming_uniform_", "uniform_", "normal_", "zeros_"):
+        yield torch.nn.init, name, _left_alone  # new adapters begin on the CPU, with real memory
     yield F, "scaled_dot_product_attention", _attention(device, F.scaled_dot_product_attention)
     if device.type != "cuda":
         return
@@ -98,6 +100,11 @@ def _on_meta_too(original: Callable[..., None]) -> Callable[..., None]:
                 layers[adapter_name] = layers[adapter_name].to("meta")
 
     return move
+
+
+def _left_alone(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """A tensor whose values nobody reads."""
+    return tensor
 
 
 class _Launches:
@@ -235,7 +242,7 @@ def _matmul(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:
     tracker.once("workspace", tracker.device.workspace)
     left, right = args[-2:]
     tracker.flops += 2 * left.numel() * right.shape[-1]
-    return func(*args, **kwargs)
+    return repeats.run(func, args, kwargs)
 
 
 def _attention_forward(tracker: Tracker, func: Any, args: Any, kwargs: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
 from modelforge.plan.architectures import Found, repeats, with_layers
 from modelforge.plan.result import GIB, NotPlanned
-from modelforge.plan.speed import Rollout, sampling_seconds, seconds
+from modelforge.plan.speed import seconds
 from modelforge.plan.tracker import TooSlow
 
 if TYPE_CHECKING:
@@ -80,21 +82,25 @@ class Simulation:
         tokens: Of one optimiser step on one device.
         flops: Floating point operations of it, without generation; 0 on the CPU.
         micro_batches: Of one optimiser step.
-        rollout: What a step samples; None where nothing is, or vLLM does.
+        rollouts: That a step samples on the card; 0 where nothing is sampled, or by vLLM. Less
+            than one where several steps train on one.
+        sampled: Tokens of an answer, one after the other.
     """
 
     tracker: Tracker
     tokens: int
     flops: int
     micro_batches: int = 1
-    rollout: Rollout | None = None
+    rollouts: float = 0.0
+    sampled: int = 0
 
     def seconds(self, card: Card) -> float:
         """How long one optimiser step takes on a card, sampling included."""
-        work = self.tracker.work
-        took = self.micro_batches * seconds(work["micro-batch"], card)
-        took += seconds(work["update"], card)
-        return took + (sampling_seconds(self.rollout, card) if self.rollout else 0.0)
+        part = {name: seconds(work, card) for name, work in self.tracker.work.items()}
+        took = self.micro_batches * part["micro-batch"] + part["update"]
+        if self.rollouts:
+            took += self.rollouts * (part["prompt"] + self.sampled * part["token"])
+        return took
 
 
 def simulate(config: Config, found: Found, hardware: Hardware, *, timed: bool = True) -> Simulation:
@@ -115,7 +121,7 @@ def simulate(config: Config, found: Found, hardware: Hardware, *, timed: bool = 
     from modelforge.plan.step import alone, log_steps
 
     device = cpu() if hardware.device == "cpu" else cuda(hardware.compute_capability or (8, 6))
-    with tempfile.TemporaryDirectory() as folder, alone():
+    with tempfile.TemporaryDirectory() as folder, alone(), _no_collection():
         architecture = copy.deepcopy(found.architecture)
         meta_run = build_meta_run(
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)
@@ -127,25 +133,33 @@ def simulate(config: Config, found: Found, hardware: Hardware, *, timed: bool = 
             fix = "set a shorter max_seq_length, or train without a plan"
             raise NotPlanned(Problem(f"{config.name}: model_name", what, fix)) from None
     accumulation = trainer.args.gradient_accumulation_steps
-    layers = architecture.get_text_config().num_hidden_layers
     return Simulation(
         tracker,
         meta_run.tokens * accumulation,
         tracker.flops * accumulation,
         accumulation,
-        _rollout(meta_run, tracker, trainer.args, layers),
+        *_sampling(meta_run, trainer.args),
     )
 
 
-def _rollout(meta_run: MetaRun, tracker: Tracker, args: Any, layers: int) -> Rollout | None:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python looks for garbage all the time while so many small objects are made: a sixth of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _sampling(meta_run: MetaRun, args: Any) -> tuple[float, int]:
+    """How many rollouts a step takes, and how many tokens each samples one after the other."""
     if meta_run.generates is None or meta_run.by_vllm:
-        return None
-    _, _, new = meta_run.generates
+        return 0.0, 0
     uses = (getattr(args, "steps_per_generation", None) or 1) * getattr(args, "num_iterations", 1)
-    static = sum(n for i, n in tracker.events if i > 0 and tracker.tags[i].phase == "static")
-    grown = max(0, tracker.peaks().get("generation", static) - static)
-    passes = new * args.gradient_accumulation_steps / uses
-    return Rollout(passes, weights=static, cache=grown // 2, layers=layers)
+    return args.gradient_accumulation_steps / uses, meta_run.generates[2]
 
 
 def probe(config: Config, found: Found, hardware: Hardware) -> int:

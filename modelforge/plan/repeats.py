@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 # Makes from an operator's arguments the kind of result that it gave before.
 Maker = Callable[[tuple[Any, ...]], Any]
 
+_NOT_ASKED = object()
 _MOST = 2**16  # a plan of one config takes some thousands
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout,
           torch.memory_format)  # fmt: skip
@@ -25,14 +26,29 @@ class _Unknown(Exception):
     """An argument that no key can stand for."""
 
 
-def run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def key_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+    """What stands for a call on tensors of these kinds; None where no key can."""
+    try:
+        return _key(func, args, kwargs)
+    except _Unknown:
+        return None
+
+
+def run(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Hashable = _NOT_ASKED
+) -> Any:
     """An operator's result on meta tensors: made as it was before, or computed where it is new.
 
     Below autograd and autocast, the result's kind follows from the arguments' kinds alone.
+
+    Args:
+        func: The operator.
+        args: As it is called.
+        kwargs: As it is called.
+        key: What :func:`key_of` gave for the call, where that was asked.
     """
-    try:
-        key = _key(func, args, kwargs)
-    except _Unknown:
+    key = key_of(func, args, kwargs) if key is _NOT_ASKED else key
+    if key is None:
         return func(*args, **kwargs)
     if key in _makers:
         maker = _makers[key]

@@ -181,6 +181,7 @@ def _stepping(meta_run: MetaRun, tracker: Tracker) -> type[Trainer]:
                 if meta_run.generates or not accumulates:
                     model.zero_grad()
                 if meta_run.generates and accumulates:
+                    tracker.count_work()  # the rollout's, which the next call leaves
                     self._micro_batch(model)
                 tracker.count_work()
                 self._micro_batch(model)

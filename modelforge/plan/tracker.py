@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelforge.plan import repeats
 from modelforge.plan.allocator import Event, rounded
-from modelforge.plan.speed import bytes_moved
+from modelforge.plan.speed import Load, load_of
 
 # Runs an operator on behalf of a tracker: (tracker, operator, arguments, keyword arguments).
 Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
@@ -28,6 +28,12 @@ Operator = Callable[["Tracker", Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 # Processor seconds for the log of a step. A model that loops over its tokens would take hours.
 _PATIENCE = 120.0
+
+
+# Of each call that has a key: what it asks of a card.
+_loads: dict[Hashable, Load | None] = {}
+# What a phase is part of; the others are of the micro-batch.
+_PARTS_OF_WORK = {"optimizer": "update", "prompt": "prompt", "generation": "token"}
 
 
 class TooSlow(Exception):
@@ -85,8 +91,9 @@ class Tracker(TorchDispatchMode):
         phase, scope: Given to what is born next.
         gradients: Ids of parameters' gradients.
         flops: Floating point operations of matrix products and attention.
-        work: (operations, bytes) of each operator since `count_work`, and how many had so many:
-            of the micro-batch, and of the optimiser's step apart. Nothing if it is not ``timed``.
+        work: What operators asked of the card since `count_work`: those of the ``micro-batch``, of
+            the optimiser's ``update``, of reading the ``prompt`` of a rollout, and of one sampled
+            ``token``. Nothing if it is not ``timed``.
     """
 
     def __init__(self, device: Device, *, timed: bool = True) -> None:
@@ -101,7 +108,8 @@ class Tracker(TorchDispatchMode):
         self.padded = False
         self.gradients: set[int | None] = set()
         self.flops = 0
-        self.work: dict[str, Counter[tuple[int, int]]] = {}
+        self.work: dict[str, Counter[Load]] = {}
+        self._scratch = 0
         self._until = time.process_time() + _PATIENCE
         self._alive: dict[int, tuple[int, Any]] = {}
         self._once: set[str] = set()
@@ -151,6 +159,7 @@ class Tracker(TorchDispatchMode):
     def temporaries(self, sizes: list[int]) -> Iterator[None]:
         """Memory that a kernel takes for itself while it runs."""
         held = [(self.born(nbytes), nbytes) for nbytes in sizes]
+        self._scratch += sum(sizes)
         try:
             yield
         finally:
@@ -202,18 +211,28 @@ class Tracker(TorchDispatchMode):
             peaks[phase] = max(peaks.get(phase, 0), allocated)
         return peaks
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled here, and the guard took a tenth of an operator's time."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if time.process_time() > self._until:
             raise TooSlow(f"a step took more than {_PATIENCE} s to simulate")
-        name, before = func._schema.name, self.flops
+        name, before, self._scratch = func._schema.name, self.flops, 0
         run = self.device.operators.get(name)
-        out = run(self, func, args, kwargs) if run else repeats.run(func, args, kwargs)
+        if run is None:
+            key = repeats.key_of(func, args, kwargs)
+            out = repeats.run(func, args, kwargs, key)
+        else:  # what it gives and takes may hang on more than its arguments
+            key, out = None, run(self, func, args, kwargs)
         if not self._looks:
             return out
-        self._count(name, args, out, self.flops - before)
+        if self.work and self.phase != "static":
+            self._count(key, name, args, out, self.flops - before)
         if isinstance(out, torch.Tensor):
             self.add(out)
         elif isinstance(out, list | tuple):
@@ -223,17 +242,20 @@ class Tracker(TorchDispatchMode):
         return out
 
     def count_work(self) -> None:
-        """Count operators from here on, where that was asked for."""
+        """Count operators from here on, where that was asked for; a rollout's stay."""
         if self._timed:
-            self.work = {"micro-batch": Counter(), "update": Counter()}
+            self.work |= {"micro-batch": Counter(), "update": Counter()}
 
-    def _count(self, name: str, args: Any, out: Any, flops: int) -> None:
-        if not self.work or self.phase in ("static", "prompt", "generation"):
-            return
-        moved = bytes_moved(name, args, out)
-        if moved is not None:
-            part = "update" if self.phase == "optimizer" else "micro-batch"
-            self.work[part][(flops, moved)] += 1
+    def _count(self, key: Hashable, name: str, args: Any, out: Any, flops: int) -> None:
+        if key is not None and key in _loads:
+            load = _loads[key]
+        else:
+            load = load_of(name, args, out, flops=flops, scratch=self._scratch)
+            if key is not None:
+                _loads[key] = load
+        if load is not None:
+            part = _PARTS_OF_WORK.get(self.phase, "micro-batch")
+            self.work.setdefault(part, Counter())[load] += 1
 
     def _rounded(self, nbytes: int) -> int:
         return rounded(nbytes) if self.device.rounds else nbytes
