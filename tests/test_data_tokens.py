@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from modelforge.data import built_in_templates, load_tokenizer_template, preview
 from modelforge.data.output import token_columns
@@ -390,3 +391,11 @@ def test_pairs_equal_trl(tmp_path, template):
         assert item.start == len(row["prompt_ids"])
         assert item.ids[0].tolist() == row["prompt_ids"] + row["chosen_ids"]
         assert item.ids[1].tolist() == row["prompt_ids"] + row["rejected_ids"]
+
+
+def test_a_tokenizer_in_python_alone_is_refused_where_turns_are_to_be_found(tmp_path):
+    """It gives no offsets: reading the rows ended in a traceback."""
+    with pytest.raises(ModelError, match=r"ByT5Tokenizer does not tell .* tokenizer\.json"):
+        load_tokenizer_template(
+            ByT5Tokenizer(), chat_template="auto", task="text-generation", base_dir=tmp_path
+        )

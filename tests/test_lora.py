@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny import ROOT, held_out, quick, resumed_bitwise
+from tiny import ROOT, few, held_out, quick, resumed_bitwise, shallow
 
 import modelforge
 from modelforge.configfile.adapters import KINDS
@@ -100,7 +100,7 @@ def ia3_values():
 def test_dora_with_ranks_by_module_trains_resumes_and_loads(tmp_path, monkeypatch):
     section = {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 4}}
     result = resumed_bitwise(
-        "sft", tmp_path, monkeypatch, f"lora={json.dumps(section)}",
+        "sft", tmp_path, monkeypatch, f"lora={json.dumps(section)}", f"model_name={shallow()}",
         "max_steps=4", "save_steps=2", stop=3,
     )  # fmt: skip
     assert result.after["eval_loss"] < result.before["eval_loss"]
@@ -130,8 +130,7 @@ def test_dora_with_ranks_by_module_trains_resumes_and_loads(tmp_path, monkeypatc
 )
 def test_other_beginnings_and_methods_train_and_load_as_they_were_saved(tmp_path, section):
     values = ia3_values() | {"lora": section, "output_dir": str(tmp_path), "report_to": "none"}
-    for key in ("model_name", "dataset", "eval_dataset"):
-        values[key] = str((TINY / values[key]).resolve())
+    values |= {"model_name": str(shallow()), "dataset": str(few("sft_train", 200))}
     values |= {"eval_dataset": str(held_out("sft", 8)), "max_steps": 2, "learning_rate": 0.005}
     values |= {"eval_strategy": "no", "save_strategy": "no"}
     result = modelforge.train(values)

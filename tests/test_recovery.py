@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import ROOT, few, quick
+from tiny import DATA, ROOT, few, held_out, quick, shallow
 from transformers import Trainer
 
 import modelforge
@@ -26,6 +26,8 @@ MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"
 
 def run(strategy, folder, *overrides):
     said = ("lora_dropout=0", "max_steps=6", "logging_steps=2", "save_steps=3")
+    few_rows = held_out(DATA[strategy], 4)
+    said = (f"model_name={shallow()}", f"eval_dataset={few_rows}", *said)
     return quick(strategy, folder, *said, *overrides)
 
 

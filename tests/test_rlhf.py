@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import held_out
+from tiny import held_out, shallow
 
 import modelforge
 from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, UserError, load_config
@@ -33,7 +33,7 @@ DESIGN = {
 
 QUICK = {
     "strategy": "rlhf",
-    "model_name": str(TINY / "model"),
+    "model_name": str(shallow()),
     "dataset": str(TINY / "data" / "preference_train.jsonl"),
     "eval_dataset": str(held_out("preference", 32)),
     "max_seq_length": 96,
@@ -327,7 +327,7 @@ def test_after_sft_the_policy_begins_with_its_adapter_and_is_held_to_it(tmp_path
         json.loads((r.model_dir / "adapter_config.json").read_text())["base_model_name_or_path"]
         for r in (sft, reward, result)
     }
-    assert bases == {str(TINY / "model")}
+    assert bases == {QUICK["model_name"]}
     assert result.before["eval_kl/reference"] == pytest.approx(0, abs=1e-5)
     start = weights(sft.model_dir)
     moved = max((weights(result.model_dir)[k] - v).abs().max() for k, v in start.items())

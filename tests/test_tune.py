@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny import DATA, ROOT, few, held_out
+from tiny import DATA, ROOT, few, held_out, shallow
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
 import modelforge
@@ -29,6 +29,7 @@ def said(strategy, folder, **more):
     keys = {"output_dir": folder, "dataset": few(f"{DATA[strategy]}_train", 100)}
     keys |= {"eval_dataset": held_out(DATA[strategy], 8), "report_to": "none"}
     keys |= {"logging_steps": 1, "max_steps": 4, "per_device_train_batch_size": 4}
+    keys |= {"model_name": shallow()}
     return [f"{key}={value}" for key, value in (keys | more).items()]
 
 

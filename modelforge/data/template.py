@@ -71,11 +71,16 @@ def load_tokenizer_template(
         base_dir: The config file's folder.
 
     Raises:
-        ModelError: If there is no such template, it is no valid Jinja, or a built-in one meets a
-            tokenizer without an end-of-sequence token.
+        ModelError: If there is no such template, it is no valid Jinja, a built-in one meets a
+            tokenizer without an end-of-sequence token, or the tokenizer is one in Python alone.
     """
     choice = choose(tokenizer, chat_template=chat_template, task=task, base_dir=base_dir)
     if choice.text is not None:
+        if not getattr(tokenizer, "is_fast", False):
+            what = f"{type(tokenizer).__name__} does not tell which characters a token stands for, "
+            what += "by which the turns that are trained on are found"
+            fix = "save the model with a tokenizer.json, or set chat_template to none"
+            raise ModelError(Problem("tokenizer", what, fix))
         check_syntax(tokenizer, choice)
     if choice.name != "tokenizer":  # its own stays as it is: it may have one for tools beside it
         tokenizer.chat_template = choice.text

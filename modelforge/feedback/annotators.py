@@ -149,7 +149,7 @@ def accuracies(pairs: Sequence[Judged]) -> dict[str, tuple[float, float]]:
             gained[who] += side * sure
             known[who] += sure**2
     return {
-        who: (0.5 + gained[who] / known[who] / 2, 0.5 / math.sqrt(known[who]))
+        who: (min(max(0.5 + gained[who] / known[who] / 2, 0.0), 1.0), 0.5 / math.sqrt(known[who]))
         for who in rate
         if known[who] > 1e-9
     }
