@@ -46,6 +46,7 @@ WHOLE = [
     (SFT | {"lora_r": 0, "use_4bit": True}, None),
     (SFT | {"quantum_flux": 3}, None),
     (SFT | {"lora_r": -4}, None),
+    (SFT | {"max_steps": 10**400}, None),
 ]
 # The same, of one key beside those of an sft.
 KEYS = [

@@ -101,6 +101,19 @@ def test_a_model_of_other_modes_is_refused_in_one_line(tmp_path, capsys):
     assert not list(head_problems(source, fine, head="causal-lm", where="model_name"))
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta", "electra", "camembert"])
+def test_an_encoder_that_sees_its_own_answer_is_no_language_model(name):
+    from modelforge.models.attach import head_problems
+    from modelforge.models.source import ModelSource
+
+    shape, source = AutoConfig.for_model(name), ModelSource("m", None, None, "m")
+    (problem,) = head_problems(source, shape, head="causal-lm", where="model_name")
+    assert "each token sees those behind it" in problem.what
+    assert not list(head_problems(source, shape, head="reward", where="model_name"))
+    shape.is_decoder = True
+    assert not list(head_problems(source, shape, head="causal-lm", where="model_name"))
+
+
 def broken(*args, **kwargs):
     raise AttributeError("'LinearAttentionLayer' object has no attribute 'keys'")
 

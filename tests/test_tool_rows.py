@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from test_data_tokens import toy_tokenizer
 
 import modelforge
 from modelforge.data import load_data
+from modelforge.data.render import Conversation, Renderer
 from modelforge.data.template import trl_templates
 from modelforge.data.tokens import How, encode
 
@@ -277,3 +279,82 @@ def test_no_row_of_the_tool_files_is_dropped_and_each_call_is_trained(file, name
                 for leaf in leaves(call["function"]["arguments"]):
                     escaped = json.dumps(leaf, ensure_ascii=False)[1:-1]
                     assert leaf.strip() in words or escaped in words
+
+
+def small_model(place, texts, template):
+    """A tokenizer that has seen the texts, so that rows are short, and an untrained model."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    marks = ["<|pad|>", *sorted({"<|im_end|>", *re.findall(SPECIAL, template)})]
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=marks, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    made.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|pad|>"
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(place)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(place)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder of real data")
+def test_a_model_that_learned_ten_real_rows_answers_with_their_calls(tmp_path):
+    """Those of the other file have long thoughts, which take 350 steps and two minutes."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lines = (SHARED / f"{FILES[0]}.jsonl").read_text(encoding="utf-8").splitlines()
+    ten = sorted((line for line in lines if "_call" in line), key=len)[:10]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in ten), encoding="utf-8")
+    template = trl_templates()["qwen2_5"]
+    small_model(tmp_path / "model", ten, template)
+    run = modelforge.train(
+        {
+            "strategy": "sft", "model_name": str(tmp_path / "model"), "lora_r": 0,
+            "dataset": str(tmp_path / "rows.jsonl"), "learning_rate": 0.003, "max_steps": 200,
+            "per_device_train_batch_size": 2, "eval_split": 0, "max_seq_length": 4096,
+            "report_to": "none", "save_strategy": "no", "lr_scheduler_type": "cosine",
+            "output_dir": str(tmp_path / "runs"),
+        }
+    )  # fmt: skip
+    assert (run.model_dir / "chat_template.jinja").read_bytes() == template.encode()
+    tokenizer = AutoTokenizer.from_pretrained(run.model_dir)
+    model = AutoModelForCausalLM.from_pretrained(run.model_dir)
+    data = load_data(
+        dataset=tmp_path / "rows.jsonl", kind="demonstration", tokenizer=tokenizer, max_length=4096,
+        seed=0, eval_split=0,
+    )  # fmt: skip
+    assert data.ledger.kept == 10
+    answered = 0
+    for row, found in zip(data.train, data.train_tokens, strict=True):
+        messages = row["messages"]
+        at = next((i for i, m in enumerate(messages) if m.get("tool_calls")), None)
+        if at is None:
+            continue
+        answered += 1
+        before = Conversation(messages[:at], row.get("tools"))
+        asked = Renderer(tokenizer).text(before, generate=True)
+        inputs = tokenizer(
+            asked, return_tensors="pt", add_special_tokens=False, return_token_type_ids=False
+        )
+        output = model.generate(**inputs, max_new_tokens=500, do_sample=False)
+        answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
+        turn = sum(message["role"] == "assistant" for message in messages[:at])
+        meant = trained(found, tokenizer)[turn]
+        # A thought is long, and may be another word for word; what follows it is the call.
+        assert answer.count("</think>") == meant.count("</think>")
+        assert answer.rpartition("</think>")[2].strip() == meant.rpartition("</think>")[2].strip()
+        assert messages[at]["tool_calls"][0]["function"]["name"] in answer
+    assert answered >= 8

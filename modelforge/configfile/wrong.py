@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -116,7 +115,7 @@ def _meant(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
             readings.append(float(plain))  # 2e-4 with a dot too few is no JSON
     if isinstance(value, list) and len(value) == 1:
         readings.append(value[0])
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and abs(value) < 2**63:  # no infinity, and not NaN
         readings += [int(value)] if value == int(value) else []
         readings += [bool(value)] if value in (0, 1) else []
     taken = validator(json.dumps({"$defs": root.get("$defs", {}), **schema}, sort_keys=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ def head_problems(
     """
     names = getattr(architecture, "architectures", None) or []
     yield from _no_model_class(architecture, head, where)
+    if head == "causal-lm" and reads_both_ways(architecture):
+        what = f"{source.base} is an encoder: each token sees those behind it, its answer too"
+        yield Problem(
+            where, what, "take a language model, or set is_decoder to true in its config.json"
+        )
     scores = any(name.endswith("ForSequenceClassification") for name in names)
     if source.adapter is not None:
         recorded = json.loads((source.adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -61,6 +67,21 @@ def _no_model_class(architecture: PretrainedConfig, head: Head, where: str) -> I
     role = "score head for" if head == "reward" else "language model of"
     what = f"transformers has no {role} the type {kind} ({auto.__name__})"
     yield Problem(where, what, "take a model that reads and writes text alone")
+
+
+def reads_both_ways(architecture: PretrainedConfig) -> bool:
+    """Whether it is an encoder with the head of a language model, which transformers warns of.
+
+    BERT and its like have such a head, and see what they are to say, unless their config says
+    ``is_decoder``.
+    """
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    kind = auto._model_mapping.get(type(architecture), None)
+    if kind is None or isinstance(kind, tuple) or getattr(architecture, "is_decoder", True):
+        return False
+    return "as a standalone, add `is_decoder=True" in inspect.getsource(kind)
 
 
 def as_asked(model: Any) -> None:
