@@ -24,7 +24,7 @@ def test_a_step_made_of_repeats_is_logged_as_one_without(strategy, monkeypatch):
     found = Found(with_layers(whole.architecture, 2), whole.adapter, whole.source)
     repeated = simulate(config, found, card(24.0)).tracker
     with monkeypatch.context() as patch:
-        patch.setattr(repeats, "run", lambda func, args, kwargs: func(*args, **kwargs))
+        patch.setattr(repeats, "run", lambda func, args, kwargs, key=None: func(*args, **kwargs))
         computed = simulate(config, found, card(24.0)).tracker
     assert len(computed.events) > 1000
     assert until_the_last(repeated) == until_the_last(computed)

@@ -274,7 +274,7 @@ def test_every_problem_is_named_at_once(tmp_path):
     ("value", "message"),
     [
         ([], "set a list that is not empty"),
-        ("exact_match", "set a list that is not empty"),
+        ("exact_match", 'set ["exact_match"]'),
         ({"name": "exact_match"}, "set a list that is not empty"),
         ([7], "rewards[0]"),
         ([{"weight": 1}], "rewards[0].name"),

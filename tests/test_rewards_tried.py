@@ -217,6 +217,7 @@ def test_a_run_whose_rewards_are_always_the_same_is_no_success(tmp_path):
     with pytest.raises(RunError, match="the same for all answers to a prompt"):
         quick("grpo", tmp_path, *options, "max_steps=5", "save_strategy=no", f"rewards={rewards}")
     run = RunDir(tmp_path / "run")
+    assert len(run.read_lines("held_out.jsonl")) == 4  # of 16
     assert run.finished and (run.model / "adapter_model.safetensors").is_file()
     assert "Nothing was learned" in (run.model / "README.md").read_text()
     [warning] = [row for row in run.read_lines("warnings.jsonl") if row["where"] == "reward"]

@@ -179,6 +179,8 @@ ALLOWED = {
     ("modelforge/rewards/tools.py", "import_module"): "the installed module that it names",
     ("modelforge/export/convert.py", "import_module"): "the converter of the user's llama.cpp",
     ("modelforge/export/gguf.py", "subprocess"): "this Python, that converter, a folder of ours",
+    ("modelforge/export/onnx.py", "subprocess"): "this Python, onnxruntime-genai, a folder of ours",
+    ("modelforge/feedback/trained.py", "subprocess"): "this Python, `train`, a config of ours",
     ("modelforge/data/spool.py", "pickle"): "what this process wrote, in a folder of its own",
     ("modelforge/data/packed.py", "zipfile"): "one member is read; nothing is unpacked to a path",
     ("modelforge/configfile/load.py", "yaml.load"): "with a loader made from SafeLoader",
