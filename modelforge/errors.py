@@ -14,6 +14,7 @@ ModelForgeError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,6 +111,34 @@ def nearest(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | Non
     longer = [known for known in names if len(name) > 3 and known.startswith(name.lower())]
     near = longer[:1] or difflib.get_close_matches(name.lower(), names, n=1, cutoff=alike)
     return near[0] if near else None
+
+
+def slip(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """The nearest name, if no more than a slip of the keys tells the other from it.
+
+    Both have the same words, begun alike and with the same digits. A name that is merely near may
+    mean another thing. The arguments are those of `nearest`.
+
+    >>> slip("learnin_rate", ["learning_rate", "lora_r"])
+    'learning_rate'
+    >>> slip("orpo", ["grpo"]), slip("min_steps", ["max_steps"])
+    (None, None)
+    """
+    near = nearest(name, known, alike=alike)
+    return near if near is not None and _is_slip(name.lower(), near.lower()) else None
+
+
+def _is_slip(name: str, near: str) -> bool:
+    words, others = name.split("_"), near.split("_")
+    if "".join(words) == "".join(others):
+        return True
+    return len(words) == len(others) and all(map(_are_alike, words, others))
+
+
+def _are_alike(word: str, other: str) -> bool:
+    same = sorted(word) == sorted(other)
+    same = same or difflib.SequenceMatcher(None, word, other).ratio() >= 0.8
+    return same and word[:1] == other[:1] and re.findall(r"\d", word) == re.findall(r"\d", other)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:

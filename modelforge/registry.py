@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.patch import put, rename
-from modelforge.errors import ConfigError, Problem, did_you_mean, nearest
+from modelforge.errors import ConfigError, Problem, did_you_mean, nearest, slip
 
 if TYPE_CHECKING:
     from modelforge.strategy import Strategy
@@ -78,8 +78,7 @@ def get_strategy(name: str) -> type[Strategy]:
         return _registered[name]
     for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return point.load()
-    near = _EXPERIMENTAL.get(name) or did_you_mean(name, list_strategies())
-    raise ConfigError(Problem("strategy", f"'{name}' is unknown", near))
+    raise ConfigError(Problem("strategy", f"'{name}' is unknown", _instead(name)))
 
 
 def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
@@ -94,10 +93,14 @@ def strategy_for(values: Mapping[str, Any], *, where: str) -> type[Strategy]:
     if not isinstance(name, str):
         raise ConfigError(Problem(f"{where}: strategy", "is not a name", f"set one of: {known}"))
     if name not in list_strategies():
-        fix, near = did_you_mean(name, list_strategies()), nearest(name, list_strategies())
-        patch = put(["strategy"], near) if near else ()
+        fix, meant = _instead(name), slip(name, list_strategies())
+        patch = put(["strategy"], meant) if meant else ()
         raise ConfigError(Problem(f"{where}: strategy", f"'{name}' is unknown", fix, patch))
     return get_strategy(name)
+
+
+def _instead(name: str) -> str:
+    return _EXPERIMENTAL.get(name) or did_you_mean(name, list_strategies())
 
 
 def _load(target: str) -> Any:

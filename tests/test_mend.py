@@ -1,7 +1,9 @@
 """`check --fix`: what an error says would mend a config is done, and nothing else."""
 
 import copy
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from modelforge.common.patch import drop, patched, put, rename
 from modelforge.configfile.load import load_config
 from modelforge.configfile.mend import mend
-from modelforge.errors import ConfigError
+from modelforge.errors import ConfigError, RunError
 from modelforge.registry import get_strategy
 from modelforge.training.defaults import under_each_profile
 from modelforge.training.effects import refuse_idle_everywhere
@@ -117,6 +119,42 @@ def test_what_is_sure_is_mended(tmp_path, broken, meant):
     assert mend(path, check(path), told.append) and told
     assert json.loads(path.read_text()) == meant
     assert json.loads((tmp_path / "config.json.before").read_text()) == broken
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"strategy": name} for name in ("orpo", "cpo", "lora")),
+        *({key: 1} for key in ("eval_epochs", "save_epochs", "warmup_epochs", "min_steps")),
+        *({key: True} for key in ("lora_r", "learning_rate", "eval_steps")),
+        *({"learning_rate": word} for word in ("nan", "1e999")),
+        {"optim": "adam"},
+        {"hardware_profile": "h100"},
+        GRPO | {"generation": {"min_new_tokens": 5}},
+    ],
+    ids=str,
+)
+def test_what_may_mean_another_thing_is_left(tmp_path, other):
+    path, told = written(tmp_path, SFT | other), []
+    with pytest.raises(ConfigError):
+        mend(path, check(path), told.append)
+    assert not told and sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_method_that_is_no_strategy_is_led_to_what_does_it(tmp_path):
+    with pytest.raises(ConfigError, match="loss_type sigmoid_norm"):
+        load_config(written(tmp_path, SFT | {"strategy": "simpo"}))
+
+
+def test_a_place_that_takes_no_file_ends_in_one_message(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = written(tmp_path, SFT | {"max_step": 5})
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(RunError, match="cannot be written: No space left on device → make room"):
+        mend(path, check(path), lambda change: None)
+    assert json.loads(path.read_text())["max_step"] == 5
 
 
 def test_four_in_five_of_them_are_mended():

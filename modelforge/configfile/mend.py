@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from modelforge.common.files import write_whole
+from modelforge.common.files import write_whole, writing
 from modelforge.common.patch import patched, said
 from modelforge.configfile.load import raw_config
 from modelforge.errors import ConfigError, Problem, UserError
@@ -67,13 +67,14 @@ def _applied(path: Path, error: UserError, *, first: bool) -> list[str]:
         done += [said(operation) for operation in patch]
     if not done:
         return []
-    if first:
-        shutil.copy2(path, _free(path))
     if path.suffix in (".yaml", ".yml"):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     else:
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, text)
+    with writing(path, "make room, or mend a copy in another folder"):
+        if first:
+            shutil.copy2(path, _free(path))
+        write_whole(path, text)
     return done
 
 

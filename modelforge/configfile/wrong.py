@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any
 
 from modelforge.common.patch import put, rename
 from modelforge.configfile.peers import advised
-from modelforge.errors import Problem, did_you_mean, nearest
+from modelforge.errors import Problem, did_you_mean, nearest, slip
 
 if typing.TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -92,7 +93,9 @@ def problems_of(error: ValidationError, root: dict[str, Any], where: str) -> Ite
     else:
         meant = _meant(error.instance, schema, root)
         fix = f"set {describe(schema, root)}"
-        if isinstance(meant, str):
+        if isinstance(error.instance, str) and (near := nearest(error.instance, _names(schema))):
+            fix = f"did you mean '{near}'?"
+        elif isinstance(meant, str):
             fix = f"did you mean '{meant}'?"
         elif isinstance(meant, list):
             fix = f"set {_short(meant)}"
@@ -101,11 +104,10 @@ def problems_of(error: ValidationError, root: dict[str, Any], where: str) -> Ite
 
 
 def _meant(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A value that the schema takes and that says the same, or a name that is near; else None."""
-    allowed = [name for name in schema.get("enum", ()) if isinstance(name, str)]
+    """A value that the schema takes and that says the same, or a name but for a slip; else None."""
     readings: list[Any] = [value.strip(), [value]] if isinstance(value, str) else [[value]]
     if isinstance(value, str):
-        readings.append(nearest(value, allowed))
+        readings.append(slip(value, _names(schema)))
         plain = value.strip().lower().replace("_", "")
         readings.append({"true": True, "yes": True, "on": True}.get(plain))
         readings.append({"false": False, "no": False, "off": False}.get(plain))
@@ -115,11 +117,16 @@ def _meant(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
             readings.append(float(plain))  # 2e-4 with a dot too few is no JSON
     if isinstance(value, list) and len(value) == 1:
         readings.append(value[0])
-    if isinstance(value, int | float) and abs(value) < 2**63:  # no infinity, and not NaN
+    if type(value) in (int, float) and abs(value) < 2**63:  # no infinity, and not NaN
         readings += [int(value)] if value == int(value) else []
         readings += [bool(value)] if value in (0, 1) else []
     taken = validator(json.dumps({"$defs": root.get("$defs", {}), **schema}, sort_keys=True))
-    return next((each for each in readings if each is not None and taken.is_valid(each)), None)
+    finite = (each for each in readings if not isinstance(each, float) or math.isfinite(each))
+    return next((each for each in finite if each is not None and taken.is_valid(each)), None)
+
+
+def _names(schema: Mapping[str, Any]) -> list[str]:
+    return [name for name in schema.get("enum", ()) if isinstance(name, str)]
 
 
 def _unknown(keys: list[Any], known: list[str], where: str, values: Mapping[str, Any]) -> Problem:
@@ -132,8 +139,8 @@ def _unknown(keys: list[Any], known: list[str], where: str, values: Mapping[str,
     told, patch = ("", ()) if len(keys) > 1 else advised(key, values)
     if told:
         return Problem(where, UNKNOWN, told, patch)
-    near = nearest(key, known, alike=ALIKE)
-    patch = () if near is None or near in values else rename(keys, near)
+    meant = slip(key, known, alike=ALIKE)
+    patch = () if meant is None or meant in values else rename(keys, meant)
     return Problem(where, UNKNOWN, did_you_mean(key, known, alike=ALIKE) or NOTHING, patch)
 
 

@@ -15,7 +15,7 @@ from modelforge.data.formats import TABLE
 from modelforge.data.layout import Format
 from modelforge.data.names import NAMES
 from modelforge.data.read import Row
-from modelforge.errors import DataError, Problem, did_you_mean, nearest
+from modelforge.errors import DataError, Problem, did_you_mean, slip
 
 # What a row of any format may hold for the chat template, beside its messages.
 BESIDE: Mapping[str, tuple[str, ...]] = {
@@ -70,15 +70,15 @@ def rename(rows: Sequence[Row], columns: Mapping[str, str], kind: DataKind) -> S
     for our, theirs in columns.items():
         # Any other column of a prompt file is handed to reward functions under its name.
         if our not in ours and kind != "prompt":
-            role = nearest(our, ours)
+            role = slip(our, ours)
             mended = patch.rename(["columns", our], role) if role else ()
             fix = did_you_mean(our, ours)
             problems.append(Problem(f"columns: {our}", "no such role", fix, mended))
         if theirs not in present and not any(holds(row.cells, theirs) for row in rows):
-            fix, near = did_you_mean(theirs, by_lower), nearest(theirs, by_lower)
+            fix, meant = did_you_mean(theirs, by_lower), slip(theirs, by_lower)
             where = rows[0].path if rows else "columns"
             what = f"no column '{theirs}' (columns: {our})"
-            mended = patch.put(["columns", our], by_lower[near]) if near else ()
+            mended = patch.put(["columns", our], by_lower[meant]) if meant else ()
             problems.append(Problem(where, what, fix, mended))
     if problems:
         raise DataError(*problems)

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelforge.common.patch import put
 from modelforge.config import Choice
-from modelforge.errors import ConfigError, Problem, did_you_mean, nearest
+from modelforge.errors import ConfigError, Problem, did_you_mean, slip
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def choose_profile(
     profiles = {profile.name: profile for profile in list_profiles()}
     if name != "auto":
         if name not in profiles:
-            near, what = nearest(name, profiles), f"'{name}' is unknown"
-            patch = put(["hardware_profile"], near) if near else ()
+            meant, what = slip(name, profiles), f"'{name}' is unknown"
+            patch = put(["hardware_profile"], meant) if meant else ()
             fix = did_you_mean(name, profiles)
             raise ConfigError(Problem("hardware_profile", what, fix, patch))
         return profiles[name], Choice(name, "config")
