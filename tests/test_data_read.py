@@ -227,6 +227,11 @@ def test_notes_of_anki_without_names_are_front_and_back(tmp_path):
     assert [row.line for row in rows] == [4, 5]
 
 
+def test_a_text_that_begins_with_a_tag_is_a_text(tmp_path):
+    table = read_file(write(tmp_path, "a.txt", '#tags are "odd'), shown="a.txt")
+    assert [row.cells for row in table.rows] == [{"text": '#tags are "odd'}] and not table.notes
+
+
 def test_jsonl_tolerates_bom_crlf_and_blank_lines(tmp_path):
     path = write(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\r\n   \n{"a": NaN}')
     rows = read_file(path, shown="a.jsonl").rows
@@ -283,6 +288,9 @@ def test_many_problems_are_counted_beyond_ten(tmp_path):
         ("a.jsonl", b'{"a": 1}\n{"a": "\0"}', "a.jsonl:2: NUL byte at byte 16"),
         ("a.jsonl", b'{"a": "\\ud800"}', "surrogate"),
         ("a.jsonl", b"[" * 100000, "JSON nested too deeply"),
+        ("a.txt", b"#separator:\na", "the separator of these notes is ''"),
+        ("a.txt", b"#separator:::\na::b", "the separator of these notes is '::'"),
+        ("a.txt", b"#separator:;\n#columns:a;a\n1;2", "column name given twice: 'a'"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3: 3 cells in a table of 2 columns"),
         ("a.csv", b"a,a\n1,2\n", "column name given twice"),
         ("a.csv", b'a,b\n"1,2\n', "broken CSV"),

@@ -1,6 +1,8 @@
 """`modelforge verify RUN`: steps trained again are those of the run."""
 
+import errno
 import json
+import random
 import shutil
 
 import pytest
@@ -8,7 +10,8 @@ from tiny import quick
 
 from modelforge.errors import RunError
 from modelforge.runs import files
-from modelforge.training.replay import replay
+from modelforge.runs.folder import RunDir
+from modelforge.training.replay import _difference, _drawn, _logged, replay
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,28 @@ def test_on_another_machine_a_loss_may_differ_by_rounding(copied):
         replay(copied, steps=2, seed=seed)
 
 
+def test_a_step_that_was_not_logged_again_and_a_loss_that_is_none_are_named(tmp_path):
+    run, lines = RunDir(tmp_path), [{"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 1.0}]
+
+    def held_against(*now):
+        (run.path / files.METRICS).write_text("".join(json.dumps(line) + "\n" for line in now))
+        return _difference(run, lines, run, 0, 2, exact=False)
+
+    assert held_against(lines[0]) == (0, 1)  # a run measures once more behind its last step
+    for now in ((), ({"step": 2, "loss": float("nan")},)):
+        with pytest.raises(RunError, match=r"step 2: loss was 1\.0"):
+            held_against(*now)
+
+
+def test_a_run_in_a_place_that_takes_no_file_ends_in_one_message(run, monkeypatch):
+    def full(*given, **named):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("modelforge.training.replay.TemporaryDirectory", full)
+    with pytest.raises(RunError, match="cannot be written: Read-only file system"):
+        replay(run, steps=2)
+
+
 def _change_loss(run, change):
     """Change the loss that was logged at the second step."""
     path = run / files.METRICS
@@ -84,11 +109,6 @@ def _change_loss(run, change):
 
 def _begins(run, seed):
     """Which step the replay with this seed begins after."""
-    import random
-
-    from modelforge.runs.folder import RunDir
-    from modelforge.training.replay import _drawn, _logged
-
     return _drawn(RunDir(run), _logged(RunDir(run)), 2, random.Random(seed))[0]
 
 

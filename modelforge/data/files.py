@@ -30,7 +30,7 @@ from modelforge.data.read import (
     read_jsonl,
 )
 from modelforge.data.tabular import (
-    DIRECTIVE,
+    NOTES,
     read_anki,
     read_arrow,
     read_parquet,
@@ -263,7 +263,7 @@ def kind_of(suffix: str, head: str) -> str:
         return suffix if rest.strip() and is_whole(first) else ".json"
     if suffix == ".json" and start[:1] == "{":
         return ".jsonl" if rest.lstrip()[:1] == "{" and is_whole(first) else suffix
-    if suffix in (".txt", ".csv", ".tsv") and start.startswith(DIRECTIVE):
+    if suffix in (".txt", ".csv", ".tsv") and start.startswith(NOTES):
         return ANKI
     return suffix
 

@@ -19,7 +19,8 @@ csv.field_size_limit(2**31 - 1)
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 20  # rows that tell what stands between cells
 # Anki writes how its notes are to be read before them; Excel takes the separator from such a line.
-DIRECTIVE = ("#separator:", "#html:", "#columns:", "#notetype", "#deck", "#tags", "#guid")
+NOTES = ("#separator:", "#html:", "#columns:")  # a text may begin with other words behind a "#"
+DIRECTIVE = (*NOTES, "#notetype", "#deck", "#tags", "#guid")
 BY_NAME = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "colon": ":"}
 EXCEL = re.compile(r"\A\ufeff?\"?sep=(.)\"?\r?\n")
 BATCH = 1000  # rows of a binary table that are taken out of it at once
@@ -75,14 +76,18 @@ def read_anki(stream: TextIO, report: Report) -> Cells:
         said[name.lower()] = value
         at, line = at + 1, stream.readline()
     mark = BY_NAME.get(said.get("separator", "tab").strip().lower(), said.get("separator", "\t"))
+    if len(mark) != 1:
+        raise Bad(1, f"the separator of these notes is {mark!r}", "set one character")
     names = said["columns"].split(mark) if "columns" in said else ["Front", "Back"]
-    own = {int(v): n.removesuffix(" column") for n, v in said.items() if n.endswith(" column")}
+    placed = {n: v.strip() for n, v in said.items() if n.endswith(" column")}
+    own = {int(v): n.removesuffix(" column") for n, v in placed.items() if v.isdecimal()}
     reader = csv.reader(itertools.chain([line], stream), delimiter=mark, strict=True)
     try:
         start = at + 1
         for cells in reader:
             numbers = range(1, len(cells) + 1)
-            named = (own.get(i) or dict(enumerate(names, 1)).get(i, f"field {i}") for i in numbers)
+            named = [own.get(i) or dict(enumerate(names, 1)).get(i, f"field {i}") for i in numbers]
+            refuse_twice(named)
             if cells:
                 yield start, dict(zip(named, cells, strict=True))
             start = at + reader.line_num + 1

@@ -21,6 +21,7 @@ from typing import Any
 from modelforge import registry
 from modelforge.checkpointing.checkpoints import MANIFEST, checkpoints, step_of, why_damaged
 from modelforge.common.console import headline, say
+from modelforge.common.files import writing
 from modelforge.common.libraries import libraries_heard
 from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError
@@ -95,14 +96,17 @@ def replay(folder: Path, *, steps: int = STEPS, seed: int | None = None) -> Repl
     headline("Replay")
     where = f"from {checkpoint}" if checkpoint else "from the run's start"
     say(f"training steps {start + 1} to {end} again, {where}")
-    with TemporaryDirectory(prefix=".replay-", dir=run.path) as aside:
-        again = RunDir(Path(aside) / run.path.name)
-        _lay_out(run, again, checkpoint)
+    fix = "make room, or verify a copy of the run in another folder"
+    with writing(run.path, fix):
+        aside = TemporaryDirectory(prefix=".replay-", dir=run.path)
+    with aside:
+        again = RunDir(Path(aside.name) / run.path.name)
+        with writing(run.path, fix):
+            _lay_out(run, again, checkpoint)
         _train(again.path, end)
         elsewhere = tuple(_elsewhere(run))
-        difference = _difference(run, lines, again, start, end, exact=not elsewhere)
+        difference, compared = _difference(run, lines, again, start, end, exact=not elsewhere)
         saved = 0 if elsewhere else _same_files(run, again, end)
-    compared = sum(start < line["step"] <= end for line in lines)
     return Replayed(run.path, start, end, compared, saved, difference, elsewhere)
 
 
@@ -210,8 +214,8 @@ def _elsewhere(run: RunDir) -> list[str]:
 
 def _difference(
     run: RunDir, lines: list[dict[str, Any]], again: RunDir, start: int, end: int, *, exact: bool
-) -> float:
-    """The largest relative difference between the run's lines and the replay's.
+) -> tuple[float, int]:
+    """The largest relative difference of the run's lines and the replay's, and how many there are.
 
     Raises:
         RunError: If a line is missing, or a figure is another.
@@ -219,20 +223,22 @@ def _difference(
     now = [_figures(line) for line in again.read_lines(files.METRICS) if line.get("step")]
     then = [_figures(line) for line in lines if start < line["step"] <= end]
     # After its last step a run measures once more, and a replay does not.
-    measured_after = sum(line["step"] == end for line in then[len(now) :])
+    later = then[len(now) :]
+    measured_after = sum(line["step"] == end and "loss" not in line for line in later)
+    then = then[: len(then) - measured_after]
     nothing: dict[str, Any] = {}
     problems, largest = [], 0.0
-    for before, after in zip_longest(then[: len(then) - measured_after], now, fillvalue=nothing):
+    for before, after in zip_longest(then, now, fillvalue=nothing):
         for key in before.keys() | after.keys():
             apart = _apart(before.get(key), after.get(key))
             largest = max(largest, apart)
-            if apart and (exact or (key == "loss" and apart > NOISE)):
+            if apart and (exact or (key == "loss" and not apart <= NOISE)):
                 what = f"{key} was {before.get(key)}, and is {after.get(key)} when trained again"
                 step = before.get("step", after.get("step"))
                 problems.append(Problem(f"{run.path}: step {step}", what))
     if problems:
         raise RunError(*problems[:5])
-    return largest
+    return largest, len(then)
 
 
 def _figures(line: dict[str, Any]) -> dict[str, Any]:
