@@ -240,10 +240,10 @@ def _figures(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apart(one: Any, other: Any) -> float:
-    """How far two values are apart, relative to the larger; infinity for other kinds."""
+    """How far two values are apart, relative to the larger; infinity where one is no number."""
     if one == other or (one != one and other != other):
         return 0.0
-    if not isinstance(one, int | float) or not isinstance(other, int | float):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (one, other)):
         return math.inf
     return abs(one - other) / max(abs(one), abs(other))
 
