@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import random
 import shutil
 
@@ -71,9 +72,10 @@ def test_on_another_machine_a_loss_may_differ_by_rounding(copied):
     found = replay(copied, steps=2, seed=seed)
     assert 9e-5 < found.difference < 1.1e-4
     assert any("torch 2.0" in each for each in found.elsewhere)
-    _change_loss(copied, lambda loss: loss * 1.1)
-    with pytest.raises(RunError, match="step 2: loss was"):
-        replay(copied, steps=2, seed=seed)
+    for changed in (lambda loss: loss * 1.1, lambda loss: math.nan):
+        _change_loss(copied, changed)
+        with pytest.raises(RunError, match="step 2: loss was"):
+            replay(copied, steps=2, seed=seed)
 
 
 def test_a_step_that_was_not_logged_again_and_a_loss_that_is_none_are_named(tmp_path):
