@@ -148,13 +148,17 @@ class PPO(Rewarded):
         weights = dict(zip(trainer.reward_func_names, parts.args.reward_weights, strict=True))
         shared = [f for f in self.scorers if isinstance(f, SharedBaseReward)]
         models = [f for f in shared if weights[f.__name__]]
-        if trainer.critic.apart and len(models) == 1:
-            begun = trainer.critic.start_from(models[0].adapter, weights[models[0].__name__])
+        if not trainer.critic.apart:
+            return trainer
+        if len(models) != 1:
             say(
-                "the critic begins as the reward model"
-                if begun
-                else "the critic begins at zero: the reward model's adapter has another shape"
+                f"the critic begins at zero: {len(models)} reward models are on its base, "
+                "and it begins as one where that is alone"
             )
+        elif trainer.critic.start_from(models[0].adapter, weights[models[0].__name__]):
+            say("the critic begins as the reward model")
+        else:
+            say("the critic begins at zero: the reward model's adapter has another shape")
         return trainer
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:

@@ -132,14 +132,8 @@ class RLHF(PPO):
                 what = f"has no effect: stage {stage} does not run"
                 fix = f'remove it, or add "{stage}" to stages'
                 yield Problem(f"{config.name}: {key}", what, fix)
-        if settings.average_reward_models and settings.reward_models == 1:
-            fix = "remove it, or set reward_models to 3"
-            yield Problem(f"{config.name}: average_reward_models", "averages one model", fix)
-        shape = settings.lora | settings.reward_stage.get("lora", {})
-        more = sorted(_NO_PRODUCTS & set(shape)) if settings.average_reward_models else []
-        if more:
-            what = f"averages products of two matrices, and {', '.join(more)} makes more of them"
-            yield Problem(f"{config.name}: average_reward_models", what, f"remove {more[0]}")
+        if settings.average_reward_models:
+            yield from self._no_average(config.name, settings)
         if "sft" in stages:
             for key in sorted(set(LORA_KEYS) & set(settings.sft_stage)):
                 own, whole = settings.sft_stage[key], getattr(settings, key)
@@ -147,6 +141,20 @@ class RLHF(PPO):
                     what = f"is {whole!r}, and the policy trains the adapter of sft_stage further"
                     fix = f"keep one of the two: sft_stage.{key} is {own!r}"
                     yield Problem(f"{config.name}: {key}", what, fix)
+
+    def _no_average(self, name: str, settings: RLHFSettings) -> Iterable[Problem]:
+        """Why the reward models have no average."""
+        where = f"{name}: average_reward_models"
+        if settings.reward_models == 1:
+            yield Problem(where, "averages one model", "remove it, or set reward_models to 3")
+        if settings.reward_stage.get("lora_r") == 0:
+            what = "averages adapters, and reward_stage.lora_r 0 trains all weights"
+            yield Problem(where, what, "remove reward_stage.lora_r")
+        shape = settings.lora | settings.reward_stage.get("lora", {})
+        more = sorted(key for key in _NO_PRODUCTS & set(shape) if shape[key])
+        if more:
+            what = f"averages products of two matrices, and {', '.join(more)} makes more of them"
+            yield Problem(where, what, f"remove {more[0]}")
 
     def algorithm(self, config: Config) -> str:
         assert isinstance(config.settings, RLHFSettings)

@@ -270,6 +270,7 @@ def test_a_resume_keeps_the_patience_that_was_left(stopped, tmp_path, capsys):
         ("grpo", {}, "eval_reward", True),
         ("grpo", {"metric": "rewards/x/mean"}, "rewards/x/mean", None),
         ("sft", {"metric": "loss"}, "loss", False),
+        ("ppo", {"metric": "kl/reference"}, "kl/reference", False),
     ],
 )
 def test_the_figure_is_the_strategys_own_or_the_one_named(strategy, said, metric, greater):

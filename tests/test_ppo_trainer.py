@@ -79,7 +79,7 @@ def test_trl_still_keeps_the_state_that_a_checkpoint_needs(tmp_path):
 
 
 @pytest.mark.parametrize("loss_type", ["bnpo", "grpo", "dr_grpo"])
-@pytest.mark.parametrize("value_mode", ["trunk_detached", "trunk", "adapter"])
+@pytest.mark.parametrize("value_mode", ["trunk_detached", "trunk", "adapter", "frozen"])
 def test_the_loss_is_ppos_written_by_hand(tmp_path, loss_type, value_mode):
     t = trainer(
         tmp_path, loss_type=loss_type, value_mode=value_mode, epsilon=0.2, epsilon_high=0.3,
@@ -100,6 +100,9 @@ def test_the_loss_is_ppos_written_by_hand(tmp_path, loss_type, value_mode):
     hidden = out.hidden_states[-1]
     if value_mode == "adapter":
         with using(t.model, CRITIC):
+            hidden = t.model(ids, attention, output_hidden_states=True).hidden_states[-1]
+    if value_mode == "frozen":
+        with t.model.disable_adapter(), torch.no_grad():
             hidden = t.model(ids, attention, output_hidden_states=True).hidden_states[-1]
     values = t.critic.head.linear(hidden[:, -length - 1 : -1])[..., 0]
 
@@ -133,7 +136,7 @@ def test_the_loss_is_ppos_written_by_hand(tmp_path, loss_type, value_mode):
 
 def test_a_detached_trunk_gets_no_gradient_from_the_value_loss(tmp_path):
     gradients = {}
-    for mode in ("trunk_detached", "trunk"):
+    for mode in ("trunk_detached", "trunk", "frozen"):
         t = trainer(tmp_path, value_mode=mode)
         batch = first_minibatch(t)
         torch.nn.init.normal_(t.critic.head.linear.weight)  # at zero it sends nothing back
@@ -144,7 +147,7 @@ def test_a_detached_trunk_gets_no_gradient_from_the_value_loss(tmp_path):
             p.grad.abs().sum() for p in adapter_parameters(t.model, POLICY).values()
         )
         assert t.critic.head.linear.weight.grad.abs().sum() > 0
-    assert gradients["trunk_detached"] == 0 < gradients["trunk"]
+    assert gradients["trunk_detached"] == gradients["frozen"] == 0 < gradients["trunk"]
 
 
 @pytest.mark.parametrize("value_mode", ["trunk", "adapter"])

@@ -1,6 +1,7 @@
 """`modelforge verify RUN`: steps trained again are those of the run."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -68,9 +69,10 @@ def test_on_another_machine_a_loss_may_differ_by_rounding(copied):
     found = replay(copied, steps=2, seed=seed)
     assert 9e-5 < found.difference < 1.1e-4
     assert any("torch 2.0" in each for each in found.elsewhere)
-    _change_loss(copied, lambda loss: loss * 1.1)
-    with pytest.raises(RunError, match="step 2: loss was"):
-        replay(copied, steps=2, seed=seed)
+    for changed in (lambda loss: loss * 1.1, lambda loss: math.nan):
+        _change_loss(copied, changed)
+        with pytest.raises(RunError, match="step 2: loss was"):
+            replay(copied, steps=2, seed=seed)
 
 
 def _change_loss(run, change):

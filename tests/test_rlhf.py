@@ -120,6 +120,24 @@ def test_rlhf_config_is_checked_as_it_is_made():
         RLHFTrainer({"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"})
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"reward_models": 1}, "averages one model"),
+        ({"reward_stage": {"lora_r": 0}}, "lora_r 0 trains all weights"),
+        ({"lora": {"use_dora": True}}, "use_dora makes more of them"),
+        ({"lora": {"use_dora": True}, "reward_stage": {"lora": {"use_dora": False}}}, None),
+    ],
+)
+def test_reward_models_without_an_average_are_refused(more, says):
+    whole = {"model_name": str(TINY / "model"), "reward_models": 2, "average_reward_models": True}
+    if says is None:
+        load_config(DESIGN | whole | more)
+        return
+    with pytest.raises(ConfigError, match=says):
+        load_config(DESIGN | whole | more)
+
+
 def test_the_document_names_every_key_and_metric():
     from modelforge.ppo.metrics import METRICS
     from modelforge.ppo.settings import PPOSection

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 Maker = Callable[[tuple[Any, ...]], Any]
 
 _NOT_ASKED = object()
-_MOST = 2**16  # a plan of one config takes some thousands
+#: Kinds of calls that are remembered at most; a plan of one config takes some thousands.
+MOST = 2**16
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout,
           torch.memory_format)  # fmt: skip
 _makers: dict[Hashable, Maker | None] = {}
@@ -54,7 +55,7 @@ def run(
         maker = _makers[key]
         return func(*args, **kwargs) if maker is None else maker(args)
     out = func(*args, **kwargs)
-    if len(_makers) >= _MOST:
+    if len(_makers) >= MOST:
         _makers.clear()
     _makers[key] = _maker(func, args, kwargs, out)
     return out

@@ -252,6 +252,8 @@ class Tracker(TorchDispatchMode):
         else:
             load = load_of(name, args, out, flops=flops, scratch=self._scratch)
             if key is not None:
+                if len(_loads) >= repeats.MOST:
+                    _loads.clear()
                 _loads[key] = load
         if load is not None:
             part = _PARTS_OF_WORK.get(self.phase, "micro-batch")

@@ -159,7 +159,8 @@ def _without_effect(config: PPOConfig) -> list[tuple[str, bool, str, str]]:
          "set reward_normalization to standardize"),
         ("reward_ensemble", config.reward_ensemble is not None and not config.reward_std_penalty
          and config.reward_aggregation == "mean",
-         "it names what reward_std_penalty is about, and that is 0", "set reward_std_penalty"),
+         "it names rewards to compare, and nothing compares them",
+         "set reward_std_penalty, or reward_aggregation to worst"),
         ("reward_std_penalty", bool(config.reward_std_penalty)
          and config.reward_aggregation == "worst",
          "it is taken off the mean, and reward_aggregation is worst", "remove one of the two"),

@@ -17,7 +17,10 @@ _BY_FIGURE = ("reduce_lr_on_plateau", "greedy")
 #: What makes a run evaluate while it trains, where the user does not say when.
 _EVALUATED = ("early_stopping", "load_best_model_at_end", "eval_steps")
 #: How the names of figures end of which less is better; transformers knows the first alone.
-_LESS = ("loss", "kl", "clipped_ratio", "rejected", "frac_reward_zero_std")
+_LESS = (
+    *("loss", "kl", "kl/reference", "kl/reference_token", "clipped_ratio", "rejected"),
+    "frac_reward_zero_std",
+)
 
 
 def following(config: Config, strategy: Strategy, known: Mapping[str, Any]) -> dict[str, Choice]:

@@ -223,10 +223,13 @@ def _difference(
     nothing: dict[str, Any] = {}
     problems, largest = [], 0.0
     for before, after in zip_longest(then[: len(then) - measured_after], now, fillvalue=nothing):
-        for key in before.keys() | after.keys():
+        told = before.keys() | after.keys()
+        if not exact:  # other versions log other figures beside the loss
+            told = (before.keys() & after.keys()) | (told & {"step", "loss"})
+        for key in sorted(told):
             apart = _apart(before.get(key), after.get(key))
             largest = max(largest, apart)
-            if apart and (exact or (key == "loss" and apart > NOISE)):
+            if apart and (exact or apart == math.inf or (key == "loss" and apart > NOISE)):
                 what = f"{key} was {before.get(key)}, and is {after.get(key)} when trained again"
                 step = before.get("step", after.get("step"))
                 problems.append(Problem(f"{run.path}: step {step}", what))
@@ -240,10 +243,10 @@ def _figures(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apart(one: Any, other: Any) -> float:
-    """How far two values are apart, relative to the larger; infinity for other kinds."""
+    """How far two values are apart, relative to the larger; infinity where one is no number."""
     if one == other or (one != one and other != other):
         return 0.0
-    if not isinstance(one, int | float) or not isinstance(other, int | float):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (one, other)):
         return math.inf
     return abs(one - other) / max(abs(one), abs(other))
 
