@@ -24,7 +24,7 @@ from modelforge.feedback.collected import Collected
 from modelforge.feedback.dealing import Dealer, Space
 from modelforge.feedback.decided import preference_rows
 from modelforge.feedback.tables import Said
-from modelforge.feedback.votes import judged
+from modelforge.feedback.votes import judged, key_of
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "examples/tiny/data"
@@ -45,7 +45,7 @@ def voted(folder: Path, seed: int, active: bool, sizes: tuple[int, ...]) -> dict
     rng = random.Random(seed)
     pool = pairs_of("preference_train")
     rng.shuffle(pool)
-    better = {json.dumps(p, sort_keys=True, ensure_ascii=False) + a for p, a, _ in pool}
+    better = {key_of(p) + a for p, a, _ in pool}
     found = {}
     with closing(Collected(folder / f"{seed}-{active}.sqlite", overlap=1)) as store:
         store.add([(p, dict(zip("ab", rng.sample((a, b), 2), strict=True))) for p, a, b in pool])
@@ -54,7 +54,7 @@ def voted(folder: Path, seed: int, active: bool, sizes: tuple[int, ...]) -> dict
             if number % 8 == 0:
                 dealer.choose()
             task = store.deal(who)
-            key = json.dumps(task.prompt, sort_keys=True, ensure_ascii=False)
+            key = key_of(task.prompt)
             best = task.shown[0] if key + task.texts[0] in better else task.shown[1]
             if rng.random() < WRONG:
                 best = 1 - best
@@ -69,10 +69,10 @@ def accuracy(votes: list, held_out: list) -> float:
     texts = {}
     for prompt, first, second in held_out:
         for text in (first, second):
-            texts[len(texts)] = (json.dumps(prompt, sort_keys=True), text, ())
+            texts[len(texts)] = (key_of(prompt), text, ())
     for vote in votes:
         for text in vote.answers:
-            key = json.dumps(vote.prompt, sort_keys=True, ensure_ascii=False)
+            key = key_of(vote.prompt)
             texts[len(texts)] = (key, text, ())
     space = Space(texts, {})
     mean, _ = space.posterior(judged(votes))

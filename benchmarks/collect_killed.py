@@ -50,6 +50,7 @@ class Server:
             except OSError:
                 assert self.process.poll() is None, (self.folder / "log").read_text()
                 time.sleep(0.1)
+        raise TimeoutError("the server did not answer for a minute")
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterable, Mapping
 from math import gcd
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -187,15 +188,18 @@ class GRPO(Rewarded):
             given["environment_factory"] = load_environment(environment, config.base_dir)
         return given
 
-    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
-        rounds, args = parts.config.get("dynamic_sampling"), parts.args
+    def build_args(self, config: Config, *, output_dir: Path, device: Mapping[str, Any]) -> Any:
+        args = super().build_args(config, output_dir=output_dir, device=device)
         rows = args.per_device_train_batch_size * args.steps_per_generation
-        if rounds and rows % args.num_generations:
+        if config.get("dynamic_sampling") and rows % args.num_generations:
             what = f"draws whole groups anew, and each process has {rows} answers of a rollout"
             fix = f"set prompts_per_step so that they are a multiple of {args.num_generations}"
-            raise ConfigError(Problem(f"{parts.config.name}: dynamic_sampling", what, fix))
+            raise ConfigError(Problem(f"{config.name}: dynamic_sampling", what, fix))
+        return args
+
+    def build_trainer(self, parts: Parts, *, callbacks: list[Any], **arguments: Any) -> Any:
         trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
-        if rounds:
+        if rounds := parts.config.get("dynamic_sampling"):
             trainer.rounds = rounds
         return trainer
 

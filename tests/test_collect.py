@@ -173,6 +173,40 @@ def test_outside_loopback_a_token_is_needed_and_annotators_see_no_results(tmp_pa
     store.close()
 
 
+def test_a_token_may_hold_any_letters_and_what_is_no_token_or_number_is_answered(tmp_path):
+    token = 'pässwort; "+/=&#%20 ✓'
+    address, store, made, _ = serve(tmp_path, pairs(2), token=token)
+    ann = Browser(address)
+    assert ann.ask("/?token=%C3%A9")[0] == 403
+    assert ann.ask(f"/?token={urllib.parse.quote(token, safe='')}")[0] == 303
+    form = {**ann.begin("Ann").fields(), "choice": "left"}
+    assert ann.ask("/vote", {**form, "csrf": "é"})[0] == 403
+    for number in ("²", "9" * 30, "9" * 5000, ""):
+        assert ann.ask("/vote", {**form, "task": number})[0] == 409, number
+        assert ann.ask("/undo", {**form, "last": number})[0] == 303, number
+    assert not store.votes() and ann.ask("/vote", form)[0] == 303
+    made.shutdown()
+    made.server_close()
+    store.close()
+
+
+def test_an_answer_may_hold_separators_of_lines(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from modelforge.feedback import answering
+
+    said = "one\u2028two\u0085three\nfour"
+
+    def generate(model, prompts, output, **options):
+        row = {"row": 0, "completion": said}
+        output.write_text(json.dumps(row, ensure_ascii=False) + "\n")
+        return SimpleNamespace(file=output)
+
+    monkeypatch.setattr(answering, "generate", generate)
+    rows = answering.answered({"one": "m"}, [{"prompt": "p"}], tmp_path, Sampling())
+    assert rows == [({"prompt": "p"}, {"one": said})]
+
+
 def test_what_models_say_is_text_and_no_name_is_shown(tmp_path):
     rows = [{"prompt": EVIL, "responses": {"secret-model": EVIL, "other": "fine"}}]
     address, store, made, _ = serve(tmp_path, rows, guidelines="Be <b>fair</b>.")
@@ -234,6 +268,9 @@ def test_nothing_to_judge_and_options_that_do_not_fit_are_refused(tmp_path, comm
         (("--responses", "no.jsonl"), "no.jsonl"),
         (("--responses", same, "--set", "beta=1"), "has no effect: nothing is trained"),
         (("--responses", same, "--guidelines", "no.txt"), "no.txt"),
+        (("--responses", same, "--reward-model", "x", "--in-order"), "no effect with --in-order"),
+        (("--db", "new.sqlite", "--responses", "no.jsonl"), "no.jsonl"),
+        (("--db", "new.sqlite"), "holds no answers"),  # the one that was made before
     ):
         code, _, err = command("collect", "--port", "0", *arguments)
         assert code == 2 and said in " ".join(err.split()), (arguments, err)
@@ -265,6 +302,7 @@ def test_train_on_these_deals_old_against_new_and_the_rows_train_reward_and_rlhf
     assert "12 pairs; training begins" in ann.ask("/train", csrf)[1]
     assert "is going on" in ann.ask("/train", csrf)[1]
     page.training._work.join(240)
+    assert not page.training._work.is_alive()
     said = ann.ask("/results")[1]
     assert "Round 1 is trained" in said, said
     assert page.training.base[0] == "round-1"

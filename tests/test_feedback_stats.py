@@ -214,7 +214,8 @@ def test_rows_have_a_margin_and_conflicts_are_settled_or_named():
     assert {r["prompt"] for r in strict.rows} == {"p1", "p3"} and len(strict.left_out) == 3
     labels = {(r["prompt"], r["completion"][0]): r["label"] for r in labelled_rows(votes).rows}
     assert labels[("p1", "a")] and not labels[("p1", "b")] and not labels[("p3", "a")]
-    assert labels[("p3", "m")] and [r["completion"] for r in demonstration_rows(votes).rows]
+    assert labels[("p3", "m")]
+    assert [r["completion"] for r in demonstration_rows(votes).rows] == ["mine", "unsaid"]
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=5), st.integers(1, 3))
@@ -405,6 +406,9 @@ def test_files_of_the_tools_themselves_are_read(tmp_path):
     assert votes_of(fifty, LAYOUTS["arena"][1], tmp_path)[0].ranks == (2, 1)
     with pytest.raises(DataError, match=r"record 1: has the winner 'both'"):
         votes_of([{**arena[0], "winner": "both"}], LAYOUTS["arena"][1], tmp_path)
+    argilla[0]["fields"]["response_2"] = "a"
+    with pytest.raises(DataError, match="record 1: has the same answer twice"):
+        votes_of(argilla, LAYOUTS["argilla"][1], tmp_path)
 
 
 def test_what_models_say_alike_is_a_tie_and_dealt_to_nobody(tmp_path):
@@ -455,6 +459,9 @@ def test_the_commands_count_export_and_carry_over(tmp_path, command):
         assert command("feedback", "import", again, out)[0] == 0
         with closing(Collected(again)) as store:
             assert len(store.votes()) == 360
+    unheard = ("--layout", "arena", "--careless", "drop")
+    code, _, said = command("feedback", "export", path, "-o", tmp_path / "none.json", *unheard)
+    assert code == 2 and "have no effect" in " ".join(said.split())
     code, _, said = command("feedback", "export", path, "--kind", "dpoo", "-o", rows)
     assert code == 2 and "did you mean 'dpo'" in said
     code, _, said = command("feedback", "export", path, "--for", "sft", "-o", rows)

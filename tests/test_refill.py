@@ -118,3 +118,11 @@ def test_where_groups_cannot_be_drawn_anew_it_is_refused(place, keys, said):
     path.write_text(json.dumps(values(place) | keys))
     with pytest.raises(ConfigError, match=said):
         load_config(path)
+
+
+def test_a_part_of_a_group_in_a_process_is_refused_before_a_model_is_loaded(place):
+    said = values(place, per_device_train_batch_size=3, num_generations=6)
+    said["distributed"] = {"num_processes": 2}
+    with pytest.raises(ConfigError, match=r"dynamic_sampling: draws whole groups anew.* has 3 "):
+        prepare(load_config(said))
+    prepare(load_config(said | {"dynamic_sampling": 0}))

@@ -53,6 +53,9 @@ def feedback_export(
             what, fix = "is the feedback itself", "name another file"
             raise RunError(Problem(f"--output {output}", what, fix))
         if layout is not None:
+            if (kind, conflicts, careless) != ("preference", "vote", "keep"):
+                what = "writes every vote: --kind, --conflicts and --careless have no effect"
+                raise RunError(Problem(f"--layout {layout}", what, "leave them out"))
             told = _votes_out(file, output, layout)
         else:
             told = _rows_out(file, output, _kind(kind), conflicts, careless)

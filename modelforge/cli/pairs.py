@@ -72,7 +72,7 @@ def feedback_pairs(
         )
         from modelforge.inference.answers import Sampling
 
-        _refuse(by, judge, audit, principles)
+        _refuse(by, judge, judge_model, audit, principles)
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
@@ -82,8 +82,9 @@ def feedback_pairs(
             made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
                            batch_size=batch_size)  # fmt: skip
         else:
+            named = by or " ".join(filter(None, (judge, judge_model)))
             scorer = partial(_scorer, by, judge, judge_model, audit)
-            made = best_and_worst(model, prompts, folder, scorer, named=f"{by or judge}", num=num,
+            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
         told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
         if not made.rows:
@@ -104,7 +105,9 @@ def _scorer(by: str | None, judge: str | None, model: str | None, audit: str | N
     return by_judge(str(judge), model=model, audit=str(audit))
 
 
-def _refuse(by: str | None, judge: str | None, audit: str | None, principles: Path | None) -> None:
+def _refuse(
+    by: str | None, judge: str | None, model: str | None, audit: str | None, principles: Path | None
+) -> None:
     """See that one way to make pairs is asked for.
 
     Raises:
@@ -123,5 +126,6 @@ def _refuse(by: str | None, judge: str | None, audit: str | None, principles: Pa
     if judge is not None and audit is None:
         what, fix = "is not known to be worth trusting", "say --audit PAIRS that people have judged"
         raise ConfigError(Problem(f"--judge {judge}", what, fix))
-    if judge is None and audit is not None:
-        raise ConfigError(Problem("--audit", "has no effect without --judge", "leave it out"))
+    for option, value in (("--audit", audit), ("--judge-model", model)):
+        if judge is None and value is not None:
+            raise ConfigError(Problem(option, "has no effect without --judge", "leave it out"))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelforge.errors import Problem, RunError
+from modelforge.errors import DataError, Problem, RunError
 
 
 def digest(value: Any) -> str:
@@ -24,6 +24,20 @@ def file_digest(path: Path) -> str:
     """The sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: If it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    except ValueError as error:
+        raise DataError(Problem(str(path), f"is no JSON: {error}")) from None
 
 
 def write_whole(path: Path, text: str) -> None:

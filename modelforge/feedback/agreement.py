@@ -66,12 +66,7 @@ def krippendorff(given: Judgements, *, ordinal: bool = False) -> float:
     Returns:
         1 for full agreement, 0 for chance; NaN where no unit was judged twice, or all alike.
     """
-    units: dict[Any, list[float]] = {}
-    for row in given.values():
-        for unit, value in row.items():
-            units.setdefault(unit, []).append(value)
-    twice = [values for values in units.values() if len(values) > 1]
-    known = sorted({value for values in twice for value in values})
+    twice, known = _twice(given)
     place = {value: i for i, value in enumerate(known)}
     pairs = np.zeros((len(known), len(known)))
     for values in twice:
@@ -82,6 +77,16 @@ def krippendorff(given: Judgements, *, ordinal: bool = False) -> float:
     seen = (pairs * apart).sum()
     chance = (np.outer(totals, totals) * apart).sum() / max(totals.sum() - 1, 1)
     return float(1 - seen / chance) if chance else math.nan
+
+
+def _twice(given: Judgements) -> tuple[list[list[float]], list[float]]:
+    """The values of each unit that two or more judged, and all of their categories."""
+    units: dict[Any, list[float]] = {}
+    for row in given.values():
+        for unit, value in row.items():
+            units.setdefault(unit, []).append(value)
+    twice = [values for values in units.values() if len(values) > 1]
+    return twice, sorted({value for values in twice for value in values})
 
 
 def _ordinal(totals: NDArray[Any]) -> NDArray[Any]:
@@ -109,14 +114,9 @@ def agreement(given: Judgements) -> dict[str, Any]:
             if shared:
                 kappa = cohen([given[first][u] for u in shared], [given[second][u] for u in shared])
                 pairs.append({"annotators": [first, second], "units": len(shared), "kappa": kappa})
-    units: dict[Any, list[float]] = {}
-    for row in given.values():
-        for unit, value in row.items():
-            units.setdefault(unit, []).append(value)
-    twice = [values for values in units.values() if len(values) > 1]
+    twice, known = _twice(given)
     sizes = [len(values) for values in twice]
     usual = max(set(sizes), key=lambda n: (sizes.count(n), n), default=0)
-    known = sorted({value for values in twice for value in values})
     table = [[v.count(c) for c in known] for v in twice if len(v) == usual]
     return {
         "twice": len(twice),

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelforge.common.files import digest, write_whole, writing
 from modelforge.errors import ConfigError, Problem
-from modelforge.feedback.responses import Row, prompt_key
+from modelforge.feedback.responses import Row, kept_prompt
 from modelforge.inference.answers import Sampling
 from modelforge.inference.generate import generate
 from modelforge.inference.prompts import read_prompts
@@ -27,7 +27,7 @@ def ask_models(models: Sequence[str], prompts: str, folder: Path, sampling: Samp
     Raises:
         UserError: If a model or the file cannot be used, or two models have one name.
     """
-    asked = [prompt_key(each.prompt) for each in read_prompts(prompts)]
+    asked = [kept_prompt(each.prompt) for each in read_prompts(prompts)]
     return answered(named_models(models), asked, folder, sampling)
 
 
@@ -56,9 +56,9 @@ def answered(
     for name, model in models.items():
         output = folder / f"{name}.jsonl"
         found = generate(model, str(path), output, sampling=sampling)
-        for line in found.file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[row["row"]][1][name] = row["completion"]
+        with found.file.open(encoding="utf-8") as file:  # str.splitlines would cut at U+2028
+            for row in map(json.loads, file):
+                rows[row["row"]][1][name] = row["completion"]
     return rows
 
 

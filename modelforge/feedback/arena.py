@@ -66,8 +66,6 @@ def from_arena(row: Mapping[str, Any]) -> list[Vote]:
         raise Unread(f"has the winner {winner!r}, which is none of model_a, model_b, tie")
     ranks, kind = verdict_of(str(winner), ("model_a", "model_b"))
     models = tuple((str(row.get(f"model_{x}") or f"answer {x}"),) for x in "ab")
-    if a == b:
-        raise Unread("has the same answer twice")
     vote = Vote(prompt, (a, b), models, f"arena:{who}", who, kind, ranks, None, (0, 1))
     return [replace(vote, at=float(row.get("tstamp") or 0.0))]
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 from modelforge.common.console import say
 from modelforge.errors import ConfigError, DataError, Problem
@@ -23,6 +24,7 @@ from modelforge.web.server import is_loopback, listening
 
 TOKEN = "MODELFORGE_COLLECT_TOKEN"  # an environment variable
 _SHORTEST = 16  # characters of a token
+_SOURCES = "say --prompts FILE --models RUN_A RUN_B, or --responses FILE"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def collect(asked: Collecting) -> None:
                 say("on this machine alone; Ctrl-C ends it")
             else:
                 # The token is the way in: it is shown here, and nowhere else.
-                print(f"judge answers: {address}/?token={token}", flush=True)
+                print(f"judge answers: {address}/?token={quote(token, safe='')}", flush=True)
                 print(f"what came of it (for you): {address}/results?token={page.owner_token}",
                       flush=True)  # fmt: skip
             try:
@@ -107,7 +109,10 @@ def opened(
         say(f"{new} new tasks in {asked.db}; {len(store.tasks())} are to be judged")
         if not store.counts("")[2]:
             what = "there is nothing to judge: all answers to each prompt are the same"
-            raise DataError(Problem(str(asked.db), what, "compare other models, or other prompts"))
+            fix = "compare other models, or other prompts"
+            if not store.texts():
+                what, fix = "holds no answers", _SOURCES
+            raise DataError(Problem(str(asked.db), what, fix))
         scores = reward_scores(asked.reward_model, store.texts()) if asked.reward_model else None
         dealer = Dealer(store, scores=scores, active=asked.active)
         dealer.choose()
@@ -139,10 +144,12 @@ def _refuse(asked: Collecting) -> None:
         if asked.prompts or asked.models or not asked.db.is_file():
             what = "is not said" if asked.prompts else "needs prompts and models, or answers"
             where = "--models" if asked.prompts else "modelforge collect"
-            fix = "say --prompts FILE --models RUN_A RUN_B, or --responses FILE"
-            problems.append(Problem(where, what, fix))
+            problems.append(Problem(where, what, _SOURCES))
     elif asked.responses is None and len(asked.models) < 2:
         problems.append(Problem("--models", "names one model", "name two to compare, or more"))
+    if asked.reward_model and not asked.active:
+        fix = "leave one of them out"
+        problems.append(Problem("--reward-model", "has no effect with --in-order", fix))
     if asked.overrides and not (asked.train or asked.models):
         problems.append(Problem("--set", "has no effect: nothing is trained", "say --train MODEL"))
     if problems:

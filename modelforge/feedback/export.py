@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelforge.feedback.annotators import annotators, weights
+from modelforge.feedback.annotators import weights
 from modelforge.feedback.collected import open_collected
 from modelforge.feedback.decided import (
     Decided,
@@ -78,5 +78,6 @@ def export(file: Path, kind: str, *, conflicts: str = "vote", careless: str = "k
     rated = _OF_RATINGS[kind](ratings)
     if kind == "preference" and found.rows:
         rated = with_margins(rated)
-    dropped = [each.name for each in annotators(votes) if counted.get(each.id) == 0]
+    names = {vote.annotator: vote.name for vote in votes}
+    dropped = [name for who, name in names.items() if counted.get(who) == 0]
     return Exported([*rated, *found.rows], found.left_out, dropped, len(ratings), len(votes))

@@ -64,6 +64,8 @@ def votes_of(records: Iterable[Mapping[str, Any]], read: Read, path: Path) -> li
     for number, record in enumerate(records, 1):
         try:
             for vote in read(record):
+                if len(set(vote.answers)) < len(vote.answers):
+                    raise Unread("has the same answer twice")
                 who, times = vote.annotator, 1
                 while OURS not in record and (key_of(vote.prompt), vote.answers, who) in found:
                     times += 1

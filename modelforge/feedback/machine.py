@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import digest, write_whole, writing
+from modelforge.common.files import digest, read_json, write_whole, writing
 from modelforge.common.progress import track
 from modelforge.errors import DataError, ModelError, Problem
 from modelforge.evaluation import judge as judges
@@ -47,12 +47,7 @@ def read_principles(path: Path) -> list[Principle]:
     Raises:
         DataError: With each that lacks one of them.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
-    except ValueError as error:
-        raise DataError(Problem(str(path), f"is no JSON: {error}")) from None
+    found = read_json(path)
     fix = 'write [{"name": …, "critique": "Say what of your answer …", "revision": "Rewrite …"}]'
     if not isinstance(found, list) or not found:
         raise DataError(Problem(str(path), "holds no list of principles", fix))

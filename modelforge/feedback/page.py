@@ -11,9 +11,10 @@ import hmac
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol
+from urllib.parse import quote, unquote
 
 from modelforge.errors import UserError
-from modelforge.feedback.annotators import annotators
+from modelforge.feedback.between import dense
 from modelforge.feedback.collected import Collected
 from modelforge.feedback.dealing import Dealer
 from modelforge.feedback.stats import stats, told
@@ -80,9 +81,9 @@ class Page:
         if self.token and said and asked.method == "GET":
             if self._rights(said):  # it leaves the address bar
                 return Response("", 303, headers={"Location": asked.path},
-                                cookies={self._key: said})  # fmt: skip
+                                cookies={self._key: quote(said, safe="")})  # fmt: skip
             return self._words("This token is not right. Ask for the address anew.", 403)
-        rights = self._rights(asked.cookies.get(self._key, ""))
+        rights = self._rights(unquote(asked.cookies.get(self._key, "")))
         if not rights:
             return self._words("This page needs the address with the token.", 403)
         if asked.method == "GET":
@@ -90,7 +91,7 @@ class Page:
         who = asked.cookies.get(self._who, "")
         if asked.path == "/who":
             return self._register(asked.form.get("name", ""))
-        if not hmac.compare_digest(asked.form.get("csrf", ""), _csrf(who)):
+        if not _same(asked.form.get("csrf", ""), _csrf(who)):
             return self._words("This form is not yours, or too old. Load the page anew.", 403)
         if asked.path == "/train" and rights == "owner":
             return self._results(who, self.training.start() if self.training else "")
@@ -99,9 +100,9 @@ class Page:
         if asked.path == "/vote":
             return self._vote(who, asked.form)
         if asked.path == "/undo":
-            last = asked.form.get("last", "")
-            if last.isdigit():
-                self.store.undo(who, int(last))
+            last = _number(asked.form.get("last", ""))
+            if last is not None:
+                self.store.undo(who, last)
             return _home()
         return self._words("There is no such page.", 404)
 
@@ -117,9 +118,9 @@ class Page:
 
     def _rights(self, token: str) -> str:
         """``owner``, ``annotator``, or nothing."""
-        if self.token is None or hmac.compare_digest(token, self.owner_token or ""):
+        if self.token is None or _same(token, self.owner_token or ""):
             return "owner"
-        return "annotator" if hmac.compare_digest(token, self.token) else ""
+        return "annotator" if _same(token, self.token) else ""
 
     def _register(self, name: str) -> Response:
         name = " ".join(name.split())[:_LONGEST]
@@ -161,15 +162,14 @@ class Page:
         return Response(page, status, headers=WITH_FORMS)
 
     def _vote(self, who: str, form: Mapping[str, str]) -> Response:
-        task = self.store.deal(who)
+        task, number = self.store.deal(who), _number(form.get("task", ""))
+        if number is not None and (task is None or task.id != number):
+            task = self.store.asked(who, number)  # one that was judged before, and is said anew
         try:
-            number = int(form.get("task", ""))
-            if task is None or task.id != number:  # one that was judged before, and is said anew
-                task = self.store.asked(who, number)
             said = _said(form, task) if task is not None else None
         except ValueError as error:
             return self._judge(who, said=str(error), status=400, kept=form)
-        if said is None or not self.store.vote(who, number, said):
+        if number is None or said is None or not self.store.vote(who, number, said):
             return self._judge(who, said="This task was not dealt to you.", status=409)
         self.dealer.heard()
         return _home()
@@ -199,12 +199,12 @@ class Page:
             csrf=_csrf(who),
             head=("annotator", "votes", "takes left", "takes longer", "seconds", "agrees"),
             rows=[
-                (each.name, each.votes, _percent(each.left), _percent(each.longer),
-                 f"{each.seconds:.1f}", _percent(each.agrees))
-                for each in annotators(votes)
+                (each["name"], each["votes"], _percent(each["left"]), _percent(each["longer"]),
+                 _or_dash(each["seconds"], ".1f"), _percent(each["agrees"]))
+                for each in found["annotators"]
             ],
-            careless=[f"{each.name} {problem}" for each in annotators(votes)
-                      for problem in each.problems],
+            careless=[f"{each['name']} {problem}" for each in found["annotators"]
+                      for problem in each["problems"]],
             agreement=[
                 f"{same['twice']} pairs were judged by two or more",
                 *([f"Krippendorff's alpha {same['alpha_ordinal']:.2f} (ordinal)"]
@@ -248,11 +248,10 @@ def _said(form: Mapping[str, str], task: Task) -> Said:
     known_places = {"left": (1, 2), "right": (2, 1), "tie": (1, 1)}
     places: tuple[int, ...] | None = known_places.get(choice)
     if choice == "ranked":
-        given = [form.get(f"rank{i}", "") for i in range(count)]
-        if not all(each.isdigit() and 1 <= int(each) <= count for each in given):
+        given = [_number(form.get(f"rank{i}", "")) or 0 for i in range(count)]
+        if not all(1 <= each <= count for each in given):
             raise ValueError("Give each answer a place, or skip.")
-        known = sorted({int(each) for each in given})
-        places = tuple(known.index(int(each)) + 1 for each in given)
+        places = dense(given)
     if places is None or len(places) != count:
         raise ValueError("Choose one of the buttons.")
     ranks = [0] * count
@@ -274,7 +273,21 @@ def _home() -> Response:
 
 
 def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{share:.0%}"
+    return _or_dash(share, ".0%")
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def _number(text: str) -> int | None:
+    """A number of the database; None for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _same(said: str, known: str) -> bool:
+    """Whether two texts are the same, in a time that does not tell where they differ."""
+    return hmac.compare_digest(said.encode(), known.encode())
 
 
 def _csrf(who: str) -> str:

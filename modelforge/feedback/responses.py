@@ -8,6 +8,7 @@ from typing import Any
 
 from modelforge.data.files import find, missing, read_file
 from modelforge.errors import DataError, Problem
+from modelforge.feedback.votes import key_of
 
 #: A prompt (``messages`` or ``prompt``), and of each model its answer.
 Row = tuple[dict[str, Any], dict[str, str]]
@@ -47,7 +48,7 @@ def read_responses(path: Path) -> list[Row]:
             fix = 'write {"prompt": …, "responses": {"model": "its answer", …}}'
             problems.append(Problem(f"{path}:{number}", str(error), fix))
             continue
-        kept = found.setdefault(repr(sorted(prompt.items())), (prompt, {}))[1]
+        kept = found.setdefault(key_of(prompt), (prompt, {}))[1]
         for model, text in answers.items():
             kept[_free(model, kept)] = text
     problems += [] if problems else _lonely(path, found)
@@ -60,7 +61,7 @@ def _row(record: Mapping[str, Any]) -> Row:
     prompt = record.get("prompt", record.get("messages"))
     if not prompt or not isinstance(prompt, str | list):
         raise ValueError("has no prompt, in text or in messages")
-    asked = prompt_key(prompt)
+    asked = kept_prompt(prompt)
     said = record.get("responses")
     if said is None and isinstance(record.get("completion"), str):
         said = {str(record.get("model") or "answer"): record["completion"]}
@@ -73,7 +74,7 @@ def _row(record: Mapping[str, Any]) -> Row:
     return asked, {str(model): text for model, text in said.items()}
 
 
-def prompt_key(prompt: Any) -> dict[str, Any]:
+def kept_prompt(prompt: Any) -> dict[str, Any]:
     """A prompt as feedback keeps it: ``messages`` and ``tools``, or ``prompt``."""
     if isinstance(prompt, str):
         return {"prompt": prompt}

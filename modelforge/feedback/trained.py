@@ -89,6 +89,9 @@ class TrainOnThese:
             self._state = self._round(rows)
         except (UserError, OSError) as error:
             self._state = f"Round {self.round} failed: {error}"
+        except BaseException as error:  # a fault of ours: the terminal shows where
+            self._state = f"Round {self.round} failed: {type(error).__name__} {error}"
+            raise
         say(self._state)
 
     def _round(self, rows: Sequence[dict[str, object]]) -> str:

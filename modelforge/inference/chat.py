@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import write_whole, writing
+from modelforge.common.files import read_json, write_whole, writing
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained
@@ -163,12 +163,7 @@ def read_tools(path: Path) -> list[Any]:
     Raises:
         DataError: If it holds no list of them.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
-    except ValueError as error:
-        raise DataError(Problem(str(path), f"is no JSON: {error}")) from None
+    found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         fix = 'write [{"type": "function", "function": {"name": …, "parameters": …}}]'
         raise DataError(Problem(str(path), "holds no list of tools", fix))

@@ -229,10 +229,13 @@ def _difference(
     nothing: dict[str, Any] = {}
     problems, largest = [], 0.0
     for before, after in zip_longest(then, now, fillvalue=nothing):
-        for key in before.keys() | after.keys():
+        told = before.keys() | after.keys()
+        if not exact:  # other versions log other figures beside the loss
+            told = (before.keys() & after.keys()) | (told & {"step", "loss"})
+        for key in sorted(told):
             apart = _apart(before.get(key), after.get(key))
             largest = max(largest, apart)
-            if apart and (exact or (key == "loss" and apart > NOISE)):
+            if apart and (exact or apart == math.inf or (key == "loss" and apart > NOISE)):
                 what = f"{key} was {before.get(key)}, and is {after.get(key)} when trained again"
                 step = before.get("step", after.get("step"))
                 problems.append(Problem(f"{run.path}: step {step}", what))

@@ -211,7 +211,7 @@ class _Forms(_Pages):
         if not same_site(self.headers):
             return self._refuse(403, "this form is not from a page of this server")
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > _LARGEST:
+        if not length.isdecimal() or len(length) > 9 or int(length) > _LARGEST:
             return self._refuse(413, "this form is too large")
         try:
             body = self.rfile.read(int(length)).decode("utf-8")
