@@ -393,7 +393,8 @@ def test_no_key_of_a_message_vanishes(keys, turn, odd, layout):
         row = {"prompt": "Q", "completion": "A", "history": talk}
     try:
         examples, ledger = made([row], kind)
-    except DataError:
+    except DataError as error:
+        assert any(key in str(error) for key in marks), error
         return
     told = json.dumps(examples)
     named = {name.rpartition(".")[2] for name in ledger.unused}

@@ -157,10 +157,6 @@ def test_a_place_that_takes_no_file_ends_in_one_message(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["max_step"] == 5
 
 
-def test_four_in_five_of_them_are_mended():
-    assert sum(meant is not None for _, meant in BROKEN) >= 0.8 * len(BROKEN) >= 40
-
-
 def test_what_is_left_is_told_and_the_rest_is_done(tmp_path, command):
     path = written(tmp_path, SFT | {"learnin_rate": 1e-4, "quantum_flux": 3})
     code, out, err = command("check", path, "--config-only", "--fix", "--json")

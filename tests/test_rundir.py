@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from modelforge import ConfigError, RunError, load_config
 from modelforge.checkpointing.checkpoints import PARTIAL, cannot_write, checkpoints, rotate, seal
-from modelforge.common.files import forget_after
+from modelforge.common.files import forget_after, write_whole
 from modelforge.runs.folder import RunDir, choices_json, open_run, run_name
 
 MINIMAL = {"strategy": "sft", "model_name": "org/some model", "dataset": "data.jsonl"}
@@ -226,3 +226,19 @@ def test_only_the_last_line_may_be_cut_and_each_other_is_an_object(tmp_path):
         path.write_bytes(whole + line + whole)
         with pytest.raises(RunError, match=r"rollouts.jsonl:2: is damaged"):
             RunDir(tmp_path).read_lines(path.name)
+
+
+def test_a_file_is_written_whole_with_its_mode_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    write_whole(path, "new")
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "newer")
+    assert path.read_text() == "new" and [each.name for each in tmp_path.iterdir()] == [path.name]

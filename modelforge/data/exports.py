@@ -106,7 +106,9 @@ def is_argilla_one(cells: Mapping[str, Any]) -> bool:
 def from_argilla_one(cells: Mapping[str, Any]) -> dict[str, Any]:
     """Each question with its first answer, else with the suggestion."""
     asked = {asked_in(name) for name in cells if name.endswith(SUGGESTED)}
-    plain = {k: v for k, v in cells.items() if SUGGESTED not in k and k not in asked}
+    # Beside `reply-suggestion` stands `reply-suggestion-metadata`, with its score and its agent.
+    beside = tuple(f"{name}{SUGGESTED}" for name in asked)
+    plain = {k: v for k, v in cells.items() if not k.startswith(beside) and k not in asked}
     for name in asked & cells.keys():
         found = first_value(cells[name])
         plain[name] = cells.get(f"{name}{SUGGESTED}") if is_empty(found) else found
