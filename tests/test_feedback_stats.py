@@ -172,6 +172,17 @@ def test_careless_annotators_are_found_and_no_others(seed):
     assert right("weigh") >= right("keep")
 
 
+def test_annotators_who_share_no_pair_weigh_alike():
+    """Nobody tells who is right where each pair is judged once; the votes count all the same."""
+    votes = [
+        vote(who, 10 * number + place, place % 2)
+        for number, who in enumerate(("Ann", "Bo"))
+        for place in range(6)
+    ]
+    assert weights(votes, "weigh") == {"Ann": 1.0, "Bo": 1.0}
+    assert len(preference_rows(votes, weights=weights(votes, "weigh")).rows) == len(votes)
+
+
 def test_careful_annotators_of_hard_pairs_are_not_called_careless():
     rng = random.Random(3)
     names = ("Ann", "Bo", "Cid")

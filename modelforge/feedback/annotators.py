@@ -118,7 +118,9 @@ def weights(votes: Sequence[Vote], careless: str) -> dict[str, float]:
         return {each.id: 0.0 for each in found if each.problems}
     odds = {}
     for each in found:
-        right = 0.5 if math.isnan(each.accuracy) else min(max(each.accuracy, 0.5), _SUREST)
+        # Of one who shares no pair nothing is known: two right of three, as below in advance.
+        known = 2 / 3 if math.isnan(each.accuracy) else each.accuracy
+        right = min(max(known, 0.5), _SUREST)
         odds[each.id] = math.log(right / (1 - right))
     most = max(odds.values(), default=0.0) or 1.0
     return {who: value / most for who, value in odds.items()}
