@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
+from modelforge.constraints import Asked, Constraints, Violation
+from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.evaluation.opened import Named
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
+from modelforge.inference.held import FILTERED, held_answer, steering_of, tell
 from modelforge.inference.prompts import Asking, read_prompts
 from modelforge.inference.trained import (
     Trained,
@@ -53,6 +57,7 @@ def generate(
     batch_size: int = 8,
     system: str | None = None,
     base: bool = False,
+    constraints: str | None = None,
     trust_remote_code: bool = False,
 ) -> Generated:
     """Answer every prompt of a file. A job that was stopped goes on behind its last whole row.
@@ -66,6 +71,8 @@ def generate(
         batch_size: Prompts answered at once.
         system: The system message of prompts that have none; by default the run's.
         base: Answer with the base, without its adapter.
+        constraints: A file of those that prompts and answers are held to, or ``none``; by default
+            those that the run was trained with.
         trust_remote_code: Whether the model's own code may run.
 
     Raises:
@@ -74,7 +81,8 @@ def generate(
     sampling = sampling or Sampling()
     found = find_trained(model, trust_remote_code=trust_remote_code)
     _refuse_idle(found, sampling, group=group, base=base)
-    asked = _asked(found, prompts, system)
+    held_to = of_recorded(found.recorded, constraints, said=model)
+    asked, verdicts = _held(_asked(found, prompts, system), held_to)
     job = {
         "model": model,
         "weights": [weights_digest(Path(p)) for p in (found.source.base, weights_of(found))],
@@ -82,6 +90,7 @@ def generate(
         "sampling": asdict(sampling),
         "group": group,
         "base": base,
+        "constraints": None if held_to is None else held_to.told(),
     }
     done = _done(output, job, group)
     resumed = len(done)
@@ -89,13 +98,23 @@ def generate(
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
         trained = load_trained(found)
-        ids = _within(trained, asked, sampling)
+        free = [i for i in range(len(asked)) if i not in verdicts or not verdicts[i].blocked]
+        ids = dict(zip(free, _within(trained, [asked[i] for i in free], sampling), strict=True))
+        ask = partial(
+            answer_all,
+            trained,
+            sampling=sampling,
+            group=group,
+            steered=steering_of(trained.tokenizer, held_to),
+        )
         with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
             left = range(resumed // group, len(asked))
             batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
             for batch in track(batches, "answering", len(batches), unit="batches"):
-                answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
-                done += _written(file, batch, asked, answers)
+                of_batch = [ids[i] for i in batch if i in ids]
+                answers = ask(of_batch) if of_batch else []
+                done += _written(file, _rows(batch, asked, answers, verdicts, held_to, group))
+    tell(Violation(**each) for row in done for each in row.get("violations", ()))
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
 
@@ -109,15 +128,45 @@ def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
     )
 
 
-def _written(
-    file: TextIO, batch: Sequence[int], asked: Sequence[Asking], answers: Sequence[Answer]
-) -> list[dict[str, Any]]:
+def _held(
+    asked: Sequence[Asking], held_to: Constraints | None
+) -> tuple[list[Asking], dict[int, Asked]]:
+    """The prompts as the model may see them, and what was found of each."""
+    if held_to is None:
+        return list(asked), {}
+    verdicts = {i: held_to.ask(each.prompt) for i, each in enumerate(asked)}
+    return [replace(a, prompt=verdicts[i].prompt) for i, a in enumerate(asked)], verdicts
+
+
+def _written(file: TextIO, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a batch, on the disk."""
-    group = len(answers) // len(batch)
-    rows = [_row(batch[k // group], k % group, asked, each) for k, each in enumerate(answers)]
     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     file.flush()
     os.fsync(file.fileno())
+    return rows
+
+
+def _rows(
+    batch: Sequence[int],
+    asked: Sequence[Asking],
+    answers: Sequence[Answer],
+    verdicts: Mapping[int, Asked],
+    held_to: Constraints | None,
+    group: int,
+) -> list[dict[str, Any]]:
+    """The rows of a batch: each prompt's answers, held to the constraints."""
+    rows, coming, unheld = [], iter(answers), Asked(None)
+    for number in batch:
+        for sample in range(group):
+            verdict = verdicts.get(number, unheld)
+            if verdict.blocked is not None:
+                found = Answer(verdict.blocked.message, [], FILTERED)
+                broken = verdict.violations
+            else:
+                found, of_answer = held_answer(next(coming), asked[number].prompt, held_to)
+                broken = [*verdict.violations, *of_answer]
+            row = _row(number, sample, asked, found)
+            rows.append(row if held_to is None else row | {"violations": list(map(asdict, broken))})
     return rows
 
 
