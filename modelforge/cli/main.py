@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from modelforge.cli.benchmark import benchmark
 from modelforge.cli.collect import collect
 from modelforge.cli.compare import compare
 from modelforge.cli.data import data
@@ -78,7 +79,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, report, runs, row, watch, board, collect),
+    *(evaluate, compare, benchmark, report, runs, row, watch, board, collect),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )
