@@ -1,0 +1,1 @@
+"""Whether a model holds under attack: prompts sent in many dresses, and answers judged."""
