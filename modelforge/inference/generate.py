@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -83,9 +83,7 @@ def generate(
     _refuse_idle(found, sampling, group=group, base=base)
     held_to = of_recorded(found.recorded, constraints, said=model)
     asked, verdicts = _held(_asked(found, prompts, system), held_to)
-    job = {
-        "model": model,
-        "weights": [weights_digest(Path(p)) for p in (found.source.base, weights_of(found))],
+    job = _of_model(model, found) | {
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
         "group": group,
@@ -98,25 +96,36 @@ def generate(
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
         trained = load_trained(found)
-        free = [i for i in range(len(asked)) if i not in verdicts or not verdicts[i].blocked]
-        ids = dict(zip(free, _within(trained, [asked[i] for i in free], sampling), strict=True))
-        ask = partial(
-            answer_all,
-            trained,
-            sampling=sampling,
-            group=group,
-            steered=steering_of(trained.tokenizer, held_to),
-        )
+        ids = _within(trained, asked, verdicts, sampling)
+        steered = steering_of(trained.tokenizer, held_to)
+        ask = partial(answer_all, trained, sampling=sampling, group=group, steered=steered)
+        rows = partial(_rows, asked=asked, verdicts=verdicts, held_to=held_to, group=group)
+        left = range(resumed // group, len(asked))
         with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
-            left = range(resumed // group, len(asked))
-            batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
-            for batch in track(batches, "answering", len(batches), unit="batches"):
-                of_batch = [ids[i] for i in batch if i in ids]
-                answers = ask(of_batch) if of_batch else []
-                done += _written(file, _rows(batch, asked, answers, verdicts, held_to, group))
+            for batch, answers in _batches(ask, left, ids, batch_size):
+                done += _written(file, rows(batch, answers))
     tell(Violation(**each) for row in done for each in row.get("violations", ()))
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
+
+
+def _of_model(model: str, found: Named) -> dict[str, Any]:
+    """What answers, for the record of a job."""
+    places = (found.source.base, weights_of(found))
+    return {"model": model, "weights": [weights_digest(Path(place)) for place in places]}
+
+
+def _batches(
+    ask: Callable[[list[list[int]]], list[Answer]],
+    left: Sequence[int],
+    ids: Mapping[int, list[int]],
+    size: int,
+) -> Iterator[tuple[Sequence[int], list[Answer]]]:
+    """Batch after batch of prompts, and the answers to those of them that are answered."""
+    batches = [left[i : i + size] for i in range(0, len(left), size)]
+    for batch in track(batches, "answering", len(batches), unit="batches"):
+        of_batch = [ids[i] for i in batch if i in ids]
+        yield batch, ask(of_batch) if of_batch else []
 
 
 def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
@@ -148,8 +157,9 @@ def _written(file: TextIO, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _rows(
     batch: Sequence[int],
-    asked: Sequence[Asking],
     answers: Sequence[Answer],
+    *,
+    asked: Sequence[Asking],
     verdicts: Mapping[int, Asked],
     held_to: Constraints | None,
     group: int,
@@ -262,23 +272,26 @@ def _going_on(output: Path, job: dict[str, Any], done: list[dict[str, Any]]) -> 
         raise RunError(Problem(str(output), what, fix)) from None
 
 
-def _within(trained: Trained, asked: Sequence[Asking], sampling: Sampling) -> list[list[int]]:
-    """The prompts in tokens, each with room for an answer.
+def _within(
+    trained: Trained, asked: Sequence[Asking], verdicts: Mapping[int, Asked], sampling: Sampling
+) -> dict[int, list[int]]:
+    """The prompts in tokens, each with room for an answer, without those that are not answered.
 
     Raises:
         DataError: With those that have none.
     """
-    ids = [prompt_ids(trained, each.prompt) for each in asked]
+    free = [i for i in range(len(asked)) if i not in verdicts or not verdicts[i].blocked]
+    ids = {i: prompt_ids(trained, asked[i].prompt) for i in free}
     if trained.context is None:
         return ids
     room = trained.context - sampling.max_new_tokens
     long = [
         Problem(
-            each.where,
+            asked[i].where,
             f"the prompt has {len(tokens)} tokens, and {room} fit before an answer",
             f"shorten it, or set --max-new-tokens below {sampling.max_new_tokens}",
         )
-        for each, tokens in zip(asked, ids, strict=True)
+        for i, tokens in ids.items()
         if len(tokens) > room
     ]
     if long:
