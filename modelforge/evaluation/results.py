@@ -12,6 +12,7 @@ from modelforge.common.processes import is_main
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.guards import Guard, looked
 from modelforge.evaluation.headline import greedy, judged
+from modelforge.evaluation.membership import membership
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -33,6 +34,7 @@ def measured(
     limit: int,
     texts: int = 0,
     guards: Sequence[Guard] = (),
+    members: Sequence[Guard] = (),
     start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
@@ -51,6 +53,7 @@ def measured(
         limit: Longest prompt and answer together, in tokens.
         texts: How many neutral texts to read; 0: none.
         guards: Rows that came along from the run that this one began with.
+        members: Rows that are trained on, and rows that are held out.
         start: What was found there before training; None before it.
     """
     from modelforge.evaluation import neutral
@@ -75,10 +78,11 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
-    if whole and guards:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with undisturbed(model):
-            found["guards"] = looked(model, tokenizer, guards)
+    model = trainer.accelerator.unwrap_model(trainer.model) if whole else None
+    for name, rows in (("guards", guards), ("members", members)):
+        if model is not None and rows:
+            with undisturbed(model):
+                found[name] = looked(model, tokenizer, rows)
     return found
 
 
@@ -184,6 +188,7 @@ def write_end(
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
     further["greedy"] = greedy(before, after)
     further["neutral"] = after.get("neutral")
+    further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
@@ -209,6 +214,8 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
         say(results["stopped_early"]["told"])
     if "neutral" in results:
         say(told(results["neutral"]))
+    if "membership" in results:
+        say(results["membership"]["told"])
     say(f"run: {run.path}")
 
 
