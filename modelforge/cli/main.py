@@ -27,6 +27,7 @@ from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import print_json
 from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
+from modelforge.cli.redteam import redteam
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
@@ -78,7 +79,7 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, report, runs, row, watch, board, collect),
+    *(evaluate, compare, report, runs, row, watch, board, collect, redteam),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -75,8 +75,40 @@ def generate(
     found = find_trained(model, trust_remote_code=trust_remote_code)
     _refuse_idle(found, sampling, group=group, base=base)
     asked = _asked(found, prompts, system)
+    return answer_each(found, asked, output, sampling=sampling, group=group, batch_size=batch_size,
+                       base=base)  # fmt: skip
+
+
+@contextmanager
+def _loaded(found: Named) -> Iterator[Trained]:
+    yield load_trained(found)
+
+
+def answer_each(
+    found: Named,
+    asked: Sequence[Asking],
+    output: Path,
+    *,
+    sampling: Sampling,
+    group: int = 1,
+    batch_size: int = 8,
+    base: bool = False,
+    opened: Callable[[Named], AbstractContextManager[Trained]] = _loaded,
+) -> Generated:
+    """Answer prompts that are read already. A job that was stopped goes on.
+
+    Args:
+        found: The model.
+        asked: The prompts, with their system messages.
+        output: See `generate`, as for what follows.
+        sampling, group, batch_size, base: The same.
+        opened: Opens the model; it is asked only where an answer is missing.
+
+    Raises:
+        UserError: If a prompt is too long, or the output is another job's.
+    """
     job = {
-        "model": model,
+        "model": found.said,
         "weights": [weights_digest(Path(p)) for p in (found.source.base, weights_of(found))],
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
@@ -88,14 +120,14 @@ def generate(
     if resumed:
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
-        trained = load_trained(found)
-        ids = _within(trained, asked, sampling)
-        with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
-            left = range(resumed // group, len(asked))
-            batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
-            for batch in track(batches, "answering", len(batches), unit="batches"):
-                answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
-                done += _written(file, batch, asked, answers)
+        with opened(found) as trained:
+            ids = _within(trained, asked, sampling)
+            with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
+                left = range(resumed // group, len(asked))
+                batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
+                for batch in track(batches, "answering", len(batches), unit="batches"):
+                    answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
+                    done += _written(file, batch, asked, answers)
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
 
