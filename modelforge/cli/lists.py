@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from yaml import safe_dump as to_yaml
 
-from modelforge import registry
 from modelforge.cli.options import AsJson, Overrides, print_json, working
 from modelforge.common.console import say, warn
 from modelforge.common.files import write_whole, writing
-from modelforge.configfile import schema as schemas
-from modelforge.configfile.presets import EXAMPLE_ROWS, write_preset
 from modelforge.errors import ConfigError, Problem, RunError
-from modelforge.machine.hardware import list_profiles
 
 
 def init(
@@ -45,6 +40,9 @@ def init(
         return
     if project or set_:
         raise ConfigError(Problem("init", "--project and --set go with --from FILE"))
+    from modelforge import registry
+    from modelforge.configfile.presets import EXAMPLE_ROWS, write_preset
+
     if strategy is None:
         known = ", ".join(registry.list_strategies())
         raise ConfigError(
@@ -69,6 +67,8 @@ def _carry_over(
     yaml: bool,
 ) -> None:
     """Print or write a config of another trainer as ours, and say what became of each key."""
+    from yaml import safe_dump as to_yaml
+
     from modelforge.importing.carry import import_config
     from modelforge.importing.told import counted, table_of
 
@@ -105,6 +105,8 @@ def _carry_over(
 
 def strategies(as_json: AsJson = False) -> None:
     """List the strategies."""
+    from modelforge import registry
+
     with working(as_json=as_json):  # a package's own strategies are imported
         listed = {name: registry.get_strategy(name) for name in registry.list_strategies()}
     if as_json:
@@ -126,6 +128,8 @@ def strategies(as_json: AsJson = False) -> None:
 
 def profiles(as_json: AsJson = False) -> None:
     """List the hardware profiles and what they set."""
+    from modelforge.machine.hardware import list_profiles
+
     listed = list_profiles()
     if as_json:
         print_json([vars(profile) for profile in listed])
@@ -142,6 +146,9 @@ def schema(
     ] = False,
 ) -> None:
     """Print a strategy's JSON Schema."""
+    from modelforge import registry
+    from modelforge.configfile import schema as schemas
+
     with working(as_json=True):
         chosen = registry.get_strategy(strategy)
         document = schemas.build(chosen) if build else schemas.load(chosen)

@@ -141,7 +141,7 @@ def line_of(
         "doc_id": doc_id,
         "doc": dict(doc),
         "target": target,
-        "arguments": [[prompt, ""]],
+        "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": ""}},
         "resps": [list(answers)],
         "filtered_resps": list(answers),
         "filter": FILTER,

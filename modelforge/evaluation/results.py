@@ -15,7 +15,8 @@ from modelforge.evaluation.headline import greedy, judged
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.strategy import Measure, Result
+from modelforge.runs.result import Result
+from modelforge.strategy import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
