@@ -100,7 +100,7 @@ def redteam(
         sides.append(mine)
     del bench
     judged = [_judged(judge, [t for t in side if not t.left_out]) for side in sides]
-    told = {"model": models[0].said, "against": against, "prompts": options.prompts,
+    told: dict[str, Any] = {"model": models[0].said, "against": against, "prompts": options.prompts,
             "attacks": list(attacks), "asked": _plain(options)}  # fmt: skip
     told |= _told(judge, options, labelled, goals, judged[0])
     told["left_out"] = _left_out(sides[0])
@@ -134,7 +134,7 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     for place, verdict in found.fixed.items():
         judged[place] = Judged(judged[place].talk, verdict)
     goals = [talk.goal for talk in found.talks]
-    told = {"model": found.model, "against": None, "prompts": str(record), "tool": found.tool,
+    told: dict[str, Any] = {"model": found.model, "against": None, "prompts": str(record), "tool": found.tool,
             "attacks": sorted({talk.attack for talk in found.talks}),
             "asked": _plain(options)}  # fmt: skip
     told |= _told(judge, options, labelled, goals, judged)
