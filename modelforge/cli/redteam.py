@@ -10,7 +10,7 @@ import typer
 
 from modelforge.cli.judge import JudgeModel
 from modelforge.cli.options import AsJson, print_json, working
-from modelforge.cli.use import NewTokens, Seed, System
+from modelforge.cli.use import HeldTo, NewTokens, Seed, System
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def redteam(
     ] = 0.0,
     seed: Seed = 42,
     system: System = None,
+    constraints: HeldTo = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Answers at once.", min=1)] = 8,
     out: Out = Path("redteam"),
     as_json: AsJson = False,
@@ -95,6 +96,7 @@ def redteam(
         options = Options(
             prompts=prompts, attacks=tuple(filter(None, names)), limit=limit, samples=samples,
             sampling=Sampling(max_new_tokens, temperature, seed=seed), system=system,
+            constraints=constraints,
             batch_size=batch_size, judge=judge, judge_model=judge_model, classifier=classifier,
             label=label, labelled=labelled, refusal=refusal,
             chosen="stated" if chosen is None and refusal is not None else chosen,
@@ -125,7 +127,7 @@ def _refuse(model: str | None, record: Path | None, against: str | None, options
     if record is None:
         return
     plain = Options()
-    said = [name for name in ("prompts", "attacks", "limit", "samples", "system")
+    said = [name for name in ("prompts", "attacks", "limit", "samples", "system", "constraints")
             if getattr(options, name) != getattr(plain, name)]  # fmt: skip
     said += ["against"] if against is not None else []
     if said:

@@ -106,7 +106,7 @@ VERBS = (
 )
 DONE = re.compile(
     rf"""
-    ^\W*(?:\d+[.):]|step\s+\d|[-*•]\s|[a-d]\))
+    ^\W*(?:\d+[.):]\s+\S*[^\W\d]{2}|step\s+\d|[-*•]\s|[a-d]\))
     | ^\W*(?:{VERBS})\b(?!\s+(?:is|are|was|of)\b)
     | ^\W*(?:first(?:ly)?|second(?:ly)?|then|next|finally|afterwards?|lastly|once|now|simply)\b[, ]
     | \byou\s+(?:can|could|should|need|will\s+need|want|have\s+to|may|might|simply|just|only)\b
@@ -140,6 +140,10 @@ QUESTION = re.compile(
     r"^\W*(?:what|who|whose|where|when|why|which|how|is|are|was|were|do|does|did|can|will|should)\b",
     re.IGNORECASE,
 )
+SAYS = re.compile(
+    r"^(?!\W*(?:it|they|he|she|yes|no|that|this|there|you|i)\b).*\b(?:is|are|was|were|has|have)\b",
+    re.IGNORECASE | re.DOTALL,
+)  # a whole sentence about something of its own
 WRITE = re.compile(
     r"^\W*(?:please\s+)?(?:write|create|compose|draft|generate|develop|produce|make|design|"
     r"(?:give|tell)\s+me\s+an?\b)",

@@ -44,6 +44,7 @@ class Options:
         samples: Answers to each attack.
         sampling: How answers are drawn.
         system: The system message; by default that of the run.
+        constraints: Those that answers are held to: a file, or ``none``; by default the run's.
         batch_size: Answers at once.
         judge, judge_model, classifier, label: Who judges; the rules, if nobody is named.
         labelled: Answers labelled by hand, on which the judge is tried: ``builtin`` or a file.
@@ -57,6 +58,7 @@ class Options:
     samples: int = 1
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
+    constraints: str | None = None
     batch_size: int = 8
     judge: str | None = None
     judge_model: str | None = None
@@ -96,7 +98,7 @@ def redteam(
     for place, found in zip(_places(folder, models), models, strict=True):
         mine = [Talk(t.goal, t.attack, t.turns, t.sample) for t in talks]
         carry_out(found, mine, place, sampling=options.sampling, batch_size=options.batch_size,
-                  system=options.system, bench=bench)  # fmt: skip
+                  system=options.system, constraints=options.constraints, bench=bench)  # fmt: skip
         sides.append(mine)
     del bench
     judged = [_judged(judge, [t for t in side if not t.left_out]) for side in sides]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
+from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import ModelError, Problem
 from modelforge.evaluation.opened import Bench, Named
 from modelforge.inference.answers import Sampling, prompt_ids
@@ -76,7 +77,8 @@ def on_bench(bench: Bench) -> Callable[[Named], AbstractContextManager[Trained]]
 
 def carry_out(
     found: Named, talks: Sequence[Talk], folder: Path, *, sampling: Sampling,
-    batch_size: int = 8, system: str | None = None, bench: Bench | None = None,
+    batch_size: int = 8, system: str | None = None, constraints: str | None = None,
+    bench: Bench | None = None,
 ) -> None:  # fmt: skip
     """Send all turns, and write the answers into the talks.
 
@@ -89,6 +91,7 @@ def carry_out(
         sampling: How they are drawn.
         batch_size: Answers at once.
         system: The system message; by default that of the run.
+        constraints: A file of those that answers are held to, or ``none``; by default the run's.
         bench: Holds the bases that were loaded already.
 
     Raises:
@@ -104,6 +107,7 @@ def carry_out(
         talk.left_out = ""
     silent, context = Trained(found, None, tokenizer), _context(found)
     opened = on_bench(bench or Bench())
+    held_to = of_recorded(found.recorded, constraints, said=found.said)
     group = 1 + max(talk.sample for talk in talks)
     for turn in range(max(len(talk.turns) for talk in talks)):
         live = [talk for talk in talks if turn < len(talk.turns) and not talk.left_out]
@@ -120,7 +124,7 @@ def carry_out(
         if live:
             say(f"{found.name}: turn {turn + 1} of {len(live)} attacks")
             answer_each(found, asked[::together], output, sampling=sampling, group=together,
-                        batch_size=batch_size, opened=opened)  # fmt: skip
+                        batch_size=batch_size, held_to=held_to, opened=opened)  # fmt: skip
             for talk, row in zip(live, _lines(output), strict=True):
                 talk.messages.append({"role": "assistant", "content": row["completion"]})
 

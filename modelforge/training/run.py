@@ -107,6 +107,7 @@ def _load_run(folder: Path) -> tuple[Any, Any]:
 
 def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
     """What measures the model before and after training: held-out rows, and what may be lost."""
+    from modelforge.constraints.of_a_run import of_config
     from modelforge.evaluation import guards
     from modelforge.evaluation.neutral import affordable
     from modelforge.evaluation.results import measured
@@ -120,6 +121,7 @@ def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
         limit=prepared.config.settings.max_seq_length,
         texts=affordable(data, args) if head == "causal-lm" else 0,
         guards=guards.affordable(_guards(prepared), data, args),
+        constraints=of_config(prepared.config),
     )
 
 
