@@ -136,9 +136,10 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     for place, verdict in found.fixed.items():
         judged[place] = Judged(judged[place].talk, verdict)
     goals = [talk.goal for talk in found.talks]
-    told: dict[str, Any] = {"model": found.model, "against": None, "prompts": str(record), "tool": found.tool,
-            "attacks": sorted({talk.attack for talk in found.talks}),
-            "asked": _plain(options)}  # fmt: skip
+    told: dict[str, Any] = {
+        "model": found.model, "against": None, "prompts": str(record), "tool": found.tool,
+        "attacks": sorted({talk.attack for talk in found.talks}), "asked": _plain(options),
+    }  # fmt: skip
     told |= _told(judge, options, labelled, goals, judged)
     told["left_out"] = found.left_out
     known = [i for i, theirs in enumerate(found.theirs) if theirs is not None]
