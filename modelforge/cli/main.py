@@ -29,6 +29,7 @@ from modelforge.cli.lists import init, profiles, schema, strategies
 from modelforge.cli.options import Quiet, Verbose, print_json
 from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
+from modelforge.cli.redteam import redteam
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
@@ -93,7 +94,7 @@ def _leave(code: int) -> None:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, benchmark, report, runs, row, watch, board, collect),
+    *(evaluate, compare, benchmark, report, runs, row, watch, board, collect, redteam),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, doctor, demo),
 )

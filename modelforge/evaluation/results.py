@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
+from modelforge.constraints import Constraints
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.guards import Guard, looked
 from modelforge.evaluation.headline import greedy, judged
@@ -36,6 +37,7 @@ def measured(
     guards: Sequence[Guard] = (),
     members: Sequence[Guard] = (),
     start: Mapping[str, Any] | None = None,
+    constraints: Constraints | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
 
@@ -55,6 +57,7 @@ def measured(
         guards: Rows that came along from the run that this one began with.
         members: Rows that are trained on, and rows that are held out.
         start: What was found there before training; None before it.
+        constraints: What sample answers are held to.
     """
     from modelforge.evaluation import neutral
     from modelforge.evaluation.samples import undisturbed
@@ -68,7 +71,7 @@ def measured(
     found = {
         "figures": {} if data.eval is None else held_out_figures(trainer),
         "rows": [row.to_dict() for row in getattr(trainer, "held_out", [])],
-        "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
+        "samples": _samples(trainer, data, tokenizer, head, limit, constraints) if whole else [],
     }
     if whole and (start or (texts and trainer.state.global_step == 0)):
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -87,7 +90,12 @@ def measured(
 
 
 def _samples(
-    trainer: Any, data: Data, tokenizer: PreTrainedTokenizerBase, head: str, limit: int
+    trainer: Any,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    head: str,
+    limit: int,
+    constraints: Constraints | None,
 ) -> list[dict[str, Any]]:
     """A few rows, answered (or scored) by the model as it is."""
     from modelforge.evaluation import samples
@@ -103,7 +111,13 @@ def _samples(
         batch = trainer.args.per_device_train_batch_size
         kwargs = data.template_kwargs
         return samples.answer(
-            model, tokenizer, rows, limit=limit, batch=batch, template_kwargs=kwargs
+            model,
+            tokenizer,
+            rows,
+            limit=limit,
+            batch=batch,
+            template_kwargs=kwargs,
+            constraints=constraints,
         )
 
 
