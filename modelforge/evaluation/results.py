@@ -81,10 +81,9 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
-    model = trainer.accelerator.unwrap_model(trainer.model) if whole else None
     for name, rows in (("guards", guards), ("members", members)):
-        if model is not None and rows:
-            with undisturbed(model):
+        if whole and rows:
+            with undisturbed(model := trainer.accelerator.unwrap_model(trainer.model)):
                 found[name] = looked(model, tokenizer, rows)
     return found
 
