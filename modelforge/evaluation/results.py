@@ -199,8 +199,7 @@ def write_end(
         "saved": saved,
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
-    further["greedy"] = greedy(before, after)
-    further["neutral"] = after.get("neutral")
+    further |= {"greedy": greedy(before, after), "neutral": after.get("neutral")}
     further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
