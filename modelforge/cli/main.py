@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modelforge.cli.benchmark import benchmark
 from modelforge.cli.collect import collect
 from modelforge.cli.compare import compare
 from modelforge.cli.data import data
@@ -30,6 +31,7 @@ from modelforge.cli.lists import profiles, schema, strategies
 from modelforge.cli.options import Quiet, Verbose, print_json
 from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
+from modelforge.cli.redteam import redteam
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
@@ -94,7 +96,7 @@ def _leave(code: int) -> None:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, report, runs, row, watch, board, collect),
+    *(evaluate, compare, benchmark, report, runs, row, watch, board, collect, redteam),
     *(validate, play, replay),
     *(init, strategies, profiles, schema, docs, doctor, demo),
 )
