@@ -22,9 +22,10 @@ from modelforge.common.sources import DatasetSource
 from modelforge.config import RewardEntry
 from modelforge.constraints import Constraints
 from modelforge.constraints.of_a_run import of_recorded
-from modelforge.errors import ConfigError, DataError, Problem, did_you_mean
+from modelforge.errors import ConfigError, DataError, Problem, UserError, did_you_mean
 from modelforge.evaluation import kept, metrics
 from modelforge.evaluation.classifier import toxicity_by
+from modelforge.evaluation.free import longer_and_first
 from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.metrics import DERIVED, METRICS, Metric
 from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
@@ -64,7 +65,7 @@ def evaluate(
     rows = kept.Rows(folder, task)
     lines = work.score(rows)
     table = _seen(work.table, lines)
-    found = _together(asked.name, task, folder, lines, table, work.baselines())
+    found = _together(asked.name, task, folder, lines, table, work.baselines(lines))
     found = replace(found, seen=work.seen())
     results = kept.results_of(
         found, asked=told(options), model_args=f"pretrained={asked.said}", date=time.time()
@@ -276,11 +277,13 @@ class _Work:
         take_over()  # transformers is imported by now, and would draw bars
         if self.asked.scores:
             return partial(scored.by_reward_model, self.reward_model(), names=self.names)
+        base = self.base()
         how = scored.Sampling(self.options.samples, self.options.drawn, self.new, self.options.seed)
         return scored.Scorer(
             tokenizer=self.tokenizer,
             model=partial(self.bench.model, self.asked),
             start=None if self.start is None else partial(self.bench.model, self.start),
+            base=None if base is None else partial(self.bench.model, base),
             how=how,
             context=self.context,
             functions={n: f for n, f in self.functions.items() if n in self.names
@@ -304,14 +307,24 @@ class _Work:
         path = DatasetSource(path=self.options.data).path
         return trained_on(self.asked, self.items, Asked(path, columns=self.columns))
 
-    def baselines(self) -> dict[str, float]:
-        """What accuracy costs nothing: taking the longer answer, or a coin."""
-        pairs = [item.sides for item in self.items if len(item.sides) == 2]
-        if not pairs or "accuracy" not in self.table:
+    def base(self) -> Named | None:
+        """What the model began from, where that costs no loading: its adapter is switched."""
+        asked = self.asked
+        if asked.source.adapter is None or asked.start is None or "accuracy" not in self.names:
+            return None
+        try:
+            found = named(asked.start)
+        except UserError:  # moved since
+            return None
+        return found if found.source.base == asked.source.base else None
+
+    def baselines(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """What accuracy costs nothing: the base's, and taking an answer without reading it."""
+        if "accuracy" not in self.table:
             return {}
-        gaps = [len(better.text) - len(worse.text) for better, worse in pairs]
-        longer = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps) / len(gaps)
-        return {"always longer": longer, "always shorter": 1 - longer, "a coin": 0.5}
+        found = longer_and_first([item for item in self.items if len(item.sides) == 2])
+        begun = [line["base_accuracy"] for line in lines if "base_accuracy" in line]
+        return ({"the base": sum(begun) / len(begun)} if begun else {}) | found
 
 
 def _context(asked: Named) -> int | None:

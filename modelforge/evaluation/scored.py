@@ -31,6 +31,7 @@ class Scorer:
         tokenizer: The model's.
         model: Opens the model; it is entered for each batch.
         start: Opens the model that it began from; None where nothing is measured against it.
+        base: Opens the model whose accuracy on pairs stands beside; None for none.
         how: How it is asked.
         context: How many tokens it reads.
         functions: Reward by name.
@@ -44,6 +45,7 @@ class Scorer:
     context: int | None
     functions: Mapping[str, Callable[..., Any]]
     table: Mapping[str, Metric]
+    base: Callable[[], Any] | None = None
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
         """The lines of a batch."""
@@ -62,6 +64,8 @@ class Scorer:
                     repeated = [p for p in prompts for _ in range(self.how.samples)]
                     pad = self.tokenizer.pad_token_id
                     from_start(model, self.start(), repeated, flat, pad=pad)
+        if self.base is not None:
+            self._beside(batch, found)
         self._rewards(batch, answers, found)
         for figures, given in zip(found, answers, strict=True):
             if given:
@@ -103,6 +107,21 @@ class Scorer:
             }
             if count == 2:
                 found[i] |= _pair(-nats, -sides[1][i][0])
+
+    def _beside(self, batch: Sequence[Item], found: list[Figures]) -> None:
+        """Which side of each pair the base finds likelier."""
+        assert self.base is not None, "it is asked for"
+        pad = self.tokenizer.pad_token_id
+        pairs = [i for i, item in enumerate(batch) if len(item.sides) == 2]
+        if not pairs:
+            return
+        with self.base() as model:
+            better, worse = (
+                likelihoods(model, [batch[i].sides[side] for i in pairs], pad=pad)
+                for side in (0, 1)
+            )
+        for i, (one, _), (other, _) in zip(pairs, better, worse, strict=True):
+            found[i]["base_accuracy"] = _pair(-one, -other)["accuracy"]
 
     def _rewards(
         self, batch: Sequence[Item], answers: list[list[Told]], found: list[Figures]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -82,8 +82,43 @@ def generate(
     found = find_trained(model, trust_remote_code=trust_remote_code)
     _refuse_idle(found, sampling, group=group, base=base)
     held_to = of_recorded(found.recorded, constraints, said=model)
-    asked, verdicts = _held(_asked(found, prompts, system), held_to)
-    job = _of_model(model, found) | {
+    asked = _asked(found, prompts, system)
+    return answer_each(found, asked, output, sampling=sampling, group=group, batch_size=batch_size,
+                       base=base, held_to=held_to)  # fmt: skip
+
+
+@contextmanager
+def _loaded(found: Named) -> Iterator[Trained]:
+    yield load_trained(found)
+
+
+def answer_each(
+    found: Named,
+    prompts: Sequence[Asking],
+    output: Path,
+    *,
+    sampling: Sampling,
+    group: int = 1,
+    batch_size: int = 8,
+    base: bool = False,
+    held_to: Constraints | None = None,
+    opened: Callable[[Named], AbstractContextManager[Trained]] = _loaded,
+) -> Generated:
+    """Answer prompts that are read already. A job that was stopped goes on.
+
+    Args:
+        found: The model.
+        prompts: With their system messages.
+        output: See `generate`, as for what follows.
+        sampling, group, batch_size, base: The same.
+        held_to: The constraints, or None.
+        opened: Opens the model; it is asked only where an answer is missing.
+
+    Raises:
+        UserError: If a prompt is too long, or the output is another job's.
+    """
+    asked, verdicts = _held(prompts, held_to)
+    job = _of_model(found) | {
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
         "group": group,
@@ -95,24 +130,24 @@ def generate(
     if resumed:
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
-        trained = load_trained(found)
-        ids = _within(trained, asked, verdicts, sampling)
-        steered = steering_of(trained.tokenizer, held_to)
-        ask = partial(answer_all, trained, sampling=sampling, group=group, steered=steered)
         rows = partial(_rows, asked=asked, verdicts=verdicts, held_to=held_to, group=group)
         left = range(resumed // group, len(asked))
-        with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
-            for batch, answers in _batches(ask, left, ids, batch_size):
-                done += _written(file, rows(batch, answers))
+        with opened(found) as trained:
+            ids = _within(trained, asked, verdicts, sampling)
+            steered = steering_of(trained.tokenizer, held_to)
+            ask = partial(answer_all, trained, sampling=sampling, group=group, steered=steered)
+            with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
+                for batch, answers in _batches(ask, left, ids, batch_size):
+                    done += _written(file, rows(batch, answers))
     tell(Violation(**each) for row in done for each in row.get("violations", ()))
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
 
 
-def _of_model(model: str, found: Named) -> dict[str, Any]:
+def _of_model(found: Named) -> dict[str, Any]:
     """What answers, for the record of a job."""
     places = (found.source.base, weights_of(found))
-    return {"model": model, "weights": [weights_digest(Path(place)) for place in places]}
+    return {"model": found.said, "weights": [weights_digest(Path(place)) for place in places]}
 
 
 def _batches(
