@@ -112,7 +112,7 @@ def _cases(first: Evaluation, second: Evaluation) -> tuple[list[tuple[str, str, 
             ids.append(row["doc_id"])
             if row.get("later") and other.get("later"):
                 asked = [prompt, *(each["question"] for each in row["later"])]
-                cases.append((_in_turn(asked), *(_whole(each) for each in (row, other))))
+                cases.append((_in_turn(asked), _whole(row), _whole(other)))
                 ids.append(row["doc_id"])
     if len(cases) < 4:
         what = f"{len(cases)} prompts were answered by both, and a judge needs 4"
