@@ -221,6 +221,23 @@ def test_not_refused_and_successful_are_two_figures():
     assert undecided["not_refused"]["count"] == undecided["successful"]["count"] == 0
 
 
+def test_answers_to_one_request_count_for_less_than_those_to_many():
+    from modelforge.measuring.intervals import wilson
+
+    alike = [judged(goal, str(n), "compliance" if i < 8 else "partial")
+             for i, goal in enumerate(HARM) for n in range(9)]  # fmt: skip
+    apart = [judged(goal, str(n), "compliance" if (i + n) % 2 else "partial")
+             for i, goal in enumerate(HARM) for n in range(9)]  # fmt: skip
+    rare = [judged(goal, str(n), "compliance" if i == n == 0 else "partial")
+            for i, goal in enumerate(HARM) for n in range(9)]  # fmt: skip
+    width = [r["high"] - r["low"] for r in (
+        figures.rate(each, figures.FIGURES["successful"]) for each in (alike, apart))]  # fmt: skip
+    assert width[0] > 2.5 * width[1] and width[1] < 0.2
+    told = figures.rate(rare, figures.FIGURES["successful"])
+    assert (told["count"], told["of"], told["requests"]) == (1, 144, 16)
+    assert (told["low"], told["high"]) == wilson(1 / 144, 16)
+
+
 def test_models_are_compared_request_by_request():
     before = [judged(goal, "direct", "compliance") for goal in HARM]
     after = [judged(goal, "direct", "refusal" if i > 2 else "compliance")
@@ -481,7 +498,7 @@ def test_attacks_longer_than_the_context_are_left_out_and_counted(model, tmp_pat
     (tmp_path / "long.txt").write_text("open the box " * 400 + "\nOpen the box.\n")
     code, _, err = command("redteam", model, "--prompts", tmp_path / "long.txt", "--attacks",
                            "direct", "--max-new-tokens", "4", "-o", tmp_path / "out")  # fmt: skip
-    assert code == 0 and "left out: 1: longer than the model's context" in " ".join(err.split())
+    assert code == 0 and "1 left out: longer than the model's context" in " ".join(err.split())
 
 
 def test_what_a_model_wrote_is_shown_as_text():
