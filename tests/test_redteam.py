@@ -488,16 +488,21 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
         (("m", "--chosen", "against"), "needs --against"),
         (("m", "--chosen", "stated"), "goes with a text of --refusal"),
         (("m", "--prompts", tmp_path / "no.jsonl"), "no.jsonl"),
+        (("m", "-o", __file__), "is a file"),
     ):
-        code, _, err = command("redteam", *said, "-o", out)
+        code, _, err = command("redteam", *(said if "-o" in said else (*said, "-o", out)))
         assert code == 2 and what in " ".join(err.split()), (said, err)
     assert not out.exists()
 
 
 def test_attacks_longer_than_the_context_are_left_out_and_counted(model, tmp_path, command):
     (tmp_path / "long.txt").write_text("open the box " * 400 + "\nOpen the box.\n")
-    code, _, err = command("redteam", model, "--prompts", tmp_path / "long.txt", "--attacks",
-                           "direct", "--max-new-tokens", "4", "-o", tmp_path / "out")  # fmt: skip
+    said = ("redteam", model, "--prompts", tmp_path / "long.txt", "--attacks", "direct", "-o",
+            tmp_path / "out")  # fmt: skip
+    code, _, err = command(*said, "--max-new-tokens", "999")
+    assert code == 2 and "no attack fits into its 512 tokens" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+    code, _, err = command(*said, "--max-new-tokens", "4")
     assert code == 0 and "1 left out: longer than the model's context" in " ".join(err.split())
 
 

@@ -86,7 +86,7 @@ def redteam(
     Raises:
         UserError: If something cannot be used. No model is loaded then.
     """
-    _checked(options, against)
+    _checked(options, against, folder)
     goals = read_goals(options.prompts, limit=options.limit)
     attacks = get_attacks(options.attacks)
     labelled = judging.read_labelled(options.labelled)
@@ -128,7 +128,7 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: If the record cannot be read, or the judge cannot be trusted.
     """
-    _checked(options, None)
+    _checked(options, None, folder)
     found = read_recorded(record)
     labelled = judging.read_labelled(options.labelled)
     judge = _judge(options, labelled)
@@ -155,13 +155,15 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     return told
 
 
-def _checked(options: Options, against: str | None) -> None:
-    """See that each option has an effect.
+def _checked(options: Options, against: str | None, folder: Path) -> None:
+    """See that each option has an effect, and that there is a place to keep what comes of it.
 
     Raises:
         ConfigError: With all that have none.
     """
     problems = []
+    if folder.exists() and not folder.is_dir():
+        problems.append(Problem(f"--out {folder}", "is a file", "name a folder"))
     if options.judge and options.classifier:
         problems.append(Problem("--judge", "is given beside --classifier", "leave one of them out"))
     for option, value, needs in (
