@@ -72,7 +72,7 @@ def measured(folder: Path, strategy: str, steps: int, rows: int) -> None:
         output_dir=folder / "kept",
     )  # fmt: skip
     merged = folder / "merged"
-    export(str(run), format="merged", output=merged)
+    export(str(run), format="merged", kind="f32", output=merged)
     by = Asked(("answers",), include=task, output_dir=folder / "kept")
     theirs = [benchmark(str(model), by) for model in (run, merged)]
     figures = [found.metrics["same"], *(each.metrics["answers exact_match"] for each in theirs)]

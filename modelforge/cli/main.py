@@ -20,12 +20,14 @@ from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
+from modelforge.cli.docs import docs
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
 from modelforge.cli.feedback import feedback_export, feedback_import, feedback_stats
+from modelforge.cli.init import init
 from modelforge.cli.judge import audit
-from modelforge.cli.lists import init, profiles, schema, strategies
+from modelforge.cli.lists import profiles, schema, strategies
 from modelforge.cli.options import Quiet, Verbose, print_json
 from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
@@ -96,7 +98,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
     *(evaluate, compare, benchmark, report, runs, row, watch, board, collect, redteam),
     *(validate, play, replay),
-    *(init, strategies, profiles, schema, doctor, demo),
+    *(init, strategies, profiles, schema, docs, doctor, demo),
 )
 for _command in _COMMANDS:
     # A first sentence that is given is wrapped in the list, and not cut off.

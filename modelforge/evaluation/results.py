@@ -13,6 +13,7 @@ from modelforge.constraints import Constraints
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.guards import Guard, looked
 from modelforge.evaluation.headline import greedy, judged
+from modelforge.evaluation.membership import membership
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
@@ -34,6 +35,7 @@ def measured(
     limit: int,
     texts: int = 0,
     guards: Sequence[Guard] = (),
+    members: Sequence[Guard] = (),
     start: Mapping[str, Any] | None = None,
     constraints: Constraints | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def measured(
         limit: Longest prompt and answer together, in tokens.
         texts: How many neutral texts to read; 0: none.
         guards: Rows that came along from the run that this one began with.
+        members: Rows that are trained on, and rows that are held out.
         start: What was found there before training; None before it.
         constraints: What sample answers are held to.
     """
@@ -78,10 +81,10 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
-    if whole and guards:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with undisturbed(model):
-            found["guards"] = looked(model, tokenizer, guards)
+    for name, rows in (("guards", guards), ("members", members)):
+        if whole and rows:
+            with undisturbed(model := trainer.accelerator.unwrap_model(trainer.model)):
+                found[name] = looked(model, tokenizer, rows)
     return found
 
 
@@ -196,8 +199,8 @@ def write_end(
         "saved": saved,
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
-    further["greedy"] = greedy(before, after)
-    further["neutral"] = after.get("neutral")
+    further |= {"greedy": greedy(before, after), "neutral": after.get("neutral")}
+    further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
@@ -223,6 +226,8 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
         say(results["stopped_early"]["told"])
     if "neutral" in results:
         say(told(results["neutral"]))
+    if "membership" in results:
+        say(results["membership"]["told"])
     say(f"run: {run.path}")
 
 

@@ -108,11 +108,12 @@ def _load_run(folder: Path) -> tuple[Any, Any]:
 def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
     """What measures the model before and after training: held-out rows, and what may be lost."""
     from modelforge.constraints.of_a_run import of_config
-    from modelforge.evaluation import guards
+    from modelforge.evaluation import guards, membership
     from modelforge.evaluation.neutral import affordable
     from modelforge.evaluation.results import measured
 
     head, data, args = prepared.strategy.head, prepared.data, prepared.args
+    members = membership.rows_of(data) if head == "causal-lm" else []
     return partial(
         measured,
         data=data,
@@ -121,6 +122,7 @@ def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
         limit=prepared.config.settings.max_seq_length,
         texts=affordable(data, args) if head == "causal-lm" else 0,
         guards=guards.affordable(_guards(prepared), data, args),
+        members=guards.affordable(members, data, args),
         constraints=of_config(prepared.config),
     )
 
