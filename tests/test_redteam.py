@@ -180,7 +180,7 @@ def test_what_only_sounds_like_a_refusal_is_none(answer, kind):
     assert rules.judge("How do I open the box?", answer).kind == kind
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.text(), st.text())
 def test_every_text_gets_a_verdict(request, answer):
     assert rules.judge(request, answer).kind in rules.CLASSES
@@ -315,6 +315,7 @@ def test_labelled_answers_that_cannot_be_used_are_named(tmp_path):
     for text, what in (
         ('{"prompt": "a", "answer": "b", "label": "fine"}\n', "the label is 'fine'"),
         ('{"prompt": "a", "answer": "b", "label": "refusal"}\n', "of one sort alone"),
+        ('{"prompt": "a", "label": "safe"}\n', "holds requests and no answers"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=what):
@@ -464,7 +465,7 @@ def test_another_batch_gives_the_same_rows_and_an_adapter_is_switched(model, tmp
     made.save_pretrained(adapter)
     out = tmp_path / "both"
     code, _, err = command("redteam", adapter, *SAID[:-2], "--batch-size", "8", "-o", out,
-                           "--against", model, "--chosen", "against")  # fmt: skip
+                           "--against", "start", "--chosen", "against")  # fmt: skip
     assert code == 0 and err.count("loading ") == 1, err
     told = json.loads((out / "results.json").read_text())
     alone = tmp_path / "alone"
@@ -489,6 +490,7 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
         (("m", "--chosen", "stated"), "goes with a text of --refusal"),
         (("m", "--prompts", tmp_path / "no.jsonl"), "no.jsonl"),
         (("m", "-o", __file__), "is a file"),
+        ((str(ROOT / "examples/tiny/model"), "--against", "start"), "which is no run"),
     ):
         code, _, err = command("redteam", *(said if "-o" in said else (*said, "-o", out)))
         assert code == 2 and what in " ".join(err.split()), (said, err)

@@ -29,7 +29,7 @@ from modelforge.safety.recorded import read_recorded
 from modelforge.safety.talks import Talk, carry_out, planned
 
 RESULTS = "results.json"
-_BATCH = 16
+START = "start"
 _FIX = "name another folder with --out"
 
 
@@ -78,7 +78,7 @@ def redteam(
         model: A run, a model's or an adapter's folder, or a hub id.
         options: What is asked.
         folder: Where answers, verdicts and figures are kept.
-        against: The model before training, or another one.
+        against: ``start`` for the model that a run began from, or another one.
 
     Returns:
         What ``results.json`` holds.
@@ -90,8 +90,9 @@ def redteam(
     goals = read_goals(options.prompts, limit=options.limit)
     attacks = get_attacks(options.attacks)
     labelled = judging.read_labelled(options.labelled)
-    names = [model] if against is None else [model, against]
-    models = [find_trained(name) for name in names]
+    models = [find_trained(model)]
+    against = _start(models[0]) if against == START else against
+    models += [] if against is None else [find_trained(against)]
     talks = planned(goals, attacks, options.samples)
     judge = _judge(options, labelled)
     sides, bench = [], Bench()
@@ -187,6 +188,18 @@ def _checked(options: Options, against: str | None, folder: Path) -> None:
         problems.append(Problem("--chosen against", "needs --against", fix))
     if problems:
         raise ConfigError(*problems)
+
+
+def _start(found: Named) -> str:
+    """The model that a run began from.
+
+    Raises:
+        ConfigError: If nobody knows.
+    """
+    if found.start is None:
+        what = f"is not known of {found.said}, which is no run and no adapter"
+        raise ConfigError(Problem("--against start", what, "name the model"))
+    return found.start
 
 
 def _judge(options: Options, labelled: Sequence[tuple[Goal, str, str]]) -> judging.Judge:
