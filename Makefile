@@ -9,7 +9,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
-.PHONY: install demo test lint
+.PHONY: install demo test lint docs
 install: $(VENV)/installed
 
 # One thread: a model this small is slower on several, and much slower where they are shared.
@@ -23,3 +23,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict

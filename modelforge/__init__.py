@@ -10,29 +10,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.config import Config
-from modelforge.configfile.load import load_config
-from modelforge.errors import (
-    ConfigError,
-    DataError,
-    ModelError,
-    ModelForgeError,
-    Problem,
-    RunError,
-    UserError,
-)
-from modelforge.machine.hardware import (
-    Hardware,
-    Profile,
-    choose_profile,
-    detect_hardware,
-    list_profiles,
-)
-from modelforge.registry import get_strategy, list_strategies, register_strategy
-from modelforge.strategy import Measure, Parts, Result, Strategy
-
 if TYPE_CHECKING:
+    from modelforge.config import Config
+    from modelforge.configfile.load import load_config
+    from modelforge.errors import (
+        ConfigError,
+        DataError,
+        ModelError,
+        ModelForgeError,
+        Problem,
+        RunError,
+        UserError,
+    )
     from modelforge.evaluation.kept import Evaluation
+    from modelforge.machine.hardware import (
+        Hardware,
+        Profile,
+        choose_profile,
+        detect_hardware,
+        list_profiles,
+    )
+    from modelforge.registry import get_strategy, list_strategies, register_strategy
+    from modelforge.runs.result import Result
+    from modelforge.strategy import Measure, Parts, Strategy
     from modelforge.training.rlhf_config import RLHFConfig
     from modelforge.training.stages import RLHFTrainer
 
@@ -95,19 +95,43 @@ def train(
     return train(config, overrides=overrides)
 
 
+# Where the other public names stand. `modelforge --help` needs none of them.
+_HOMES = {
+    "config": ("Config",),
+    "configfile.load": ("load_config",),
+    "errors": (
+        *("ConfigError", "DataError", "ModelError", "ModelForgeError"),
+        *("Problem", "RunError", "UserError"),
+    ),
+    "machine.hardware": (
+        *("Hardware", "Profile"),
+        *("choose_profile", "detect_hardware", "list_profiles"),
+    ),
+    "registry": ("get_strategy", "list_strategies", "register_strategy"),
+    "runs.result": ("Result",),
+    "strategy": ("Measure", "Parts", "Strategy"),
+    "training.rlhf_config": ("RLHFConfig",),
+    "training.stages": ("RLHFTrainer",),
+}
+
+
 def __getattr__(name: str) -> Any:
-    # The stages read data and write pages: most commands, and `import modelforge`, need neither.
-    if name == "RLHFTrainer":
-        from modelforge.training.stages import RLHFTrainer
+    import importlib
 
-        return RLHFTrainer
-    if name == "RLHFConfig":
-        from modelforge.training.rlhf_config import RLHFConfig
-
-        return RLHFConfig
+    for home, names in _HOMES.items():
+        if name in names:
+            found = getattr(importlib.import_module(f"modelforge.{home}"), name)
+            globals()[name] = found
+            return found
+    if name.startswith("__"):  # what Python itself asks for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from modelforge.configfile.classes import in_place_of
 
     if told := in_place_of(name):
         # `from modelforge import SFTTrainer` would not show the text of an AttributeError.
         raise ImportError(f"modelforge has no {name}: {told}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from modelforge.common.constraint import Constrained
 from modelforge.common.paths import HereText, LocalText, absolute
 from modelforge.common.sections import Distributed, EarlyStopping, Tracker
 from modelforge.common.sections import Generation as Generation
@@ -190,6 +191,13 @@ class Settings(Section):
             "a row's own come over it."
         ),
     ] = Field(default_factory=dict)
+    constraints: Annotated[
+        Constrained | Annotated[LocalText, Field(min_length=1)] | None,
+        Field(
+            description="What prompts and answers are held to wherever the model answers, and what "
+            "the reward `constraints` counts: a list, or a JSON file of one."
+        ),
+    ] = None
     output_dir: Annotated[
         HereText, Field(description="The folder that holds the runs.", min_length=1)
     ] = "runs"

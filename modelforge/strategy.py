@@ -105,25 +105,6 @@ class LongestBatch:
     reference: bool = False
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a run left.
-
-    Attributes:
-        run_dir: The run's folder.
-        model_dir: The trained adapter (or model) with its tokenizer.
-        before: Held-out figures of the model the run began with.
-        after: The same of the trained model.
-        resumed_from: The checkpoint that the run resumed from, or None.
-    """
-
-    run_dir: Path
-    model_dir: Path
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    resumed_from: Path | None = None
-
-
 class Strategy:
     """One way to train. Subclass it, set the class variables, fill the hooks.
 

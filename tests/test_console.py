@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-import modelforge
 from modelforge.cli import main as cli
 from modelforge.common.console import headline, say, show_line, show_table, warn
 from modelforge.common.libraries import libraries_heard
@@ -76,15 +75,6 @@ def test_of_several_processes_only_the_main_one_speaks(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     say_all()
     assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-def test_a_silenced_run_says_nothing(logger, capsys, tmp_path):
-    logger.setLevel(logging.WARNING)
-    changes = [f"output_dir={tmp_path}", "max_steps=1", "report_to=none", "max_seq_length=64"]
-    modelforge.train(TINY / "sft.json", overrides=changes)
-    err = capsys.readouterr().err
-    assert not any(word in err for word in ("machine:", "Training", "step 1", "run:"))
 
 
 def test_json_is_alone_on_stdout(capsys, monkeypatch):

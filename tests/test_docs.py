@@ -1,6 +1,7 @@
 """The documents say what is there: commands, keys, configs, links and run names."""
 
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -17,7 +18,7 @@ from modelforge.runs.folder import run_name
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Another page may show a part of a config; these keys make it a whole one.
 WHOLE = {"strategy": "grpo", "model_name": "m", "dataset": "d.jsonl"}
 
@@ -54,6 +55,7 @@ def test_a_page_names_only_commands_and_files_that_are_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_pages_configs_are_valid(page, tmp_path, monkeypatch):
     (tmp_path / "rewards.py").write_text("def my_reward(completions, **columns):\n    return []\n")
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "plugin"))
     monkeypatch.chdir(tmp_path)
     for block in blocks(page.read_text(), "json"):
         values = json.loads(block if block.startswith("{") else f"{{{block}}}")
@@ -65,7 +67,8 @@ def test_a_pages_python_imports_what_is_there(page):
     for block in blocks(page.read_text(), "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
-                assert {alias.name for alias in node.names} <= set(modelforge.__all__)
+                public = importlib.import_module(str(node.module)).__all__
+                assert {alias.name for alias in node.names} <= set(public)
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "modelforge":
                 assert node.attr in modelforge.__all__
 

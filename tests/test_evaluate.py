@@ -15,6 +15,8 @@ from modelforge.cli.main import app
 from modelforge.errors import ConfigError, DataError, ModelError
 from modelforge.evaluation.compare import compare, gate, lines
 from modelforge.evaluation.evaluate import evaluate
+from modelforge.evaluation.free import longer_and_first
+from modelforge.evaluation.items import Answer, Item
 from modelforge.evaluation.kept import Evaluation, Rows, read
 from modelforge.evaluation.metrics import METRICS
 from modelforge.evaluation.opened import Bench, named
@@ -77,6 +79,29 @@ def test_an_adapter_on_a_shared_base_scores_as_one_loaded_alone(kept, run, tmp_p
     alone = evaluate(str(run), replace(options, output_dir=tmp_path), name="sft")
     assert [row["margin"] for row in alone.rows] == [row["margin"] for row in tuned.rows]
     assert alone.rows == tuned.rows and tuned.rows != base.rows
+
+
+@pytest.mark.slow
+def test_pairs_have_baselines_that_cost_nothing(kept):
+    base, tuned, _ = kept
+    assert tuned.baselines["the base"] == base.metrics["accuracy"]
+    assert "the base" not in base.baselines and base.baselines["a coin"] == 0.5
+
+
+def test_the_first_answer_is_a_baseline_where_the_file_has_an_order():
+    def pairs(*rows):
+        return [Item(i, "", "", [], "", tuple(Answer([], [], 0, t) for t in sides), columns)
+                for i, (sides, columns) in enumerate(rows)]  # fmt: skip
+
+    first = (("long one", "b"), {"answer": "long one", "a": "long one ", "b": "b", "best": "a"})
+    second = (("b", "long one"), {"answer": "b", "a": "long one", "b": "b", "best": "b"})
+    told = longer_and_first(pairs(first, first, second, first))
+    assert told == {
+        "always longer": 0.75, "always shorter": 0.25, "always first": 0.75, "a coin": 0.5
+    }  # fmt: skip
+    assert "always first" not in longer_and_first(pairs(first, first))  # the column is the label
+    assert "always first" not in longer_and_first(pairs(first, second, (("c", "d"), {})))
+    assert longer_and_first([]) == {}
 
 
 @pytest.mark.slow

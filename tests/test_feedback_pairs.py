@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
         (("--judge", "x"), "say --audit PAIRS"),
         (("--by", MODEL), "name the run of a reward model"),
         (("--principles", wrong, "--judge-model", "x"), "--judge-model: has no effect without"),
-        (("--principles", wrong), "principle 2: needs a text each"),
+        (("--principles", wrong), "principles.json[1]: is no object"),
         (("--principles", tmp_path / "no.json"), "cannot be read"),
     ):
         code, _, err = command(*said, *more)

@@ -128,6 +128,7 @@ HIDDEN = [
     ("grpo", {"num_completions_to_print": 3}, "num_completions_to_print"),
     ("sft", {"task": "summarization"}, "task"),
     ("dpo", {"model_revision": "v1"}, "model_revision"),
+    ("reward", {"constraints": [{"name": "a", "banned": ["x"]}]}, "constraints"),
 ]  # fmt: skip
 
 

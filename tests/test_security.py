@@ -172,6 +172,7 @@ DANGEROUS = {"eval", "exec", "compile", "__import__", "import_module", "exec_mod
 DANGEROUS |= {"system", "popen", "unpack_archive", "extractall"}
 MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "subprocess", "tarfile", "zipfile"}
 ALLOWED = {
+    ("modelforge/__init__.py", "import_module"): "of its own literal table",
     ("modelforge/registry.py", "import_module"): "of the registry's own literal table",
     ("modelforge/models/providers/__init__.py", "import_module"): "of its own literal table",
     ("modelforge/rewards/build.py", "exec_module"): "the file that the user's config names",

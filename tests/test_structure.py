@@ -79,6 +79,7 @@ FLOORS = (
     ("strategy",),
     ("registry",),
     ("models", "web"),
+    ("constraints",),
     ("configfile", "rewards"),
     ("ppo", "evaluation"),
     ("strategies", "plan", "inference"),

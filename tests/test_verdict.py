@@ -7,6 +7,7 @@ import pytest
 from tiny import quick
 
 from modelforge.evaluation.guards import affordable, of_parent
+from modelforge.evaluation.page import html_report
 from modelforge.evaluation.verdict import compared
 from modelforge.registry import get_strategy
 from modelforge.runs import files
@@ -83,3 +84,12 @@ def test_rows_go_along_and_cost_little(chain):
     kept = affordable(of_parent(dpo / files.MODEL), Some, args)
     tokens = sum(len(side["ids"]) for guard in kept for side in guard["sides"])
     assert 0 < tokens <= 0.05 * 3 * 1000 / 2
+
+
+@pytest.mark.slow
+def test_a_run_says_whether_it_remembers_its_rows(chain):
+    for run in chain:
+        found = json.loads((run / files.RESULTS).read_text())["membership"]
+        assert found["low"] < found["auc"] < found["high"] and min(found["rows"]) >= 8
+        for page in (html_report(run), (run / files.MODEL_CARD).read_text()):
+            assert f"M{found['told'][1:]}." in page

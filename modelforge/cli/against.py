@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import headline, say
-from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem
 from modelforge.runs import files
 
@@ -55,6 +54,7 @@ def show_shared(one: Path, other: Path, *, overrides: Iterable[str] = ()) -> dic
 
 def rows_of(path: Path, overrides: Iterable[str] = ()) -> list[Named]:
     """The rows of a set in normal form, each with its place."""
+    from modelforge.configfile.load import load_config
     from modelforge.data.load import plain_rows
     from modelforge.data.sources import Asked
     from modelforge.training.read import row_limit

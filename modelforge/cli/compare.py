@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,8 @@ def compare(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="NAME=MODEL; the first is what the others are compared with.", show_default=False
+            help="NAME=MODEL, or NAME=FOLDER of kept rows; the others are held against the first.",
+            show_default=False,
         ),
     ] = None,
     reference_model: Annotated[
@@ -203,10 +205,34 @@ def run_compare(
     from modelforge.evaluation.evaluate import evaluate as score
     from modelforge.evaluation.opened import Bench, named
 
+    done = _kept(pairs, options)
+    if done:
+        return done, verdicts_of(done[0], done[1:], by=by)
     found = [named(said, name=name, where=name) for name, said in pairs]
     bench = Bench()
     done = [score(model, options, bench=bench) for model in found]
     return done, verdicts_of(done[0], done[1:], by=by)
+
+
+def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation]:
+    """The evaluations, where folders of kept rows are named and no models; else none.
+
+    Raises:
+        ConfigError: If both are named, or data is.
+    """
+    from modelforge.evaluation.harness_kept import holds_rows, read_kept
+
+    rows = [holds_rows(Path(said)) for _, said in pairs]
+    if not any(rows):
+        return []
+    if not all(rows):
+        name, said = pairs[rows.index(False)]
+        what = f"{said} holds no kept rows, and {pairs[rows.index(True)][1]} does"
+        raise ConfigError(Problem(name, what, "name models alone, or folders of kept rows alone"))
+    if options.data:
+        what = "has no effect on rows that are kept"
+        raise ConfigError(Problem("--data", what, "leave it out, or name models"))
+    return [replace(read_kept(Path(said), name), model=name) for name, said in pairs]
 
 
 def _pairs(given: Sequence[str], roles: dict[str, str | None]) -> list[tuple[str, str]]:

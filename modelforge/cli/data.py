@@ -20,11 +20,10 @@ from modelforge.cli.options import (
 )
 from modelforge.common.console import console, headline, say, show_line
 from modelforge.common.files import write_whole
-from modelforge.config import Config
-from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from modelforge.config import Config
     from modelforge.data import Segment
     from modelforge.data.shown import Shown
 
@@ -86,6 +85,8 @@ def data(
             if (row is not None) + longest + random > 1:
                 what = "of --row, --longest and --random only one can be meant"
                 raise ConfigError(Problem("modelforge data", what, "give one of them"))
+            from modelforge.configfile.load import load_config
+
             loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
             found = show_data(loaded, Asked(rows, row, longest, random, to, html))
     if as_json:

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from modelforge.cli.options import AsJson, Overrides, print_json, working
 from modelforge.common.console import console, headline
-from modelforge.configfile.presets import tiny_preset
 
 
 def demo(
@@ -40,6 +39,7 @@ def run_demo(output: Path, *, overrides: Iterable[str] = ()) -> dict[str, Any]:
     Returns:
         Stage → figure → value, and ``seconds``.
     """
+    from modelforge.configfile.presets import tiny_preset
     from modelforge.tiny.evaluate import load, preference_accuracy, read_rows, sft_accuracy
     from modelforge.training.train import train
 

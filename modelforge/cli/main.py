@@ -7,26 +7,31 @@ traceback). Of `compare --gate` 1 means worse, and 3 too few rows.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from modelforge.cli.benchmark import benchmark
 from modelforge.cli.collect import collect
 from modelforge.cli.compare import compare
 from modelforge.cli.data import data
 from modelforge.cli.demo import demo
 from modelforge.cli.dial import dial
+from modelforge.cli.docs import docs
 from modelforge.cli.doctor import doctor
 from modelforge.cli.evaluate import evaluate
 from modelforge.cli.export import export, verify
 from modelforge.cli.feedback import feedback_export, feedback_import, feedback_stats
+from modelforge.cli.init import init
 from modelforge.cli.judge import audit
-from modelforge.cli.lists import init, profiles, schema, strategies
-from modelforge.cli.options import print_json
+from modelforge.cli.lists import profiles, schema, strategies
+from modelforge.cli.options import Quiet, Verbose, print_json
 from modelforge.cli.pairs import feedback_pairs
 from modelforge.cli.plan import plan
+from modelforge.cli.redteam import redteam
 from modelforge.cli.report import report, runs
 from modelforge.cli.rewards import play, replay, validate
 from modelforge.cli.row import row
@@ -36,18 +41,16 @@ from modelforge.cli.train import check, train
 from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
 from modelforge.cli.watch import board, watch
-from modelforge.common.console import say, show_error
+from modelforge.common.console import say, show_error, speaking
 from modelforge.common.processes import is_main
 from modelforge.errors import Interrupted, UserError
 from modelforge.machine.environment import prepare_environment
-from modelforge.machine.launch import leave_exit_code
 
 app = typer.Typer(
     name="modelforge",
-    help="One JSON file in; one trained, measured model out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes take half of the time of `--help`
 )
 
 
@@ -55,11 +58,12 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
     """The command; a user's mistake is one clear message, or JSON where that was asked for."""
 
     @functools.wraps(command)
-    def answering(**options: Any) -> None:
+    def answering(*, quiet: bool, verbose: bool, **options: Any) -> None:
         try:
-            command(**options)
+            with speaking(quiet=quiet, verbose=verbose):
+                command(**options)
         except UserError as error:
-            leave_exit_code(2)
+            _leave(2)
             if is_main():  # it speaks for all processes
                 if options.get("as_json"):
                     print_json({"problems": [vars(problem) for problem in error.problems]})
@@ -67,23 +71,39 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
                     show_error(error)
             sys.exit(2)
         except Interrupted as stopped:
-            leave_exit_code(stopped.exit_code)
+            _leave(stopped.exit_code)
             if options.get("as_json") and is_main():
                 print_json({"interrupted": {"run_dir": str(stopped.run_dir), "step": stopped.step}})
             say(str(stopped))
             sys.exit(stopped.exit_code)
 
+    own = inspect.signature(command, eval_str=True)
+    both = (
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in (("quiet", Quiet), ("verbose", Verbose))
+    )
+    answering.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), *both]
+    )
     return answering
+
+
+def _leave(code: int) -> None:
+    from modelforge.machine.launch import leave_exit_code
+
+    leave_exit_code(code)
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(train, tune, sweep, check, plan, data, dial, generate, chat, export, verify, serve),
-    *(evaluate, compare, report, runs, row, watch, board, collect),
+    *(evaluate, compare, benchmark, report, runs, row, watch, board, collect, redteam),
     *(validate, play, replay),
-    *(init, strategies, profiles, schema, doctor, demo),
+    *(init, strategies, profiles, schema, docs, doctor, demo),
 )
 for _command in _COMMANDS:
-    app.command()(_answering(_command))
+    # A first sentence that is given is wrapped in the list, and not cut off.
+    _first = (inspect.getdoc(_command) or "").partition("\n\n")[0].replace("\n", " ")
+    app.command(short_help=_first.partition(". ")[0].rstrip("."))(_answering(_command))
 _judge = typer.Typer(help="Judges of answers.", no_args_is_help=True)
 _judge.command()(_answering(audit))
 app.add_typer(_judge, name="judge")
@@ -96,6 +116,24 @@ for _name, _command in (
 ):
     _feedback.command(name=_name)(_answering(_command))
 app.add_typer(_feedback, name="feedback")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"modelforge {version('modelforge-trl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """One JSON file in; one trained, measured model out."""
 
 
 @_judge.callback()
@@ -111,7 +149,7 @@ def _of_feedback() -> None:
 def main() -> None:
     """Entry point."""
     prepare_environment()
-    app()
+    app(prog_name="modelforge")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ NumProcesses = Annotated[
     typer.Option("--num-processes", help="Processes that train together, one a card.", min=1),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
+# Every command has these two: `modelforge.cli.main` adds them.
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings and errors alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say every value chosen for you.")]
 
 
 def with_processes(overrides: list[str] | None, num_processes: int | None) -> list[str]:

@@ -65,11 +65,8 @@ def feedback_pairs(
     """Make pairs without people: best and worst of several answers, or critique and revision."""
     with working(as_json=as_json):
         from modelforge.common.console import say
-        from modelforge.feedback.machine import (
-            best_and_worst,
-            read_principles,
-            revised,
-        )
+        from modelforge.constraints.entries import read_principles
+        from modelforge.feedback.machine import best_and_worst, revised
         from modelforge.inference.answers import Sampling
 
         _refuse(by, judge, judge_model, audit, principles)

@@ -18,7 +18,6 @@ from modelforge.cli.options import (
     with_processes,
     working,
 )
-from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem, RunError, UserError
 
 
@@ -60,6 +59,7 @@ def plan(
              "--gpu": cards and gpu is not None, "--vram": cards and vram is not None},
         )  # fmt: skip
         from modelforge.cli.plan_shown import machine_of, plans
+        from modelforge.configfile.load import load_config
         from modelforge.training.fit_to_card import said
 
         machine = machine_of(vram, gpu)

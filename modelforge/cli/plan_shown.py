@@ -105,7 +105,7 @@ def show_plan(
     places = () if as_it_is else frontier(config, planned, hardware)
     for line in lines(places):
         say(line)
-    show_choices(config.choices)
+    show_choices(config)
     return planned, config, beside | {"frontier": [asdict(place) for place in places]}
 
 

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from modelforge.cli.options import AsJson, ConfigFile, Overrides, print_json, working
 from modelforge.common.console import headline, say, show_line, show_table, warn
-from modelforge.configfile.load import load_config
 
 
 def validate(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Score the reference answers by the rewards, and begin the environments; loads no model."""
     with working(as_json=as_json):
+        from modelforge.configfile.load import load_config
         from modelforge.training.answers import validate as look
 
         told = look(load_config(config, overrides=overrides or ()))
@@ -59,6 +59,7 @@ def play(
     A line such as `minus {"a": 3, "b": 1}` calls a tool; any other line is the answer.
     """
     with working(as_json=False):
+        from modelforge.configfile.load import load_config
         from modelforge.training.answers import Turn, ready
 
         loaded = load_config(config, overrides=overrides or ())

@@ -10,10 +10,8 @@ import typer
 from modelforge.cli.data import show_rows
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say
-from modelforge.configfile.load import load_config
 from modelforge.errors import Problem, RunError
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir
 
 if TYPE_CHECKING:
     from modelforge.data.shown import Shown
@@ -51,8 +49,10 @@ def one_row_of(folder: Path, number: str) -> dict[str, Any]:
     Raises:
         UserError: If there is no such run or row.
     """
+    from modelforge.configfile.load import load_config
     from modelforge.data import Watched, preview
     from modelforge.data.shown import one_row
+    from modelforge.runs.folder import RunDir
     from modelforge.training.read import read
     from modelforge.training.resolve import resolve
 

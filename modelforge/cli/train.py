@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 import modelforge
-from modelforge import registry
 from modelforge.cli.options import (
     AsJson,
     ConfigFile,
@@ -22,12 +21,8 @@ from modelforge.cli.options import (
 )
 from modelforge.common.console import say
 from modelforge.common.processes import is_main
-from modelforge.configfile.load import load_config
-from modelforge.configfile.mend import mend
 from modelforge.errors import ConfigError, Problem
-from modelforge.machine.launch import launch, launched, leave_exit_code
 from modelforge.runs import files
-from modelforge.runs.folder import choices_json
 
 
 def train(
@@ -38,6 +33,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train by a config. The same command again resumes a stopped run."""
+    from modelforge.configfile.load import load_config
+    from modelforge.machine.launch import launch, launched, leave_exit_code
+
     overrides = with_processes(set_, num_processes)
     with working(as_json=as_json):
         loaded = load_config(config, overrides=overrides, trust_remote_code=trust_remote_code)
@@ -79,6 +77,8 @@ def check(
     def checked() -> None:
         report.update(_check(config, set_, trust_remote_code, config_only=config_only))
 
+    from modelforge.configfile.mend import mend
+
     with working(as_json=as_json):
         if fix and set_:
             raise ConfigError(Problem("--set", "has no place in a file", "leave it, or --fix"))
@@ -99,6 +99,10 @@ def _check(
     Raises:
         UserError: If it cannot.
     """
+    from modelforge import registry
+    from modelforge.configfile.load import load_config
+    from modelforge.runs.folder import choices_json
+
     loaded = load_config(config, overrides=set_ or (), trust_remote_code=trust_remote_code)
     strategy = registry.get_strategy(loaded.settings.strategy)()
     if config_only:
@@ -107,10 +111,11 @@ def _check(
 
         refuse_idle_everywhere(loaded, under_each_profile(loaded, strategy), strategy)
         return {}
-    from modelforge.training.prepare import prepare, refuse_no_step
+    from modelforge.training.prepare import prepare, refuse_no_step, told_once
 
-    job = prepare(loaded)
-    refuse_no_step(job)
-    if strategy.stages(loaded):
-        modelforge.RLHFTrainer(loaded).check()
+    with told_once():
+        job = prepare(loaded)
+        refuse_no_step(job)
+        if strategy.stages(loaded):
+            modelforge.RLHFTrainer(loaded).check()
     return {"choices": choices_json(job.config), "data": job.data.ledger.to_dict()}

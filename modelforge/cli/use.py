@@ -22,6 +22,12 @@ Temperature = Annotated[
 TopP = Annotated[float, typer.Option("--top-p", help="The share of probability drawn from.")]
 TopK = Annotated[int, typer.Option("--top-k", help="The number of tokens drawn from; 0: all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.")]
+HeldTo = Annotated[
+    str | None,
+    typer.Option(
+        "--constraints", help="JSON file of constraints, or none; by default the run's own."
+    ),
+]
 System = Annotated[
     str | None, typer.Option("--system", help="The system message; by default the run's.")
 ]
@@ -44,6 +50,7 @@ def generate(
     ] = 8,
     system: System = None,
     base: Annotated[bool, typer.Option("--base", help="Leave the adapter off.")] = False,
+    constraints: HeldTo = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,6 +69,7 @@ def generate(
             batch_size=batch_size,
             system=system,
             base=base,
+            constraints=constraints,
             trust_remote_code=trust_remote_code,
         )
         say(f"{found.rows} answers in {found.file}; the model ended {found.stopped} by itself")
@@ -85,6 +93,7 @@ def chat(
     history: Annotated[
         Path | None, typer.Option("--history", help="Keep the conversation here, and go on.")
     ] = None,
+    constraints: HeldTo = None,
     max_new_tokens: NewTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -95,6 +104,7 @@ def chat(
     """Talk with a trained model. /help shows what else there is."""
     with working(as_json=False):
         from modelforge.common.console import say
+        from modelforge.constraints.of_a_run import of_recorded
         from modelforge.inference.answers import Sampling
         from modelforge.inference.chat import Chat, read_tools
         from modelforge.inference.trained import find_trained, load_trained
@@ -102,6 +112,7 @@ def chat(
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
         found = find_trained(model, trust_remote_code=trust_remote_code)
         offered = None if tools is None else read_tools(tools)
+        held_to = of_recorded(found.recorded, constraints, said=model)
         talk = Chat(
             load_trained(found),
             sampling,
@@ -110,6 +121,7 @@ def chat(
             template_kwargs=None if thinking is None else {"enable_thinking": thinking},
             beside_base=beside_base,
             history=history,
+            constraints=held_to,
             write=_write,
         )
         say("/help shows the commands, /quit leaves")

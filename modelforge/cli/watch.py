@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -20,8 +20,9 @@ from modelforge.common.progress import clock, on_terminal
 from modelforge.errors import Problem, RunError
 from modelforge.redact import redact
 from modelforge.runs import files
-from modelforge.runs.folder import RunDir
-from modelforge.runs.standing import Standing, runs_below, standing
+
+if TYPE_CHECKING:
+    from modelforge.runs.standing import Standing
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDE = 48  # characters of a curve
@@ -41,6 +42,9 @@ def watch(
 ) -> None:
     """Show a run's figures as it trains, from its folder alone, until it ends or stops."""
     with working(as_json=as_json):
+        from modelforge.runs.folder import RunDir
+        from modelforge.runs.standing import standing
+
         folder = _newest(run)
         now = standing(RunDir(folder))
         if not once and not as_json:
@@ -63,6 +67,8 @@ def _newest(folder: Path) -> Path:
     Raises:
         RunError: If there is none.
     """
+    from modelforge.runs.standing import runs_below
+
     if (folder / files.CHOICES).is_file():
         return folder
     found = runs_below(folder) if folder.is_dir() else []
@@ -74,6 +80,9 @@ def _newest(folder: Path) -> Path:
 
 def _followed(where: Path, every: float) -> Standing:
     """Look again and again until the run ends or stops; its last standing."""
+    from modelforge.runs.folder import RunDir
+    from modelforge.runs.standing import standing
+
     told = -1
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, ConsoleRenderable
 from rich.highlighter import NullHighlighter
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelforge.common.processes import is_main
-from modelforge.errors import UserError
+from modelforge.errors import ConfigError, Problem, UserError
 from modelforge.redact import redact
 
 # Of several processes one speaks.
@@ -69,11 +70,35 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
 
 
+@contextmanager
+def speaking(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """Within it a command says what it was asked to: warnings alone, or details too.
+
+    Raises:
+        ConfigError: If it was asked for both.
+    """
+    if quiet and verbose:
+        raise ConfigError(Problem("--quiet", "contradicts --verbose", "leave one of them out"))
+    house = logging.getLogger("modelforge")
+    before = house.level
+    if quiet or verbose:
+        house.setLevel(logging.WARNING if quiet else logging.DEBUG)
+    try:
+        yield
+    finally:
+        house.setLevel(before)
+
+
 def are_heard() -> bool:
     """Whether notes are shown here: by the main process, and not silenced or taken elsewhere."""
     house = logging.getLogger("modelforge")
     ours = any(isinstance(handler, PlainLines) for handler in house.handlers)
     return ours and is_main() and _log.isEnabledFor(logging.INFO)
+
+
+def is_verbose() -> bool:
+    """Whether details are shown: ``--verbose``, or a program's level DEBUG."""
+    return _log.isEnabledFor(logging.DEBUG)
 
 
 def relay(level: int, text: str) -> None:

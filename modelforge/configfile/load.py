@@ -21,6 +21,7 @@ from modelforge.config import Choice, Config, Settings
 from modelforge.configfile import schema
 from modelforge.configfile.adapters import keys_of_their_own, lora_problems
 from modelforge.configfile.peers import project_of
+from modelforge.constraints.of_a_run import constraint_problems
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import group_problems
 from modelforge.models.providers import get_provider
@@ -394,5 +395,6 @@ def _contradictions(config: Config) -> Iterable[Problem]:
     yield from lora_problems(config, reference=trained.uses_reference(config))
     if settings.provider != "auto":
         yield from get_provider(settings.provider)().config_problems(config)
+    yield from constraint_problems(config)
     if config.trl.get("bf16") and config.trl.get("fp16"):
         yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")

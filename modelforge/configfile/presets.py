@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from yaml import safe_dump as to_yaml
 
 from modelforge import registry
 from modelforge.configfile import schema
+from modelforge.configfile.starts import Asked, pipeline, start
 from modelforge.errors import Problem, RunError
+
+if TYPE_CHECKING:
+    from modelforge.strategy import Strategy
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # not gated, and small enough for any machine
 EXAMPLE_ROWS = 64
@@ -56,7 +60,9 @@ def tiny_preset(strategy: str, tiny: Path) -> dict[str, Any]:
     return values
 
 
-def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> Written:
+def write_preset(
+    strategy: str, output: Path | None, *, yaml: bool = False, asked: Asked | None = None
+) -> Written:
     """Write a config that trains as it comes, and beside it its schema and example rows.
 
     The schema is what an editor completes the config with. Rows that are there already stay.
@@ -65,20 +71,61 @@ def write_preset(strategy: str, output: Path | None, *, yaml: bool = False) -> W
         strategy: A strategy's name.
         output: The file; by default ``STRATEGY.json`` here.
         yaml: Write YAML with a comment for each key.
+        asked: A preset of the table `starts`; by default the shipped config of the strategy.
 
     Raises:
-        UserError: If the name is unknown, or a file is in the way.
+        UserError: If a name is unknown, or a file is in the way.
     """
     chosen = registry.get_strategy(strategy)
     target = output or Path(f"{strategy}.{'yaml' if yaml else 'json'}")
-    beside = target.with_name(f"{strategy}.schema.json")
+    values = preset(strategy) if asked is None else start(strategy, asked)
+    yaml = yaml or target.suffix in (".yaml", ".yml")
+    return _write(chosen, values, target, yaml=yaml)
+
+
+def write_pipeline(
+    name: str, output: Path | None, asked: Asked, *, yaml: bool = False
+) -> list[Written]:
+    """Write the configs of a pipeline into a folder, each with its rows; they train in order.
+
+    Args:
+        name: Of the table `starts`.
+        output: The folder; by default one of the pipeline's name here.
+        asked: Family, profile and size.
+        yaml: Write YAML with a comment for each key.
+
+    Raises:
+        UserError: If a name is unknown, or a file is in the way.
+    """
+    folder, ending = output or Path(name), "yaml" if yaml else "json"
+    stages = pipeline(name, asked)
+    for file in stages:
+        _refuse_there(folder / f"{file}.{ending}")
+    return [
+        _write(
+            registry.get_strategy(values["strategy"]), values, folder / f"{file}.{ending}",
+            yaml=yaml,
+        )
+        for file, values in stages.items()
+    ]  # fmt: skip
+
+
+def _refuse_there(target: Path) -> None:
     if target.exists():
         raise RunError(Problem(str(target), "is there already", "name another with --output"))
-    document = schema.load(chosen)
-    name, examples = _EXAMPLES[chosen.data_kind]
+
+
+def _write(strategy: type[Strategy], said: dict[str, Any], target: Path, *, yaml: bool) -> Written:
+    """Write a config, its schema, and example rows where there are none."""
+    _refuse_there(target)
+    beside = target.with_name(f"{strategy.name}.schema.json")
+    document = schema.load(strategy)
+    name, examples = _EXAMPLES[strategy.data_kind]
     data = target.with_name(name)
-    values = {key: value for key, value in preset(strategy).items() if key != "$schema"}
-    if yaml or target.suffix in (".yaml", ".yml"):
+    values = {"dataset": name} | {key: value for key, value in said.items() if key != "$schema"}
+    first = ("strategy", "model_name", "teacher_model", "dataset")
+    values = {k: values[k] for k in (*first, *values) if k in values}
+    if yaml:
         text = _commented(values, document, beside.name)
     else:
         text = json.dumps({"$schema": beside.name, **values}, indent=2) + "\n"

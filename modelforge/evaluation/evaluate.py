@@ -20,13 +20,17 @@ from modelforge.common.libraries import take_over
 from modelforge.common.progress import Task
 from modelforge.common.sources import DatasetSource
 from modelforge.config import RewardEntry
-from modelforge.errors import ConfigError, DataError, Problem, did_you_mean
+from modelforge.constraints import Constraints
+from modelforge.constraints.of_a_run import of_recorded
+from modelforge.errors import ConfigError, DataError, Problem, UserError, did_you_mean
 from modelforge.evaluation import kept, metrics
 from modelforge.evaluation.classifier import toxicity_by
+from modelforge.evaluation.free import longer_and_first
 from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.metrics import DERIVED, METRICS, Metric
 from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
 from modelforge.evaluation.options import Options, checked, told
+from modelforge.rewards.constrained import less_broken
 from modelforge.rewards.spec import reward_columns
 
 #: Figures of the logits that are held at once, in numbers.
@@ -61,7 +65,7 @@ def evaluate(
     rows = kept.Rows(folder, task)
     lines = work.score(rows)
     table = _seen(work.table, lines)
-    found = _together(asked.name, task, folder, lines, table, work.baselines())
+    found = _together(asked.name, task, folder, lines, table, work.baselines(lines))
     found = replace(found, seen=work.seen())
     results = kept.results_of(
         found, asked=told(options), model_args=f"pretrained={asked.said}", date=time.time()
@@ -94,7 +98,7 @@ def _task(data: str) -> str:
 def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     """What an evaluation is made from; two of the same give the same rows."""
     said = told(options)
-    for name in ("output_dir", "batch_size", "data", "by", "contamination"):
+    for name in ("output_dir", "batch_size", "data", "by", "contamination", "constraints"):
         said.pop(name)
     said["data"] = kept.of_data(options.data)
     code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
@@ -103,7 +107,27 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     beside = [
         named(m) for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()
     ]
+    held = _constraints(asked, options)
+    if held is not None:
+        said["constraints"] = held.told()
     return [said, code, [fingerprint(m) for m in (*models, *beside)]]
+
+
+def _constraints(asked: Named, options: Options) -> Constraints | None:
+    """Those whose violations are counted, if any is on answers.
+
+    Raises:
+        UserError: If there is no such file, or something is wrong with it.
+    """
+    if asked.scores:
+        return None
+    found = of_recorded(asked.recorded, options.constraints, said=asked.said)
+    if found is None or any(each.on_output for each in found.each):
+        return found
+    if options.constraints is None:
+        return None
+    what, fix = "are all on prompts, and answers are counted", "set on to output or both"
+    raise ConfigError(Problem(f"--constraints {options.constraints}", what, fix))
 
 
 class _Work:
@@ -190,6 +214,9 @@ class _Work:
             found["reward"] = found.pop(metrics.reward_name(built[-1].__name__))
         if self.options.classifier:
             found["toxicity"] = toxicity_by(self.options.classifier)
+        held = _constraints(self.asked, self.options)
+        if held is not None:
+            found["safety_violations"] = less_broken(held, 1.0)
         return found
 
     def _available(self) -> dict[str, Metric]:
@@ -250,11 +277,13 @@ class _Work:
         take_over()  # transformers is imported by now, and would draw bars
         if self.asked.scores:
             return partial(scored.by_reward_model, self.reward_model(), names=self.names)
+        base = self.base()
         how = scored.Sampling(self.options.samples, self.options.drawn, self.new, self.options.seed)
         return scored.Scorer(
             tokenizer=self.tokenizer,
             model=partial(self.bench.model, self.asked),
             start=None if self.start is None else partial(self.bench.model, self.start),
+            base=None if base is None else partial(self.bench.model, base),
             how=how,
             context=self.context,
             functions={n: f for n, f in self.functions.items() if n in self.names
@@ -278,14 +307,24 @@ class _Work:
         path = DatasetSource(path=self.options.data).path
         return trained_on(self.asked, self.items, Asked(path, columns=self.columns))
 
-    def baselines(self) -> dict[str, float]:
-        """What accuracy costs nothing: taking the longer answer, or a coin."""
-        pairs = [item.sides for item in self.items if len(item.sides) == 2]
-        if not pairs or "accuracy" not in self.table:
+    def base(self) -> Named | None:
+        """What the model began from, where that costs no loading: its adapter is switched."""
+        asked = self.asked
+        if asked.source.adapter is None or asked.start is None or "accuracy" not in self.names:
+            return None
+        try:
+            found = named(asked.start)
+        except UserError:  # moved since
+            return None
+        return found if found.source.base == asked.source.base else None
+
+    def baselines(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """What accuracy costs nothing: the base's, and taking an answer without reading it."""
+        if "accuracy" not in self.table:
             return {}
-        gaps = [len(better.text) - len(worse.text) for better, worse in pairs]
-        longer = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps) / len(gaps)
-        return {"always longer": longer, "always shorter": 1 - longer, "a coin": 0.5}
+        found = longer_and_first([item for item in self.items if len(item.sides) == 2])
+        begun = [line["base_accuracy"] for line in lines if "base_accuracy" in line]
+        return ({"the base": sum(begun) / len(begun)} if begun else {}) | found
 
 
 def _context(asked: Named) -> int | None:
@@ -331,7 +370,7 @@ def _seen(table: Mapping[str, Metric], lines: Sequence[Mapping[str, Any]]) -> di
     for line in lines:
         for name, each in line.get("scores", {}).items():
             scores.setdefault(name, set()).update(each)
-    right = {name for name, each in scores.items() if each <= {0.0, 1.0}}
+    right = {name for name, each in scores.items() if each <= {0.0, 1.0}} - {"safety_violations"}
     found = {n: replace(m, unit="share") if n in right else m for n, m in table.items()}
     if right - METRICS.keys():
         return found

@@ -103,7 +103,7 @@ def looked(model: Any, tokenizer: Any, guards: Sequence[Guard]) -> list[dict[str
     found: list[dict[str, Any]] = []
     pad, rows = tokenizer.pad_token_id, sorted(guards, key=lambda guard: len(guard["sides"]))
     parts = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-    for part in track(parts, "rows of earlier runs", len(parts), unit="batches"):
+    for part in track(parts, "measuring rows", len(parts), unit="batches"):
         for guard, sides in zip(part, _sides(likelihoods, model, part, pad), strict=True):
             (nats, tokens), *worse = sides
             figures = {"loss": nats / max(tokens, 1), "weight": tokens, "of": guard["of"]}

@@ -35,7 +35,7 @@ class Evaluation:
         intervals: Measure → its 95 % interval.
         rows: The rows, as in ``samples_TASK.jsonl``.
         table: The measures' meanings.
-        baselines: What needs no model: the share of pairs whose better answer is the longer one.
+        baselines: What accuracy costs nothing: the base's, always the longer answer, a coin.
         seen: Of each run that made the model what of the rows it was trained on (see
             `modelforge.evaluation.seen`).
     """
@@ -141,7 +141,7 @@ def line_of(
         "doc_id": doc_id,
         "doc": dict(doc),
         "target": target,
-        "arguments": [[prompt, ""]],
+        "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": ""}},
         "resps": [list(answers)],
         "filtered_resps": list(answers),
         "filter": FILTER,

@@ -18,6 +18,7 @@ from modelforge.evaluation.report import (
     figures_of,
     forgotten,
     of_greedy,
+    remembered,
     results_of,
     stopped,
     usage_of,
@@ -50,7 +51,8 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
     """One run's part of the page."""
     results = results or results_of(run)
     strategy = registry.get_strategy(run.read_json(files.CONFIG)["strategy"])
-    notes = (verdict_of(results), of_greedy(results), forgotten(results), stopped(results))
+    said = (verdict_of, of_greedy, forgotten, remembered, stopped)
+    notes = [note(results).replace("`", "") for note in said]  # the card's, in Markdown
     return {
         "name": name,
         "folder": run.path.name,

@@ -46,6 +46,7 @@ def model_card(folder: Path, results: Mapping[str, Any] | None = None) -> str:
         *([verdict_of(results)] if verdict_of(results) else []),
         *([of_greedy(results)] if "greedy" in results else []),
         *([forgotten(results)] if "neutral" in results else []),
+        *([remembered(results)] if "membership" in results else []),
         "## Load it",
         _usage(run, strategy.head, results),
         "## How it was made",
@@ -156,6 +157,12 @@ def forgotten(results: Mapping[str, Any]) -> str:
         return ""
     words = told(results["neutral"])
     return f"{words[0].upper()}{words[1:]}."
+
+
+def remembered(results: Mapping[str, Any]) -> str:
+    """Whether the loss tells training rows from held-out ones; nothing where none were held out."""
+    words: str = results.get("membership", {}).get("told", "")
+    return f"{words[0].upper()}{words[1:]}." if words else ""
 
 
 def stopped(results: Mapping[str, Any]) -> str:

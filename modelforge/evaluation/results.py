@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.console import headline, say, warn
 from modelforge.common.processes import is_main
+from modelforge.constraints import Constraints
 from modelforge.errors import Problem, RunError
 from modelforge.evaluation.guards import Guard, looked
 from modelforge.evaluation.headline import greedy, judged
+from modelforge.evaluation.membership import membership
 from modelforge.evaluation.neutral import told
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir
-from modelforge.strategy import Measure, Result
+from modelforge.runs.result import Result
+from modelforge.strategy import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +35,9 @@ def measured(
     limit: int,
     texts: int = 0,
     guards: Sequence[Guard] = (),
+    members: Sequence[Guard] = (),
     start: Mapping[str, Any] | None = None,
+    constraints: Constraints | None = None,
 ) -> dict[str, Any]:
     """Held-out ``figures``, ``rows`` and ``samples`` of the model; empty where there are none.
 
@@ -50,7 +55,9 @@ def measured(
         limit: Longest prompt and answer together, in tokens.
         texts: How many neutral texts to read; 0: none.
         guards: Rows that came along from the run that this one began with.
+        members: Rows that are trained on, and rows that are held out.
         start: What was found there before training; None before it.
+        constraints: What sample answers are held to.
     """
     from modelforge.evaluation import neutral
     from modelforge.evaluation.samples import undisturbed
@@ -64,7 +71,7 @@ def measured(
     found = {
         "figures": {} if data.eval is None else held_out_figures(trainer),
         "rows": [row.to_dict() for row in getattr(trainer, "held_out", [])],
-        "samples": _samples(trainer, data, tokenizer, head, limit) if whole else [],
+        "samples": _samples(trainer, data, tokenizer, head, limit, constraints) if whole else [],
     }
     if whole and (start or (texts and trainer.state.global_step == 0)):
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -74,15 +81,20 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
-    if whole and guards:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with undisturbed(model):
-            found["guards"] = looked(model, tokenizer, guards)
+    for name, rows in (("guards", guards), ("members", members)):
+        if whole and rows:
+            with undisturbed(model := trainer.accelerator.unwrap_model(trainer.model)):
+                found[name] = looked(model, tokenizer, rows)
     return found
 
 
 def _samples(
-    trainer: Any, data: Data, tokenizer: PreTrainedTokenizerBase, head: str, limit: int
+    trainer: Any,
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    head: str,
+    limit: int,
+    constraints: Constraints | None,
 ) -> list[dict[str, Any]]:
     """A few rows, answered (or scored) by the model as it is."""
     from modelforge.evaluation import samples
@@ -98,7 +110,13 @@ def _samples(
         batch = trainer.args.per_device_train_batch_size
         kwargs = data.template_kwargs
         return samples.answer(
-            model, tokenizer, rows, limit=limit, batch=batch, template_kwargs=kwargs
+            model,
+            tokenizer,
+            rows,
+            limit=limit,
+            batch=batch,
+            template_kwargs=kwargs,
+            constraints=constraints,
         )
 
 
@@ -181,8 +199,8 @@ def write_end(
         "saved": saved,
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
-    further["greedy"] = greedy(before, after)
-    further["neutral"] = after.get("neutral")
+    further |= {"greedy": greedy(before, after), "neutral": after.get("neutral")}
+    further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
@@ -208,6 +226,8 @@ def _say_end(run: RunDir, measure: Measure, results: Mapping[str, Any]) -> None:
         say(results["stopped_early"]["told"])
     if "neutral" in results:
         say(told(results["neutral"]))
+    if "membership" in results:
+        say(results["membership"]["told"])
     say(f"run: {run.path}")
 
 

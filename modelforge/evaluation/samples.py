@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import Task
+from modelforge.constraints import Constraints
 from modelforge.data.carried import carrying, chat_ids
 from modelforge.data.dialogue import answer_of
 
@@ -83,6 +84,7 @@ def answer(
     new_tokens: int = _MAX_NEW_TOKENS,
     batch: int = COUNT,
     template_kwargs: Mapping[str, Any] | None = None,
+    constraints: Constraints | None = None,
 ) -> list[dict[str, Any]]:
     """Greedy answers to the first rows.
 
@@ -94,6 +96,7 @@ def answer(
         new_tokens: Longest answer, in tokens.
         batch: How many prompts are answered at once.
         template_kwargs: What every prompt gives the chat template.
+        constraints: What answers are held to; then each sample says what it breaks.
     """
     new_tokens = min(new_tokens, limit // 2)
     samples, asked = [], []
@@ -110,15 +113,27 @@ def answer(
     try:
         for at in range(0, len(asked), batch):
             part = asked[at : at + batch]
-            told += _told(model, tokenizer, part, new_tokens)
+            told += _told(model, tokenizer, part, new_tokens, constraints)
             task.advance(len(part))
     finally:
         task.close()
-    return [sample | {"completion": text} for sample, text in zip(samples, told, strict=True)]
+    found = [sample | {"completion": text} for sample, text in zip(samples, told, strict=True)]
+    return found if constraints is None else [_held(each, constraints) for each in found]
+
+
+def _held(sample: dict[str, Any], constraints: Constraints) -> dict[str, Any]:
+    """A sample as it may be shown."""
+    answer = constraints.held(sample["prompt"], sample["completion"])
+    broken = [violation.constraint for violation in constraints.violations(answer)]
+    return sample | {"completion": answer.text, "violations": broken}
 
 
 def _told(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], new_tokens: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    new_tokens: int,
+    constraints: Constraints | None,
 ) -> list[str]:
     """Greedy answers to prompts in tokens, all of them at once."""
     import torch
@@ -135,8 +150,17 @@ def _told(
         use_cache=True,
         pad_token_id=pad,
         eos_token_id=eos_ids(model, tokenizer),
+        **_steered(tokenizer, constraints),
     )
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def _steered(tokenizer: Any, constraints: Constraints | None) -> dict[str, Any]:
+    if constraints is None or not constraints.steered:
+        return {}
+    from modelforge.constraints.steering import Steering
+
+    return {"logits_processor": Steering(tokenizer, constraints).processors()}
 
 
 def score(

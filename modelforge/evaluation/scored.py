@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.evaluation.kept import line_of
@@ -31,6 +31,7 @@ class Scorer:
         tokenizer: The model's.
         model: Opens the model; it is entered for each batch.
         start: Opens the model that it began from; None where nothing is measured against it.
+        base: Opens the model whose accuracy on pairs stands beside; None for none.
         how: How it is asked.
         context: How many tokens it reads.
         functions: Reward by name.
@@ -44,6 +45,7 @@ class Scorer:
     context: int | None
     functions: Mapping[str, Callable[..., Any]]
     table: Mapping[str, Metric]
+    base: Callable[[], Any] | None = None
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
         """The lines of a batch."""
@@ -57,11 +59,14 @@ class Scorer:
                 told = answered(model, self.tokenizer, prompts, self.how, limit=self.context)
                 for i, each in zip(asked, told, strict=True):
                     answers[i] = each
+                self._go_on(model, batch, answers, found)
                 if self.start is not None:
                     flat = [answer for each in told for answer in each]
                     repeated = [p for p in prompts for _ in range(self.how.samples)]
                     pad = self.tokenizer.pad_token_id
                     from_start(model, self.start(), repeated, flat, pad=pad)
+        if self.base is not None:
+            self._beside(batch, found)
         self._rewards(batch, answers, found)
         for figures, given in zip(found, answers, strict=True):
             if given:
@@ -75,8 +80,36 @@ class Scorer:
         return any(metric.needs not in ("reference", "pair") for metric in self.table.values())
 
     def _prompt(self, item: Item) -> list[int]:
+        return self._within(item.prompt_ids)
+
+    def _within(self, ids: list[int]) -> list[int]:
         room = None if self.context is None else self.context - self.how.max_new_tokens
-        return item.prompt_ids[-room:] if room else item.prompt_ids
+        return ids[-room:] if room else ids
+
+    def _go_on(
+        self, model: Any, batch: Sequence[Item], told: list[list[Told]], found: list[Figures]
+    ) -> None:
+        """Ask what MT-Bench's rows ask next, behind the model's own first answer."""
+        talks = {
+            i: [*item.prompt, _reply(told[i][0].text)]
+            for i, item in enumerate(batch)
+            if told[i] and isinstance(item.prompt, list) and len(_turns(item)) > 1
+        }
+        once = replace(self.how, samples=1)
+        for turn in range(1, max((len(_turns(batch[i])) for i in talks), default=0)):
+            asked = [i for i in talks if turn < len(_turns(batch[i]))]
+            prompts = []
+            for i in asked:
+                talks[i].append({"role": "user", "content": _turns(batch[i])[turn]})
+                ids = self.tokenizer.apply_chat_template(
+                    talks[i], add_generation_prompt=True, return_dict=True
+                )["input_ids"]
+                prompts.append(self._within(ids))
+            answers = answered(model, self.tokenizer, prompts, once, limit=self.context)
+            for i, (answer,) in zip(asked, answers, strict=True):
+                talks[i].append(_reply(answer.text))
+                later = {"question": talks[i][-2]["content"], "answer": answer.text}
+                found[i].setdefault("later", []).append(later)
 
     def _text(self, item: Item) -> str:
         return str(self.tokenizer.decode(item.prompt_ids)) if item.prompt_ids else ""
@@ -103,6 +136,21 @@ class Scorer:
             }
             if count == 2:
                 found[i] |= _pair(-nats, -sides[1][i][0])
+
+    def _beside(self, batch: Sequence[Item], found: list[Figures]) -> None:
+        """Which side of each pair the base finds likelier."""
+        assert self.base is not None, "it is asked for"
+        pad = self.tokenizer.pad_token_id
+        pairs = [i for i, item in enumerate(batch) if len(item.sides) == 2]
+        if not pairs:
+            return
+        with self.base() as model:
+            better, worse = (
+                likelihoods(model, [batch[i].sides[side] for i in pairs], pad=pad)
+                for side in (0, 1)
+            )
+        for i, (one, _), (other, _) in zip(pairs, better, worse, strict=True):
+            found[i]["base_accuracy"] = _pair(-one, -other)["accuracy"]
 
     def _rewards(
         self, batch: Sequence[Item], answers: list[list[Told]], found: list[Figures]
@@ -137,6 +185,16 @@ class Scorer:
             k = int(name.removeprefix("pass@")) if name.startswith("pass@") else 0
             if 0 < k <= len(scores) and set(scores) <= {0.0, 1.0}:
                 figures[name] = pass_at_k(len(scores), int(sum(scores)), k)
+
+
+def _turns(item: Item) -> list[str]:
+    """What the user says in turn; empty where the row has no such column."""
+    turns = item.columns.get("turns")
+    return turns if isinstance(turns, list) and all(isinstance(t, str) for t in turns) else []
+
+
+def _reply(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def _pair(better: float, worse: float) -> Figures:

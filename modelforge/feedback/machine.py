@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import digest, read_json, write_whole, writing
+from modelforge.common.files import digest, write_whole, writing
 from modelforge.common.progress import track
-from modelforge.errors import DataError, ModelError, Problem
+from modelforge.constraints.entries import Principle
+from modelforge.constraints.of_a_run import NONE
+from modelforge.errors import ModelError, Problem
 from modelforge.evaluation import judge as judges
 from modelforge.inference.answers import Sampling
 from modelforge.inference.generate import generate
@@ -24,45 +26,6 @@ from modelforge.inference.trained import find_trained, load_tokenizer
 
 #: A prompt and its answers → a number for each, the higher the better.
 Scorer = Callable[[Any, Sequence[str]], list[float]]
-
-
-@dataclass(frozen=True)
-class Principle:
-    """What an answer is held to.
-
-    Attributes:
-        name: Short.
-        critique: Asks the model what of its answer offends against it.
-        revision: Asks it to write the answer anew.
-    """
-
-    name: str
-    critique: str
-    revision: str
-
-
-def read_principles(path: Path) -> list[Principle]:
-    """The principles of a JSON file: a list of ``name``, ``critique`` and ``revision``.
-
-    Raises:
-        DataError: With each that lacks one of them.
-    """
-    found = read_json(path)
-    fix = 'write [{"name": …, "critique": "Say what of your answer …", "revision": "Rewrite …"}]'
-    if not isinstance(found, list) or not found:
-        raise DataError(Problem(str(path), "holds no list of principles", fix))
-    problems, principles = [], []
-    for number, each in enumerate(found, 1):
-        said = each if isinstance(each, Mapping) else {}
-        texts = [said.get(key) for key in ("name", "critique", "revision")]
-        if all(isinstance(text, str) and text.strip() for text in texts):
-            principles.append(Principle(*map(str, texts)))
-        else:
-            what = "needs a text each under name, critique and revision"
-            problems.append(Problem(f"{path}: principle {number}", what, fix))
-    if problems:
-        raise DataError(*problems)
-    return principles
 
 
 @dataclass(frozen=True)
@@ -100,7 +63,10 @@ def best_and_worst(
         UserError: If the model or the file cannot be used, or the folder holds another job.
     """
     answers = folder / "answers.jsonl"
-    generate(model, prompts, answers, sampling=sampling, group=num, batch_size=batch_size)
+    generate(
+        model, prompts, answers, sampling=sampling, group=num, batch_size=batch_size,
+        constraints=NONE,  # what is to be learned is not held back
+    )  # fmt: skip
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in _lines(answers):
         groups.setdefault(row["row"], []).append(row)
@@ -214,7 +180,9 @@ def revised(
         with writing(asked, "name another place with --output"):
             _keep_whole(asked, [{"prompt": chat} for chat in chats])
         output = folder / f"{name}.jsonl"
-        generate(model, str(asked), output, sampling=sampling, batch_size=batch_size)
+        generate(
+            model, str(asked), output, sampling=sampling, batch_size=batch_size, constraints=NONE
+        )
         return [row["completion"] for row in _lines(output)]
 
     chats = [list(each.prompt) for each in read_prompts(prompts)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from modelforge.data.render import RenderError
 from modelforge.errors import DataError, Problem, UserError
 
 if TYPE_CHECKING:
+    from modelforge.constraints.steering import Steering
     from modelforge.inference.trained import Trained
 
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -71,7 +72,8 @@ class Answer:
     Attributes:
         text: Without special tokens.
         ids: Its tokens, the one that ended it included.
-        finish_reason: ``stop`` if the model ended it, ``length`` if it was cut.
+        finish_reason: ``stop`` if the model ended it, ``length`` if it was cut, ``content_filter``
+            if a constraint ended it or took its place.
     """
 
     text: str
@@ -112,6 +114,8 @@ def answer_all(
     *,
     group: int = 1,
     streamer: Any = None,
+    steered: Steering | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> list[Answer]:
     """The answers to a batch of prompts.
 
@@ -121,6 +125,8 @@ def answer_all(
         sampling: How they are drawn.
         group: Answers to a prompt; they stand together.
         streamer: Is given each token of a single answer as it comes.
+        steered: Which tokens may not come next; None for any.
+        enough: Whether a single answer has come far enough; None for never.
     """
     import torch
 
@@ -146,9 +152,18 @@ def answer_all(
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=ends,
             streamer=streamer,
+            logits_processor=None if steered is None else steered.processors(),
+            stopping_criteria=None if enough is None else [lambda ids, *_: _all(ids, enough())],
             **sampling.arguments(),
         )
     return [_answer(row, ends, tokenizer) for row in output[:, batch["input_ids"].shape[1] :]]
+
+
+def _all(ids: Any, value: bool) -> Any:
+    """One answer for every row, as ``generate`` wants it."""
+    import torch
+
+    return torch.full((len(ids),), value, dtype=torch.bool, device=ids.device)
 
 
 def _answer(row: Any, ends: Sequence[int], tokenizer: Any) -> Answer:

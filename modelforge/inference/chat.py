@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import say
 from modelforge.common.files import read_json, write_whole, writing
+from modelforge.constraints import Constraints, Held
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
+from modelforge.inference.held import FILTERED, steering_of, tell
 from modelforge.inference.trained import Trained
+
+if TYPE_CHECKING:
+    from modelforge.constraints.steering import Steering
 
 HELP = {
     "/again": "answer the last message anew, with another seed",
@@ -35,6 +41,7 @@ class Chat:
         template_kwargs: For the template, such as ``enable_thinking``.
         beside_base: Show the base's answer to the same conversation too.
         history: A file that the conversation is kept in, and goes on from.
+        constraints: What messages and answers are held to; None for nothing.
         write: Where answers go, piece by piece.
     """
 
@@ -48,6 +55,7 @@ class Chat:
         template_kwargs: Mapping[str, Any] | None = None,
         beside_base: bool = False,
         history: Path | None = None,
+        constraints: Constraints | None = None,
         write: Callable[[str], Any] = sys.stdout.write,
     ) -> None:
         if not trained.tokenizer.chat_template:
@@ -60,6 +68,8 @@ class Chat:
         self.trained, self.sampling, self.tools = trained, sampling, tools
         self.template_kwargs, self.beside_base = template_kwargs, beside_base
         self.history, self.write = history, write
+        self.constraints = constraints
+        self._steered = steering_of(trained.tokenizer, constraints)
         self.attempt = 0
         self.messages = self._kept(system)
         self._keep()  # a place that takes no file is seen before the first message
@@ -84,9 +94,21 @@ class Chat:
                 return
             if line.startswith("/"):
                 self._command(line)
-            elif line:
-                self.messages.append({"role": "user", "content": line})
+            elif line and (message := self._held(line)) is not None:
+                self.messages.append({"role": "user", "content": message})
                 self._answer()
+
+    def _held(self, line: str) -> str | None:
+        """What the user said, as the model may see it; None where it is not answered."""
+        if self.constraints is None:
+            return line
+        asked = self.constraints.ask(line)
+        tell(asked.violations)
+        if asked.blocked is None:
+            return str(asked.prompt)
+        self.write(asked.blocked.message + "\n")
+        say(f"constraint '{asked.blocked.entry.name}' blocks the message; it is taken back")
+        return None
 
     def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
@@ -129,6 +151,8 @@ class Chat:
             say("stopped; the message is taken back")
             self.messages.pop()
             return
+        if found.finish_reason == FILTERED:
+            say("a constraint ended this answer, or took its place")
         if found.finish_reason == "length":
             say(f"cut after {len(found.ids)} tokens; --max-new-tokens sets how many there may be")
         self.messages.append({"role": "assistant", "content": found.text})
@@ -146,6 +170,8 @@ class Chat:
                 self.sampling.seed + self.attempt,
             ),
             self.write,
+            held=self.constraints.hold(self.messages[-1]["content"]) if self.constraints else None,
+            steered=self._steered,
         )
         self.write("\n")
         return found
@@ -171,17 +197,28 @@ def read_tools(path: Path) -> list[Any]:
 
 
 def stream(
-    trained: Trained, ids: list[int], sampling: Sampling, write: Callable[[str], Any]
+    trained: Trained,
+    ids: list[int],
+    sampling: Sampling,
+    write: Callable[[str], Any],
+    *,
+    held: Held | None = None,
+    steered: Steering | None = None,
 ) -> Answer:
-    """One answer, written piece by piece as soon as its words are whole."""
+    """One answer, written piece by piece as soon as its words are whole, and may be shown."""
     from transformers import TextStreamer
 
     class Pieces(TextStreamer):
         """Hands on each piece of text."""
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            write(text)
+            write(text if held is None else held.feed(text, final=stream_end))
 
     tokenizer: Any = trained.tokenizer
     pieces = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    return answer_all(trained, [ids], sampling, streamer=pieces)[0]
+    enough = None if held is None else lambda: held.blocked is not None
+    found = answer_all(trained, [ids], sampling, streamer=pieces, steered=steered, enough=enough)[0]
+    if held is None:
+        return found
+    reason = found.finish_reason if held.blocked is None else FILTERED
+    return replace(found, text=held.text, finish_reason=reason)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
+from modelforge.constraints import Asked, Constraints, Violation
+from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.evaluation.opened import Named
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
+from modelforge.inference.held import FILTERED, held_answer, steering_of, tell
 from modelforge.inference.prompts import Asking, read_prompts
 from modelforge.inference.trained import (
     Trained,
@@ -53,6 +57,7 @@ def generate(
     batch_size: int = 8,
     system: str | None = None,
     base: bool = False,
+    constraints: str | None = None,
     trust_remote_code: bool = False,
 ) -> Generated:
     """Answer every prompt of a file. A job that was stopped goes on behind its last whole row.
@@ -66,6 +71,8 @@ def generate(
         batch_size: Prompts answered at once.
         system: The system message of prompts that have none; by default the run's.
         base: Answer with the base, without its adapter.
+        constraints: A file of those that prompts and answers are held to, or ``none``; by default
+            those that the run was trained with.
         trust_remote_code: Whether the model's own code may run.
 
     Raises:
@@ -74,30 +81,86 @@ def generate(
     sampling = sampling or Sampling()
     found = find_trained(model, trust_remote_code=trust_remote_code)
     _refuse_idle(found, sampling, group=group, base=base)
+    held_to = of_recorded(found.recorded, constraints, said=model)
     asked = _asked(found, prompts, system)
-    job = {
-        "model": model,
-        "weights": [weights_digest(Path(p)) for p in (found.source.base, weights_of(found))],
+    return answer_each(found, asked, output, sampling=sampling, group=group, batch_size=batch_size,
+                       base=base, held_to=held_to)  # fmt: skip
+
+
+@contextmanager
+def _loaded(found: Named) -> Iterator[Trained]:
+    yield load_trained(found)
+
+
+def answer_each(
+    found: Named,
+    prompts: Sequence[Asking],
+    output: Path,
+    *,
+    sampling: Sampling,
+    group: int = 1,
+    batch_size: int = 8,
+    base: bool = False,
+    held_to: Constraints | None = None,
+    opened: Callable[[Named], AbstractContextManager[Trained]] = _loaded,
+) -> Generated:
+    """Answer prompts that are read already. A job that was stopped goes on.
+
+    Args:
+        found: The model.
+        prompts: With their system messages.
+        output: See `generate`, as for what follows.
+        sampling, group, batch_size, base: The same.
+        held_to: The constraints, or None.
+        opened: Opens the model; it is asked only where an answer is missing.
+
+    Raises:
+        UserError: If a prompt is too long, or the output is another job's.
+    """
+    asked, verdicts = _held(prompts, held_to)
+    job = _of_model(found) | {
         "prompts": digest([each.prompt for each in asked]),
         "sampling": asdict(sampling),
         "group": group,
         "base": base,
+        "constraints": None if held_to is None else held_to.told(),
     }
     done = _done(output, job, group)
     resumed = len(done)
     if resumed:
         say(f"{output} holds {resumed} answers already")
     if resumed < len(asked) * group:
-        trained = load_trained(found)
-        ids = _within(trained, asked, sampling)
-        with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
-            left = range(resumed // group, len(asked))
-            batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
-            for batch in track(batches, "answering", len(batches), unit="batches"):
-                answers = answer_all(trained, [ids[i] for i in batch], sampling, group=group)
-                done += _written(file, batch, asked, answers)
+        rows = partial(_rows, asked=asked, verdicts=verdicts, held_to=held_to, group=group)
+        left = range(resumed // group, len(asked))
+        with opened(found) as trained:
+            ids = _within(trained, asked, verdicts, sampling)
+            steered = steering_of(trained.tokenizer, held_to)
+            ask = partial(answer_all, trained, sampling=sampling, group=group, steered=steered)
+            with trained.as_base() if base else nullcontext(), _going_on(output, job, done) as file:
+                for batch, answers in _batches(ask, left, ids, batch_size):
+                    done += _written(file, rows(batch, answers))
+    tell(Violation(**each) for row in done for each in row.get("violations", ()))
     stopped = sum(row["finish_reason"] == "stop" for row in done)
     return Generated(output, len(done), stopped, resumed)
+
+
+def _of_model(found: Named) -> dict[str, Any]:
+    """What answers, for the record of a job."""
+    places = (found.source.base, weights_of(found))
+    return {"model": found.said, "weights": [weights_digest(Path(place)) for place in places]}
+
+
+def _batches(
+    ask: Callable[[list[list[int]]], list[Answer]],
+    left: Sequence[int],
+    ids: Mapping[int, list[int]],
+    size: int,
+) -> Iterator[tuple[Sequence[int], list[Answer]]]:
+    """Batch after batch of prompts, and the answers to those of them that are answered."""
+    batches = [left[i : i + size] for i in range(0, len(left), size)]
+    for batch in track(batches, "answering", len(batches), unit="batches"):
+        of_batch = [ids[i] for i in batch if i in ids]
+        yield batch, ask(of_batch) if of_batch else []
 
 
 def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
@@ -109,15 +172,46 @@ def _asked(found: Named, prompts: str, system: str | None) -> list[Asking]:
     )
 
 
-def _written(
-    file: TextIO, batch: Sequence[int], asked: Sequence[Asking], answers: Sequence[Answer]
-) -> list[dict[str, Any]]:
+def _held(
+    asked: Sequence[Asking], held_to: Constraints | None
+) -> tuple[list[Asking], dict[int, Asked]]:
+    """The prompts as the model may see them, and what was found of each."""
+    if held_to is None:
+        return list(asked), {}
+    verdicts = {i: held_to.ask(each.prompt) for i, each in enumerate(asked)}
+    return [replace(a, prompt=verdicts[i].prompt) for i, a in enumerate(asked)], verdicts
+
+
+def _written(file: TextIO, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of a batch, on the disk."""
-    group = len(answers) // len(batch)
-    rows = [_row(batch[k // group], k % group, asked, each) for k, each in enumerate(answers)]
     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     file.flush()
     os.fsync(file.fileno())
+    return rows
+
+
+def _rows(
+    batch: Sequence[int],
+    answers: Sequence[Answer],
+    *,
+    asked: Sequence[Asking],
+    verdicts: Mapping[int, Asked],
+    held_to: Constraints | None,
+    group: int,
+) -> list[dict[str, Any]]:
+    """The rows of a batch: each prompt's answers, held to the constraints."""
+    rows, coming, unheld = [], iter(answers), Asked(None)
+    for number in batch:
+        for sample in range(group):
+            verdict = verdicts.get(number, unheld)
+            if verdict.blocked is not None:
+                found = Answer(verdict.blocked.message, [], FILTERED)
+                broken = verdict.violations
+            else:
+                found, of_answer = held_answer(next(coming), asked[number].prompt, held_to)
+                broken = [*verdict.violations, *of_answer]
+            row = _row(number, sample, asked, found)
+            rows.append(row if held_to is None else row | {"violations": list(map(asdict, broken))})
     return rows
 
 
@@ -213,23 +307,26 @@ def _going_on(output: Path, job: dict[str, Any], done: list[dict[str, Any]]) -> 
         raise RunError(Problem(str(output), what, fix)) from None
 
 
-def _within(trained: Trained, asked: Sequence[Asking], sampling: Sampling) -> list[list[int]]:
-    """The prompts in tokens, each with room for an answer.
+def _within(
+    trained: Trained, asked: Sequence[Asking], verdicts: Mapping[int, Asked], sampling: Sampling
+) -> dict[int, list[int]]:
+    """The prompts in tokens, each with room for an answer, without those that are not answered.
 
     Raises:
         DataError: With those that have none.
     """
-    ids = [prompt_ids(trained, each.prompt) for each in asked]
+    free = [i for i in range(len(asked)) if i not in verdicts or not verdicts[i].blocked]
+    ids = {i: prompt_ids(trained, asked[i].prompt) for i in free}
     if trained.context is None:
         return ids
     room = trained.context - sampling.max_new_tokens
     long = [
         Problem(
-            each.where,
+            asked[i].where,
             f"the prompt has {len(tokens)} tokens, and {room} fit before an answer",
             f"shorten it, or set --max-new-tokens below {sampling.max_new_tokens}",
         )
-        for each, tokens in zip(asked, ids, strict=True)
+        for i, tokens in ids.items()
         if len(tokens) > room
     ]
     if long:

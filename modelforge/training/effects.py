@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Get = Callable[[str], Any]
 
+#: Under this name a rule sees what the strategy trains: no key of a config is called so.
+HEAD = "(head)"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -171,6 +174,9 @@ RULES = (
     Rule("num_completions_to_print log_unique_prompts log_completions_hub_repo",
          _never("log_completions"),
          "log_completions is off", "remove it, or set log_completions to true"),
+    Rule("constraints", _while(HEAD, "reward"),
+         "a reward model writes no answers that could be held to them",
+         "remove it; the reward `constraints` of grpo, rloo and ppo counts what breaks them"),
     *(
         Rule(key, _without_loss(losses),
              f"loss_type is not {' or '.join(losses)}", "remove it, or set another loss_type")
@@ -194,6 +200,8 @@ def without_effect(
     defaults = schema.load(type(trained))[schema.TRL_DEFAULTS]
 
     def get(key: str) -> Any:
+        if key == HEAD:
+            return trained.head
         return config.get(key, defaults.get(key))
 
     found: dict[str, Rule] = {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.common.console import say, show_table, warn
+from modelforge.common.console import is_verbose, say, show_table, warn
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.hardware import device_arguments
 from modelforge.machine.launch import refuse_uneven
@@ -23,7 +25,7 @@ from modelforge.training.resolve import resolve
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from modelforge.config import Choice, Config
+    from modelforge.config import Config
     from modelforge.data import Data
     from modelforge.machine.hardware import Hardware
     from modelforge.models.providers.base import Provider
@@ -34,6 +36,18 @@ if TYPE_CHECKING:
     from modelforge.strategy import Strategy
     from modelforge.training.read import Read
     from modelforge.training.resolve import Resolved
+
+
+# What decides what is learned, and what the weights are held in.
+_MATTERS = frozenset(
+    (
+        *("learning_rate", "num_train_epochs", "max_steps", "lora_r", "max_seq_length"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"),
+        *("use_4bit", "use_8bit", "provider", "packing", "generation", "rewards"),
+    )
+)
+_ALWAYS = ("data", "plan", "memory", "adapter")
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:
     """
     config, strategy, data = prepared.config, prepared.strategy, prepared.data
     rehearse(config, resolved, rows, data)
-    show_choices(config.choices)
+    show_choices(config)
     warn_of_known(config, strategy, data)
     warn_of_warmup(prepared)
     say_left_out(prepared)
@@ -219,11 +233,35 @@ def build_args(
     )
 
 
-def show_choices(choices: Mapping[str, Choice]) -> None:
-    """The values nobody asked for, each with its reason."""
-    rows = [
-        (key, choice.value, f"{choice.source}: {choice.reason or choice.source}")
-        for key, choice in choices.items()
-        if choice.source not in ("config", "--set")
-    ]
-    show_table(("chosen for you", "value", "because"), rows)
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Within it a value that was shown is not shown again: the stages of a run share most."""
+    before = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def show_choices(config: Config) -> None:
+    """The values nobody asked for, each with its reason: those that matter, or all of them.
+
+    What follows from the data or the card, and what is other than the user said, always matters.
+    """
+    told = _told.get()
+    rows = []
+    for key, choice in config.choices.items():
+        if choice.source in ("config", "--set"):
+            continue
+        other = config.said.get(key) not in (None, "auto")
+        matters = other or key in _MATTERS or choice.source in _ALWAYS
+        row = (key, choice.value, f"{choice.source}: {choice.reason or choice.source}")
+        if told is None or str(row) not in told:
+            rows.append((matters, row))
+        if told is not None:
+            told.add(str(row))
+    shown = [row for matters, row in rows if matters or is_verbose()]
+    if shown:
+        show_table(("chosen for you", "value", "because"), shown)
+    if len(shown) < len(rows):
+        say(f"{len(rows) - len(shown)} more values were chosen; --verbose shows them")

@@ -17,7 +17,7 @@ from modelforge.runs.folder import RunDir
 from modelforge.training.average import mean_of
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Result
+    from modelforge.runs.result import Result
 
 WEAK_ACCURACY = 0.6
 

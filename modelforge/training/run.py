@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
 from modelforge.runs import files
 from modelforge.runs.folder import choices_json, finished, open_run
-from modelforge.strategy import Result
+from modelforge.runs.result import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
 from modelforge.training.prepare import Prepared, prepare, refuse_no_step
@@ -46,7 +47,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
     if config.settings.resume == "auto" and finished(run, config):
         again = 'Set "resume": "never" to train it again.'
         say(f"{run.path} holds this run, and it is finished. {again}")
-        return result_of(run, None)
+        return replace(result_of(run, None), load=_load_run)
 
     prepared = prepare(config, strategy, opened=opened)
     refuse_no_step(prepared)
@@ -92,16 +93,27 @@ def _run(config: Config, strategy: Strategy) -> Result:
         _leave_guards(prepared)
         write_end(run, trainer, strategy.measure, before=before, after=after, saved=saved)
         wait_for_everyone()
-    return result_of(run, checkpoint)
+    return replace(result_of(run, checkpoint), load=_load_run)
+
+
+def _load_run(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a run that ended."""
+    from modelforge.inference.trained import find_trained, load_trained
+
+    with libraries_heard():
+        found = load_trained(find_trained(str(folder), scores_too=True))
+    return found.model, found.tokenizer
 
 
 def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
     """What measures the model before and after training: held-out rows, and what may be lost."""
-    from modelforge.evaluation import guards
+    from modelforge.constraints.of_a_run import of_config
+    from modelforge.evaluation import guards, membership
     from modelforge.evaluation.neutral import affordable
     from modelforge.evaluation.results import measured
 
     head, data, args = prepared.strategy.head, prepared.data, prepared.args
+    members = membership.rows_of(data) if head == "causal-lm" else []
     return partial(
         measured,
         data=data,
@@ -110,6 +122,8 @@ def _measuring(prepared: Prepared) -> Callable[..., dict[str, Any]]:
         limit=prepared.config.settings.max_seq_length,
         texts=affordable(data, args) if head == "causal-lm" else 0,
         guards=guards.affordable(_guards(prepared), data, args),
+        members=guards.affordable(members, data, args),
+        constraints=of_config(prepared.config),
     )
 
 

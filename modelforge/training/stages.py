@@ -32,7 +32,7 @@ from modelforge.runs.folder import RunDir
 from modelforge.strategies.rewarded import Rewarded
 from modelforge.strategies.rlhf import OF_THE_WHOLE, trained_models
 from modelforge.training.effects import without_effect
-from modelforge.training.prepare import prepare, refuse_no_step
+from modelforge.training.prepare import prepare, refuse_no_step, told_once
 from modelforge.training.prompts import record
 from modelforge.training.read import read
 from modelforge.training.resolve import resolve
@@ -41,7 +41,8 @@ from modelforge.training.run import run_once
 
 if TYPE_CHECKING:
     from modelforge.data import Data
-    from modelforge.strategy import Result, Strategy
+    from modelforge.runs.result import Result
+    from modelforge.strategy import Strategy
 
 RewardFunction = Callable[..., Any]
 
@@ -131,12 +132,13 @@ class RLHFTrainer:
         strategy = strategy(self.functions)
         stages = strategy.stages(self.config)
         headline(f"── {strategy.name}: {', '.join(stages)} ──")
-        self._held_out = _drawn(prepare(self.config, strategy).data)
-        self.check(stages[1:])  # the first is next, and prepares itself
         calls = {"sft": self.train_sft, "reward": self.train_reward_model}
-        with self._left_if_begun():
-            self._write_stages()  # with the config: the folder alone is enough to resume
-            return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
+        with told_once():
+            self._held_out = _drawn(prepare(self.config, strategy).data)
+            self.check(stages[1:])  # the first is next, and prepares itself
+            with self._left_if_begun():
+                self._write_stages()  # with the config: the folder alone is enough to resume
+                return [calls.get(stage, self.train_ppo)() for stage in stages][-1]
 
     train = run  # as trainers have it
 

@@ -13,7 +13,7 @@ from modelforge.training.run import run_once
 from modelforge.training.stages import RLHFTrainer
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Result
+    from modelforge.runs.result import Result
 
 
 def train(

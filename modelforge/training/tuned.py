@@ -16,7 +16,8 @@ from modelforge.runs import files
 from modelforge.runs.folder import RunDir
 
 if TYPE_CHECKING:
-    from modelforge.strategy import Measure, Result
+    from modelforge.runs.result import Result
+    from modelforge.strategy import Measure
     from modelforge.training.trials import Reached
 
 

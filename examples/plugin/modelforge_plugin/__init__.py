@@ -1,0 +1,1 @@
+"""What this package adds to ModelForge; nothing is imported before a config names it."""

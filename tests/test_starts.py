@@ -1,0 +1,104 @@
+"""Presets: every strategy for every card and family, and the pipelines."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from modelforge import ConfigError, list_profiles, load_config
+from modelforge.configfile.presets import write_pipeline
+from modelforge.configfile.starts import PROFILES, Asked, all_starts, pipeline, start, starts
+from modelforge.plan.architectures import _preset as shipped
+from modelforge.registry import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "examples" / "tiny" / "model")
+
+
+def test_there_is_a_preset_of_each_strategy_for_each_card():
+    table = starts()
+    assert sorted(table["strategies"]) == sorted(STRATEGIES)
+    assert sorted(PROFILES) == sorted(profile.name for profile in list_profiles())
+    found = {(strategy, asked.profile) for strategy, asked in all_starts()}
+    assert found == {(strategy, profile) for strategy in STRATEGIES for profile in PROFILES}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_preset_is_a_config_without_a_word_too_many(strategy):
+    for size, profile in (("demo", None), ("prototype", "low"), ("full", "high")):
+        config = start(strategy, Asked(None, profile, size)) | {"dataset": "d.jsonl"}
+        assert load_config(config).settings.strategy == strategy
+        # What is learned follows from the model and the data, and not from the card.
+        assert not {"learning_rate", "lora_r", "per_device_train_batch_size"} & set(config)
+
+
+def test_a_card_of_the_next_size_gets_a_larger_model_and_a_pupil_a_larger_teacher():
+    for strategy, asked in all_starts():
+        config = start(strategy, asked)
+        models = starts()["families"][asked.family].values()
+        assert config["model_name"] in models
+        if strategy == "distill" and len(set(models)) > 1:
+            assert config["teacher_model"] in models
+            assert config["teacher_model"] != config["model_name"]
+    large, small = (start(s, Asked("qwen3", "high"))["model_name"] for s in ("sft", "grpo"))
+    assert (large, small) == ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B")
+
+
+def test_the_shape_of_every_model_ships_so_that_it_is_planned_without_the_hub():
+    models = {model for sizes in starts()["families"].values() for model in sizes.values()}
+    assert all(shipped(model) for model in models)
+
+
+@pytest.mark.parametrize("name", starts()["pipelines"])
+def test_the_stages_of_a_pipeline_lead_to_each_other(name, tmp_path):
+    written = write_pipeline(name, tmp_path / name, Asked())
+    made = {TINY}
+    for config, data, _ in written:
+        values = json.loads(config.read_text())
+        for key in ("model_name", "reward_model", "teacher_model"):
+            if str(values.get(key, "")).startswith("runs/"):
+                assert values[key].removeprefix("runs/") in made, (config, key)
+        assert load_config(config).settings.dataset == data.name and data.is_file()
+        made.add(values["run_name"])
+
+
+def test_init_writes_presets_and_pipelines(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command(*shlex.split("init dpo --family llama --profile high --json"))
+    told = json.loads(out)
+    assert code == 0 and told["configs"] == ["dpo.json"] and told["data"] == ["preferences.jsonl"]
+    assert told["next"][-1] == "modelforge train dpo.json"
+    config = json.loads(Path("dpo.json").read_text())
+    assert config["model_name"] == "meta-llama/Llama-3.1-8B-Instruct"
+    assert config["hardware_profile"] == "high"
+    code, out, _ = command(*shlex.split("init sft-reward-ppo --size prototype --yaml"))
+    assert code == 0 and "cd sft-reward-ppo" in out and "modelforge train 3-ppo.yaml" in out
+    ppo = load_config(tmp_path / "sft-reward-ppo" / "3-ppo.yaml")
+    assert ppo.settings.reward_model == "runs/2-reward" and ppo.settings.max_samples == 1000
+    assert command("init", "sft-reward-ppo", "--yaml")[0] == 2  # nothing is overwritten
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("init dpo --family lama", "did you mean 'llama'"),
+        ("init dpo --profile medium", "cpu"),
+        ("init dpo --size proto", "did you mean 'prototype'"),
+        ("init dpo --family mistral --profile low", "take high or a larger one"),
+        ("init sft-dop", "did you mean"),
+        ("init", "sft-reward-ppo"),
+        ("init --from x.yaml --size demo", "no effect with --from"),
+    ],
+)
+def test_an_unknown_preset_is_one_message(command, words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*shlex.split(words))
+    assert code == 2 and told in err and not list(tmp_path.iterdir())
+
+
+def test_a_strategy_of_ones_own_has_presets_too():
+    config = start("careful-dpo", Asked("qwen3", "mid"))
+    assert config["model_name"] == "Qwen/Qwen3-4B" and config["strategy"] == "careful-dpo"
+    with pytest.raises(ConfigError, match="has no model"):
+        pipeline("distil", Asked("phi", "cpu"))
