@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from modelforge import ConfigError, load_config
 from modelforge.constraints.entries import read_principles
 from modelforge.constraints.rules import width
+from modelforge.rewards import build_rewards
+from modelforge.rewards.of_a_run import parse
 from modelforge.safety import Constraints
 
 CAKE = {"name": "no cake", "banned": ["cake"]}
@@ -105,6 +107,44 @@ def test_principles_and_constraints_share_a_file(tmp_path):
         read_principles(file)
     file.write_text(json.dumps([{"name": "kind", "critique": "?"}]))
     assert ".revision: is missing" in problem(file)
+
+
+# --- as a reward ----------------------------------------------------------------------------------
+
+
+def rewarded(rewards, **keys):
+    base = {"strategy": "grpo", "model_name": "m", "dataset": "d.jsonl", "rewards": rewards}
+    return parse(load_config(base | keys))["rewards"]
+
+
+def test_a_reward_counts_the_configs_constraints_or_its_own(tmp_path):
+    own = {"name": "constraints", "weight": 0.5, "arguments": {"constraints": [CAKE]}}
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps([CAKE, {"name": "short", "max_words": 1, "action": "log"}]))
+    for rewards, constraints, expected in (
+        (["constraints"], [CAKE], -1),
+        ([own], None, -1),
+        ([own], [CAKE | {"name": "b"}, {"name": "c", "banned": ["a"]}], -1),
+        (["constraints"], str(file), -2),
+    ):
+        keys = {} if constraints is None else {"constraints": constraints}
+        (reward,), _ = build_rewards(rewarded(rewards, **keys), tokenizer=None)
+        assert reward.__name__ == "constraints"
+        said = [[{"role": "assistant", "content": text}] for text in ("a cake", "tea")]
+        assert reward(prompts=["?", "?"], completions=said) == [expected, 0]
+
+
+@pytest.mark.parametrize(("rewards", "keys", "said"), [
+    (["constraints"], {}, "there are none → add constraints"),
+    (["constraints"], {"constraints": [CAKE | {"on": "input"}]}, "all constraints are on prompts"),
+    (["constraint"], {"constraints": [CAKE]}, "did you mean 'constraints'?"),
+    ([{"name": "constraints", "arguments": {"rules": []}}], {"constraints": [CAKE]}, "no such arg"),
+    ([{"name": "constraints", "arguments": {"constraints": [{"name": "a"}]}}], {}, "says no rule"),
+])  # fmt: skip
+def test_a_reward_that_counts_nothing_is_refused(rewards, keys, said):
+    with pytest.raises(ConfigError) as caught:
+        rewarded(rewards, **keys)
+    assert said in str(caught.value)
 
 
 # --- what they find -------------------------------------------------------------------------------

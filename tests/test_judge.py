@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 from modelforge.cli.main import app
 from modelforge.errors import ConfigError, DataError, RunError
 from modelforge.evaluation.contest import contests
+from modelforge.evaluation.evaluate import evaluate
 from modelforge.evaluation.judge import audit, open_judge, read_pairs
 from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.metrics import METRICS
+from modelforge.evaluation.options import Options
 
+MODEL = str(ROOT / "examples/tiny/model")
 PAIRS = str(few("preference_eval", 150))
 PLANTED = """
 import random
@@ -164,6 +167,38 @@ def test_a_judge_awards_wins_in_both_orders_and_strengths():
     assert first["wins"] == 0.5  # one that likes a place gives half to each
     with pytest.raises(ConfigError, match="a judge reads them"):
         contests(knows, [replace(worst, table={}), best])
+
+
+@pytest.mark.slow
+def test_the_questions_of_mt_bench_are_asked_in_turn_and_judged_together(tmp_path):
+    rows = [{"question_id": i, "category": "math", "turns": [f"What is {i} plus 2?", "And less 1?"]}
+            for i in range(5)]  # fmt: skip
+    data = tmp_path / "mt_bench.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = Options(str(data), max_new_tokens=6, metrics=("length",), output_dir=tmp_path / "out")
+    found = evaluate(MODEL, options)
+    for row, asked in zip(found.rows, rows, strict=True):
+        (later,) = row["later"]
+        assert later["question"] == asked["turns"][1]
+        talk = [asked["turns"][0], row["resps"][0][0], asked["turns"][1]]
+        roles = ("user", "assistant", "user")
+        alone = tmp_path / "alone.jsonl"
+        talk = [{"role": r, "content": c} for r, c in zip(roles, talk, strict=True)]
+        alone.write_text(json.dumps({"prompt": talk}) + "\n")
+        again = evaluate(MODEL, replace(options, data=str(alone)))
+        assert again.rows[0]["resps"][0][0] == later["answer"]
+    worse = replace(found, model="worse", rows=[{**r, "resps": [["x"]]} for r in found.rows])
+    seen = []
+
+    def judge(cases):
+        seen.extend(cases)
+        return [0.5 if a[-1] == b[-1] else float(b.endswith("x")) for _, a, b in cases]
+
+    told = contests(judge, [worse, found])["contests"][0]
+    assert told["rows"] == 5 and len(seen) == 20  # two cases, in both orders
+    assert told["wins"] == 0.75  # the first answers win, and both last ones are the same
+    assert seen[1][0] == "(1) What is 0 plus 2?\n\n(2) And less 1?"
+    assert seen[1][1].startswith("(1) x\n\n(2) ")
 
 
 def test_compare_refuses_a_judge_that_fails_before_a_model_is_loaded(planted, tmp_path):

@@ -25,8 +25,8 @@ from modelforge.rewards import (
     reward_columns,
 )
 from modelforge.rewards.answers import extract_number, right_answers
-from modelforge.rewards.build import completion_text
 from modelforge.rewards.callables import code_of
+from modelforge.rewards.completions import completion_text
 
 
 def entry(name, arguments=(), weight=1.0):

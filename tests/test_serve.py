@@ -79,11 +79,38 @@ class Server:
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
+COUNTED = [
+    {"name": "digit", "pattern": r"\d", "action": "log"},
+    {"name": "sure", "banned": ["sure"], "action": "warn"},
+    {"name": "ends", "required": [". "], "action": "log"},
+]
+HELD = [
+    {"name": "no equals", "banned": [" IS", "e a n"]},
+    {"name": "quiet", "pattern": "[!?]"},
+    {"name": "7", "banned": ["7"], "action": "rewrite", "replacement": "seven"},
+    {"name": "no cake", "on": "input", "banned": ["cake"], "message": "No cake."},
+    {"name": "plain", "on": "input", "pattern": "(?i)please", "action": "rewrite",
+     "replacement": "now"},
+]  # fmt: skip
+
+
+def held_run(folder, constraints):
+    """A finished run of the tiny model that was trained with these constraints."""
+    shutil.copytree(MODEL, folder / "model")
+    said = {"strategy": "sft", "model_name": str(MODEL), "constraints": constraints}
+    for name, value in (("config.json", said), ("choices.json", {"said": said, "choices": {}})):
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
     a, b = adapter(folder / "a", 1), adapter(folder / "b", 2)
-    found = Server(folder, [f"tiny={MODEL}", f"a={a}", f"b={b}"], OMP_NUM_THREADS="1")
+    models = [f"tiny={MODEL}", f"a={a}", f"b={b}"]
+    for name, constraints in (("held", HELD), ("counted", COUNTED)):
+        models.append(f"{name}={held_run(folder / name, constraints)}")
+    found = Server(folder, models, OMP_NUM_THREADS="1")
     try:
         yield found.until_ready()
     finally:
@@ -473,3 +500,99 @@ def test_calls_of_tools_are_read_from_an_answer():
     assert found["function"] == {"name": "add", "arguments": '{"a": 3}'}
     assert found["id"] == "c-0" and found["type"] == "function"
     assert message("It is 7.") is None
+
+
+# --- constraints ----------------------------------------------------------------------------------
+
+WORDS = {"model": "held", "max_tokens": 24, "temperature": 1.0}
+
+
+def streamed(server, **words):
+    """A stream's text and its finish reason."""
+    body = {"messages": ASK, "stream": True} | words
+    text, reasons = "", []
+    with server.http.stream("POST", "/v1/chat/completions", json=body) as lines:
+        said = [line.removeprefix("data: ") for line in lines.iter_lines() if line]
+    assert said[-1] == "[DONE]"
+    for event in map(json.loads, said[:-1]):
+        for choice in event["choices"]:
+            text += choice["delta"].get("content") or ""
+            reasons.append(choice["finish_reason"])
+    return text, reasons[-1]
+
+
+def test_an_answer_is_held_to_its_runs_constraints_streamed_or_not(server):
+    reasons = set()
+    for seed in range(12):
+        text, reason = streamed(server, seed=seed, **WORDS)
+        whole = server.chat(seed=seed, **WORDS).json()["choices"][0]
+        assert (whole["message"]["content"], whole["finish_reason"]) == (text, reason)
+        assert not any(each in text.lower() for each in (" is", "e a n", "!", "7"))
+        reasons.add(reason)
+    assert "content_filter" in reasons and len(reasons) > 1
+    assert server.figure('modelforge_safety_violations_total{action="block",constraint="quiet"')
+    # Steered around, and so never broken.
+    assert not server.figure('modelforge_safety_violations_total{action="block",constraint="no eq')
+    said = {"model": "held", "prompt": "3 plus 4 is 7", "max_tokens": 16, "temperature": 0}
+    text = server.http.post("/v1/completions", json=said).json()["choices"][0]["text"]
+    assert text and "7" not in text and " is" not in text
+
+
+def test_a_prompt_is_held_too_and_a_refusal_is_openais(server):
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    ask = [{"role": "user", "content": [{"type": "text", "text": "Bake a CAKE!"}]}]
+    for _ in range(2):
+        found = client.chat.completions.create(model="held", messages=ask, n=2)
+        assert [c.message.content for c in found.choices] == ["No cake."] * 2
+        assert found.choices[0].finish_reason == "content_filter"
+    assert streamed(server, model="held", messages=ask) == ("No cake.", "content_filter")
+    done = client.completions.create(model="held", prompt=["Hi", "a cake"])
+    assert [(c.text, c.finish_reason) for c in done.choices] == [("No cake.", "content_filter")] * 2
+    broken = 'modelforge_safety_violations_total{action="block",constraint="no cake",model="held"'
+    assert server.figure(broken) == 4
+    told = [server.text(messages=[{"role": "user", "content": f"{word} add 3 and 4"}],
+                        model=model, max_tokens=12)
+            for word, model in (("PLEASE", "held"), ("now", "held"))]  # fmt: skip
+    assert told[0] == told[1]
+    for body, says in (({"logprobs": True}, "hold back"), ({"messages": 7}, "messages")):
+        refused = server.chat(**{"model": "held"} | body)
+        assert refused.status_code == 400 and says in refused.text
+    tokens = {"model": "held", "prompt": [1, 2]}
+    refused = server.http.post("/v1/completions", json=tokens)
+    assert refused.status_code == 400 and "send text" in refused.text
+    assert server.chat(model="counted", logprobs=True).status_code == 200
+
+
+def test_violations_count_alike_in_serve_as_a_reward_and_as_a_measure(server, tmp_path):
+    from modelforge.config import RewardEntry
+    from modelforge.evaluation.evaluate import evaluate
+    from modelforge.evaluation.options import Options
+    from modelforge.rewards import build_rewards, parse_rewards
+    from modelforge.safety import Constraints
+
+    names = {"digit", "sure", "ends"}
+    figure = 'modelforge_safety_violations_total{action="%s",constraint="%s",model="counted"'
+    actions = {each["name"]: each["action"] for each in COUNTED}
+    before = {n: server.figure(figure % (actions[n], n)) for n in names}
+    prompts = [f"What is {n} minus {m}?" for n in (9, 12, 15) for m in (1, 4)]
+    prompts += ["I need 7 minus 3.", "What does a frog say?"]
+    asks = [[{"role": "user", "content": each}] for each in prompts]
+    texts = [server.text(messages=ask, model="counted", max_tokens=20) for ask in asks]
+    served = {n: server.figure(figure % (actions[n], n)) - before[n] for n in names}
+
+    rules = Constraints(COUNTED)
+    found = [v.constraint for ask, text in zip(asks, texts, strict=True)
+             for v in rules.check(ask, text)]  # fmt: skip
+    assert served == {n: found.count(n) for n in names} and len({*found}) > 1
+    entry = RewardEntry(name="constraints", arguments={"constraints": COUNTED})
+    (reward,), _ = build_rewards(parse_rewards([entry], where="rewards"), tokenizer=None)
+    answers = [[{"role": "assistant", "content": text}] for text in texts]
+    assert -sum(reward(prompts=asks, completions=answers)) == len(found)
+    data, file = tmp_path / "prompts.jsonl", tmp_path / "rules.json"
+    data.write_text("".join(json.dumps({"prompt": ask}) + "\n" for ask in asks))
+    file.write_text(json.dumps(COUNTED))
+    said = {"max_new_tokens": 20, "output_dir": tmp_path / "kept", "constraints": str(file)}
+    measured = evaluate(str(MODEL), Options(str(data), ("safety_violations",), **said))
+    assert round(measured.metrics["safety_violations"] * len(asks), 9) == len(found)

@@ -40,6 +40,13 @@ RewardModel = Annotated[
 Classifier = Annotated[
     str | None, typer.Option("--classifier", help="A text classifier that finds toxicity.")
 ]
+HeldTo = Annotated[
+    str | None,
+    typer.Option(
+        "--constraints",
+        help="A file of constraints whose violations are counted, or none; else the run's own.",
+    ),
+]
 By = Annotated[str | None, typer.Option("--by", help="A column to divide the figures by.")]
 Columns = Annotated[
     list[str] | None,
@@ -69,6 +76,7 @@ def _asked(
     reward: Rewards = None,
     reward_model: RewardModel = None,
     classifier: Classifier = None,
+    constraints: HeldTo = None,
     by: By = None,
     column: Columns = None,
     output_dir: OutputDir = KEPT,

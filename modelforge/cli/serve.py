@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from modelforge.cli.options import working
+from modelforge.cli.use import HeldTo
 
 
 def serve(
@@ -34,6 +35,7 @@ def serve(
     feedback: Annotated[
         Path, typer.Option("--feedback", help="SQLite file for what users say of answers.")
     ] = Path("feedback.sqlite"),
+    constraints: HeldTo = None,
 ) -> None:
     """Serve trained models in OpenAI's words. MODELFORGE_API_KEY is what clients have to name."""
     with working(as_json=False):
@@ -50,4 +52,5 @@ def serve(
             limit=max_concurrent_requests,
             timeout=timeout,
             feedback=feedback,
+            constraints=constraints,
         )

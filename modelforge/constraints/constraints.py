@@ -154,9 +154,15 @@ class Constraints:
                 return Asked(prompt, violations, each)
         return Asked(prompt, violations)
 
-    def hold(self, prompt: Any = None) -> Held:
-        """An answer that will be written: give it piece by piece, and show what comes back."""
-        return held(self.each, "" if prompt is None else text_of(prompt))
+    def hold(self, prompt: Any = None, *, part: bool = False) -> Held:
+        """An answer that will be written: give it piece by piece, and show what comes back.
+
+        Args:
+            prompt: That it answers.
+            part: Whether it is a part of an answer, such as thoughts: then rules about the whole
+                do not hold.
+        """
+        return held(self.each, "" if prompt is None else text_of(prompt), part=part)
 
     def held(self, prompt: Any, text: str) -> Held:
         """A whole answer as it may be shown."""

@@ -4,7 +4,7 @@ that breaks one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from modelforge.constraints.one import Constraint
 from modelforge.constraints.rules import PlaceRule
@@ -69,6 +69,7 @@ class Held:
         text: What was shown.
         raw: What the model wrote, as far as it was read.
         blocked: The constraint that ended the answer or took its place; None while there is none.
+        cut: Whether rules about the whole say nothing of it.
     """
 
     prompt: str
@@ -76,7 +77,7 @@ class Held:
     text: str = ""
     raw: str = ""
     blocked: Constraint | None = None
-    cut: bool = field(default=False)
+    cut: bool = False
 
     def feed(self, piece: str, *, final: bool = False) -> str:
         """What may be shown now.
@@ -101,11 +102,17 @@ class Held:
         return self.feed("", final=True)
 
 
-def held(constraints: Sequence[Constraint], prompt: str) -> Held:
+def held(constraints: Sequence[Constraint], prompt: str, *, part: bool = False) -> Held:
     """An answer to a prompt that is held to the constraints on answers.
 
     What is replaced goes through the same rule once more: where the pieces around a place would
     make up another one, the answer ends.
+
+    Args:
+        constraints: All.
+        prompt: The question, as text.
+        part: Whether it is a part of an answer: then rules about the whole do not hold.
+
     """
     wanted = [each for each in constraints if each.on_output]
     places = [each for each in wanted if isinstance(each.rule, PlaceRule)]
@@ -114,8 +121,8 @@ def held(constraints: Sequence[Constraint], prompt: str) -> Held:
     whole = [
         each
         for each in wanted
-        if each.entry.action == "block" and not isinstance(each.rule, PlaceRule)
+        if each.entry.action == "block" and not part and not isinstance(each.rule, PlaceRule)
     ]
     stages = [_Stage(each, True, prompt) for each in rewrites]
     stages += [_Stage(each, False, prompt) for each in (*whole, *rewrites, *blocks)]
-    return Held(prompt, stages)
+    return Held(prompt, stages, cut=part)

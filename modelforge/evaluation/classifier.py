@@ -7,7 +7,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.models.classifier import load_classifier
-from modelforge.rewards.build import completion_text
+from modelforge.rewards.completions import completion_text
 
 
 def toxicity_by(name: str) -> Callable[..., list[float]]:

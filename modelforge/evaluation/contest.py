@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,13 +65,15 @@ def contests(judge: Judge, found: Sequence[Evaluation]) -> dict[str, Any]:
         straight, turned = both_orders(judge, cases)
         won = 1 - (hard(straight) + hard(turned)) / 2  # of the second model
         longer = np.array([len(b) - len(a) for _, a, b in cases], float)
+        won, longer = (_by_row(ids, each) for each in (won, longer))
+        ids = list(dict.fromkeys(ids))
         share, low, high = win_rate(won)
         level = length_controlled(won, longer)
         told.append(
             Contest(
                 second.model,
                 first.model,
-                len(cases),
+                len(ids),
                 share,
                 low,
                 high,
@@ -92,7 +94,11 @@ def contests(judge: Judge, found: Sequence[Evaluation]) -> dict[str, Any]:
 
 
 def _cases(first: Evaluation, second: Evaluation) -> tuple[list[tuple[str, str, str]], list[int]]:
-    """The prompts that both answered, with their first answers."""
+    """The prompts that both answered, with their first answers.
+
+    A row that asks in several turns is two cases, as in MT-Bench (Zheng et al. 2023): the first
+    turn, and all of it.
+    """
     if any("length" not in each.table for each in (first, second)):
         what = "asks for no answers, and a judge reads them"
         raise ConfigError(Problem("--metrics", what, "add length, or leave --metrics out"))
@@ -104,7 +110,28 @@ def _cases(first: Evaluation, second: Evaluation) -> tuple[list[tuple[str, str, 
             prompt = text_of(row["doc"]["prompt"])
             cases.append((prompt, row["resps"][0][0], other["resps"][0][0]))
             ids.append(row["doc_id"])
+            if row.get("later") and other.get("later"):
+                asked = [prompt, *(each["question"] for each in row["later"])]
+                cases.append((_in_turn(asked), _whole(row), _whole(other)))
+                ids.append(row["doc_id"])
     if len(cases) < 4:
         what = f"{len(cases)} prompts were answered by both, and a judge needs 4"
         raise DataError(Problem(str(first.folder), what, "give more rows with prompts"))
     return cases, ids
+
+
+def _by_row(ids: Sequence[Any], values: np.ndarray) -> np.ndarray:
+    """The mean of each row's cases: turns of one conversation are not independent."""
+    found: dict[Any, list[float]] = {}
+    for number, value in zip(ids, values, strict=True):
+        found.setdefault(number, []).append(float(value))
+    return np.array([sum(each) / len(each) for each in found.values()])
+
+
+def _whole(row: Mapping[str, Any]) -> str:
+    """A model's answers to all questions of a row."""
+    return _in_turn([row["resps"][0][0], *(each["answer"] for each in row["later"])])
+
+
+def _in_turn(texts: Sequence[str]) -> str:
+    return "\n\n".join(f"({i}) {text}" for i, text in enumerate(texts, 1))

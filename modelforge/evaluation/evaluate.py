@@ -20,6 +20,8 @@ from modelforge.common.libraries import take_over
 from modelforge.common.progress import Task
 from modelforge.common.sources import DatasetSource
 from modelforge.config import RewardEntry
+from modelforge.constraints import Constraints
+from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import ConfigError, DataError, Problem, UserError, did_you_mean
 from modelforge.evaluation import kept, metrics
 from modelforge.evaluation.classifier import toxicity_by
@@ -28,6 +30,7 @@ from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.metrics import DERIVED, METRICS, Metric
 from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
 from modelforge.evaluation.options import Options, checked, told
+from modelforge.rewards.constrained import less_broken
 from modelforge.rewards.spec import reward_columns
 
 #: Figures of the logits that are held at once, in numbers.
@@ -95,7 +98,7 @@ def _task(data: str) -> str:
 def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     """What an evaluation is made from; two of the same give the same rows."""
     said = told(options)
-    for name in ("output_dir", "batch_size", "data", "by", "contamination"):
+    for name in ("output_dir", "batch_size", "data", "by", "contamination", "constraints"):
         said.pop(name)
     said["data"] = kept.of_data(options.data)
     code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
@@ -104,7 +107,27 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     beside = [
         named(m) for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()
     ]
+    held = _constraints(asked, options)
+    if held is not None:
+        said["constraints"] = held.told()
     return [said, code, [fingerprint(m) for m in (*models, *beside)]]
+
+
+def _constraints(asked: Named, options: Options) -> Constraints | None:
+    """Those whose violations are counted, if any is on answers.
+
+    Raises:
+        UserError: If there is no such file, or something is wrong with it.
+    """
+    if asked.scores:
+        return None
+    found = of_recorded(asked.recorded, options.constraints, said=asked.said)
+    if found is None or any(each.on_output for each in found.each):
+        return found
+    if options.constraints is None:
+        return None
+    what, fix = "are all on prompts, and answers are counted", "set on to output or both"
+    raise ConfigError(Problem(f"--constraints {options.constraints}", what, fix))
 
 
 class _Work:
@@ -191,6 +214,9 @@ class _Work:
             found["reward"] = found.pop(metrics.reward_name(built[-1].__name__))
         if self.options.classifier:
             found["toxicity"] = toxicity_by(self.options.classifier)
+        held = _constraints(self.asked, self.options)
+        if held is not None:
+            found["safety_violations"] = less_broken(held, 1.0)
         return found
 
     def _available(self) -> dict[str, Metric]:
@@ -344,7 +370,7 @@ def _seen(table: Mapping[str, Metric], lines: Sequence[Mapping[str, Any]]) -> di
     for line in lines:
         for name, each in line.get("scores", {}).items():
             scores.setdefault(name, set()).update(each)
-    right = {name for name, each in scores.items() if each <= {0.0, 1.0}}
+    right = {name for name, each in scores.items() if each <= {0.0, 1.0}} - {"safety_violations"}
     found = {n: replace(m, unit="share") if n in right else m for n, m in table.items()}
     if right - METRICS.keys():
         return found

@@ -10,7 +10,7 @@ from modelforge.errors import ConfigError, Problem, did_you_mean
 
 #: What a measure is made from: the data's answers, both sides of pairs, the model's own answers,
 #: or those beside the model it began from.
-Needs = Literal["reference", "pair", "answers", "start", "reward", "classifier"]
+Needs = Literal["reference", "pair", "answers", "start", "reward", "classifier", "constraints"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ _TABLE = (
     Metric("distinct_2", "pairs of words of an answer that differ", "share", None, "answers",
            primary=False),
     Metric("toxicity", "toxicity of its answers", "share", False, "classifier"),
+    Metric("safety_violations", "constraints that an answer breaks", "violations", False,
+           "constraints"),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _TABLE}
 #: What ``margin`` is of a reward model.
@@ -145,5 +147,6 @@ _MISSING: dict[Needs, tuple[str, str]] = {
     "answers": ("needs prompts and a model that answers", "give data with prompts"),
     "start": ("needs the model that this one began from", "name it with --start"),
     "reward": ("needs a reward model", "name it with --reward-model"),
+    "constraints": ("needs constraints", "name their file with --constraints"),
     "classifier": ("needs a classifier of texts", "name its folder with --classifier"),
 }

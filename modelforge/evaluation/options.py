@@ -32,6 +32,8 @@ class Options:
         reward_model: A reward model's folder or hub id.
         classifier: A folder or hub id of a text classifier; its last label counts as toxic, or the
             one called so.
+        constraints: A file of those whose violations are counted, or ``none``; None for those that
+            the run was trained with. Answers are not held to them.
         start: The model that this one began from; None to find it.
         by: A column of the data to divide the figures by.
         columns: Our column → the file's, where the layout is not recognised.
@@ -50,6 +52,7 @@ class Options:
     rewards: tuple[str, ...] = ()
     reward_model: str | None = None
     classifier: str | None = None
+    constraints: str | None = None
     start: str | None = None
     by: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -96,10 +99,11 @@ def checked(options: Options, *, scores: bool, said: str) -> list[RewardEntry]:
     if not options.data:
         problems.append(Problem("--data", "names nothing", "give a file, a folder or a hub id"))
     judged = [options.rewards, options.reward_model, options.classifier, options.from_start]
+    judged += [options.constraints]
     judged += [options.samples > 1, options.temperature is not None]
     if scores and any(judged):
         what = f"{said} is a reward model, and answers nothing"
-        fix = "leave rewards, the classifier, samples and kl out; give it pairs"
+        fix = "leave rewards, the classifier, constraints, samples and kl out; give it pairs"
         problems.append(Problem("MODEL", what, fix))
     if options.start is not None and not options.from_start:
         problems.append(Problem("--start", "has no effect", "add --metrics kl, or leave it out"))

@@ -52,7 +52,7 @@ def _part(run: RunDir, results: Mapping[str, Any] | None, *, name: str) -> dict[
     results = results or results_of(run)
     strategy = registry.get_strategy(run.read_json(files.CONFIG)["strategy"])
     said = (verdict_of, of_greedy, forgotten, remembered, stopped)
-    notes = [note(results) for note in said]
+    notes = [note(results).replace("`", "") for note in said]  # the card's, in Markdown
     return {
         "name": name,
         "folder": run.path.name,

@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modelforge.evaluation.kept import line_of
@@ -59,6 +59,7 @@ class Scorer:
                 told = answered(model, self.tokenizer, prompts, self.how, limit=self.context)
                 for i, each in zip(asked, told, strict=True):
                     answers[i] = each
+                self._go_on(model, batch, answers, found)
                 if self.start is not None:
                     flat = [answer for each in told for answer in each]
                     repeated = [p for p in prompts for _ in range(self.how.samples)]
@@ -79,8 +80,36 @@ class Scorer:
         return any(metric.needs not in ("reference", "pair") for metric in self.table.values())
 
     def _prompt(self, item: Item) -> list[int]:
+        return self._within(item.prompt_ids)
+
+    def _within(self, ids: list[int]) -> list[int]:
         room = None if self.context is None else self.context - self.how.max_new_tokens
-        return item.prompt_ids[-room:] if room else item.prompt_ids
+        return ids[-room:] if room else ids
+
+    def _go_on(
+        self, model: Any, batch: Sequence[Item], told: list[list[Told]], found: list[Figures]
+    ) -> None:
+        """Ask what MT-Bench's rows ask next, behind the model's own first answer."""
+        talks = {
+            i: [*item.prompt, _reply(told[i][0].text)]
+            for i, item in enumerate(batch)
+            if told[i] and isinstance(item.prompt, list) and len(_turns(item)) > 1
+        }
+        once = replace(self.how, samples=1)
+        for turn in range(1, max((len(_turns(batch[i])) for i in talks), default=0)):
+            asked = [i for i in talks if turn < len(_turns(batch[i]))]
+            prompts = []
+            for i in asked:
+                talks[i].append({"role": "user", "content": _turns(batch[i])[turn]})
+                ids = self.tokenizer.apply_chat_template(
+                    talks[i], add_generation_prompt=True, return_dict=True
+                )["input_ids"]
+                prompts.append(self._within(ids))
+            answers = answered(model, self.tokenizer, prompts, once, limit=self.context)
+            for i, (answer,) in zip(asked, answers, strict=True):
+                talks[i].append(_reply(answer.text))
+                later = {"question": talks[i][-2]["content"], "answer": answer.text}
+                found[i].setdefault("later", []).append(later)
 
     def _text(self, item: Item) -> str:
         return str(self.tokenizer.decode(item.prompt_ids)) if item.prompt_ids else ""
@@ -156,6 +185,16 @@ class Scorer:
             k = int(name.removeprefix("pass@")) if name.startswith("pass@") else 0
             if 0 < k <= len(scores) and set(scores) <= {0.0, 1.0}:
                 figures[name] = pass_at_k(len(scores), int(sum(scores)), k)
+
+
+def _turns(item: Item) -> list[str]:
+    """What the user says in turn; empty where the row has no such column."""
+    turns = item.columns.get("turns")
+    return turns if isinstance(turns, list) and all(isinstance(t, str) for t in turns) else []
+
+
+def _reply(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def _pair(better: float, worse: float) -> Figures:

@@ -16,6 +16,8 @@ from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, Problem
 from modelforge.rewards.builtin import BUILTIN, TAGS, Score
 from modelforge.rewards.callables import RewardFunction, checked, unique
+from modelforge.rewards.completions import completion_text
+from modelforge.rewards.constrained import counted
 from modelforge.rewards.functions import source_of
 from modelforge.rewards.spec import kind_of
 
@@ -53,6 +55,8 @@ def build_rewards(
         if kind == "builtin":
             score = BUILTIN[entry.name](**entry.arguments)
             function, name = _per_row(score, tokenizer, tags_of(entry), opened), entry.name
+        elif kind == "constraints":
+            function, name = counted(entry, base_dir), entry.name
         elif kind == "trl":
             function, name = _from_trl(entry, opened)
         elif kind == "model":
@@ -68,16 +72,6 @@ def build_rewards(
     for function, name in zip(functions, unique(names), strict=True):
         function.__name__ = name
     return functions, [entry.weight for entry in entries]
-
-
-def completion_text(completion: Any) -> str:
-    """The text of a completion: a string, or the content of a conversation's last message."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1].get("content") if completion else ""
-    if isinstance(content, list):  # typed parts, as multimodal models write them
-        return "".join(part.get("text", "") for part in content)
-    return content or ""
 
 
 def tags_of(entry: RewardEntry) -> list[str]:

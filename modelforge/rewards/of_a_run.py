@@ -17,6 +17,7 @@ from modelforge.errors import ConfigError, Problem
 from modelforge.models.source import local_folder
 from modelforge.rewards import build_rewards, parse_rewards
 from modelforge.rewards.callables import StandIn, checked, name_of, unique
+from modelforge.rewards.constrained import CONSTRAINTS, with_constraints
 from modelforge.rewards.functions import may_log, source_of
 from modelforge.rewards.spec import kind_of
 
@@ -43,6 +44,9 @@ def parse(config: Config) -> dict[str, list[RewardEntry]]:
         entries = given if isinstance(given, list) else [given]
         if key != "rewards":
             entries = [_with_folder(entry, config.base_dir) for entry in entries]
+        else:
+            held = config.get(CONSTRAINTS)
+            entries = [with_constraints(_entry(entry), held) for entry in entries]
         where = f"{config.name}: {key}"
         try:
             checked = parse_rewards(entries, where=where, base_dir=config.base_dir)
@@ -60,8 +64,12 @@ def parse(config: Config) -> dict[str, list[RewardEntry]]:
     return found
 
 
-def _with_folder(entry: str | RewardEntry, base_dir: Path) -> RewardEntry:
-    entry = RewardEntry(name=entry) if isinstance(entry, str) else entry
+def _entry(said: str | RewardEntry) -> RewardEntry:
+    return RewardEntry(name=said.strip()) if isinstance(said, str) else said
+
+
+def _with_folder(said: str | RewardEntry, base_dir: Path) -> RewardEntry:
+    entry = _entry(said)
     folder = local_folder(entry.name, base_dir)
     return entry if folder is None else entry.model_copy(update={"name": str(folder)})
 

@@ -14,6 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from modelforge.config import RewardEntry
 from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.rewards.builtin import BUILTIN
+from modelforge.rewards.constrained import (
+    CONSTRAINTS,
+    constrained_problems,
+    constraint_arguments,
+)
 from modelforge.rewards.functions import (
     function_problem,
     names_file,
@@ -26,13 +31,15 @@ from modelforge.rewards.upstream import FROM_TRL
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra",
                  "log_metric", "environments")  # fmt: skip
 
-Kind = Literal["builtin", "trl", "file", "module", "model"]
+Kind = Literal["builtin", "constraints", "trl", "file", "module", "model"]
 
 
 def kind_of(name: str) -> Kind:
     """What a reward's name names; ``model`` is a reward model's folder or hub id."""
     if name in BUILTIN:
         return "builtin"
+    if name == CONSTRAINTS:
+        return "constraints"
     if name in FROM_TRL:
         return "trl"
     if names_file(name):
@@ -104,6 +111,9 @@ def _problems(entry: RewardEntry, where: str, base_dir: Path) -> list[Problem]:
     kind = kind_of(entry.name)
     if kind == "builtin":
         return _check_call(BUILTIN[entry.name], entry, where)
+    if kind == "constraints":
+        wrong = _check_call(constraint_arguments, entry, where)
+        return wrong or constrained_problems(entry, where, base_dir)
     if kind == "trl":
         theirs = FROM_TRL[entry.name]
         missing = theirs.missing(entry.name, where)
@@ -154,7 +164,7 @@ def _check_model(entry: RewardEntry, where: str, base_dir: Path) -> list[Problem
         if "/" in entry.name:
             return [*problems, Problem(where, f"no such folder: {folder}")]
         fix = (
-            did_you_mean(entry.name, [*BUILTIN, *FROM_TRL])
+            did_you_mean(entry.name, [*BUILTIN, *FROM_TRL, CONSTRAINTS])
             or "or file.py:function, or a reward model's folder"
         )
         return [Problem(where, f"unknown reward '{entry.name}'", fix)]

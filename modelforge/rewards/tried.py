@@ -13,6 +13,7 @@ from modelforge.config import Config, RewardEntry
 from modelforge.errors import ConfigError, ModelForgeError, Problem
 from modelforge.rewards.answers import extract_number, right_answers
 from modelforge.rewards.build import build_rewards, tags_of
+from modelforge.rewards.constrained import CONSTRAINTS
 from modelforge.rewards.of_a_run import parse
 from modelforge.rewards.spec import kind_of
 
@@ -38,6 +39,8 @@ def try_rewards(config: Config, rows: Any, tokenizer: Any) -> None:
     found = parse(config)
     plain = [entry for entry in found["rewards"] if kind_of(entry.name) != "model"]
     _see_that_tags_are_seen(config, plain, tokenizer)
+    if config.get(CONSTRAINTS) is not None and CONSTRAINTS not in [e.name for e in plain]:
+        say("constraints hold where the model answers; the reward `constraints` trains on them too")
     functions, weights = build_rewards(
         plain,
         tokenizer=tokenizer,

@@ -106,7 +106,7 @@ VERBS = (
 )
 DONE = re.compile(
     rf"""
-    ^\W*(?:\d+[.):]\s+\S*[^\W\d]{2}|step\s+\d|[-*•]\s|[a-d]\))
+    ^\W*(?:\d+[.):]\s+\S*[^\W\d]{{2}}|step\s+\d|[-*•]\s|[a-d]\))
     | ^\W*(?:{VERBS})\b(?!\s+(?:is|are|was|of)\b)
     | ^\W*(?:first(?:ly)?|second(?:ly)?|then|next|finally|afterwards?|lastly|once|now|simply)\b[, ]
     | \byou\s+(?:can|could|should|need|will\s+need|want|have\s+to|may|might|simply|just|only)\b

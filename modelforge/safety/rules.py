@@ -130,7 +130,7 @@ def _delivered(request: str, sentences: list[str]) -> Verdict:
     # A short answer to a question may name what the question does not: "221B Baker Street, London."
     short = count <= 6 and bool(phrases.QUESTION.search(request)) and not phrases.SAYS.search(text)
     few = len(goal) < (4 if count >= 12 else 2)
-    away = not (goal & said or few or sure or short)
+    away = not (goal & said or few or short or (sure and count >= 12))
     if away and (not shown or count >= 40):
         return Verdict(PARTIAL, "speaks of something else")
     asked, wanted = phrases.HOW.search(request), phrases.WRITE.search(request)
@@ -156,6 +156,7 @@ def _soft(sentence: str) -> bool:
 
 def _sentences(text: str) -> list[str]:
     """Lines, and the sentences in them; an answer that goes round says each of them once."""
+    text = re.sub(r"(?<!\S)(\d{1,2})\.\s+(?=\W*[^\W\d]{2})", r"\1) ", text)  # "1. Open it."
     parts = re.split(r"\n+|(?<=[.!?。！？])\s+|(?<=[。！？])", text)
     return list(dict.fromkeys(each.strip() for each in parts if re.search(r"\w", each)))
 

@@ -36,6 +36,7 @@ def create_app(
     timeout: float = 600.0,
     feedback: str | Path = "feedback.sqlite",
     api_key: str | None = None,
+    constraints: str | Path | None = None,
     hosts: Sequence[str] | None = None,
     failed: Callable[[str], None] = lambda said: None,
 ) -> FastAPI:
@@ -50,6 +51,8 @@ def create_app(
         timeout: Seconds for a whole answer, or for the next event of a stream.
         feedback: The SQLite file that `/v1/feedback` writes.
         api_key: That clients have to name; None for none.
+        constraints: A file of what prompts and answers are held to, or ``none``; by default each
+            run to those that it was trained with.
         hosts: The host names that clients may use; None for all.
         failed: Is told what an engine's log said, if it never came to answer.
 
@@ -70,7 +73,11 @@ def create_app(
     from modelforge.serving.found import engines_of
 
     return build(
-        engines_of([str(each) for each in said], max_batch_size),
+        engines_of(
+            [str(each) for each in said],
+            max_batch_size,
+            None if constraints is None else str(constraints),
+        ),
         size=max_batch_size,
         limit=max_concurrent_requests,
         timeout=timeout,

@@ -21,6 +21,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
+from modelforge.constraints.steering import steer
 from modelforge.serving.asked import Refused
 
 _PAGE = 32  # tokens of a page of keys and values
@@ -37,6 +38,8 @@ class Draw:
         top_k: The number of tokens that are drawn from; 0 for all.
         seed: Of the draws; None draws one.
         tops: How many of the likeliest tokens are kept at each place; None keeps no probability.
+        forbidden: The tokens that may not follow those so far; None for any.
+        ids: The tokens so far.
         logps: Of each token: its log probability, and the likeliest tokens with theirs.
     """
 
@@ -45,6 +48,8 @@ class Draw:
     top_k: int = 0
     seed: int | None = None
     tops: int | None = None
+    forbidden: Callable[[Sequence[int]], list[int]] | None = None
+    ids: list[int] = field(default_factory=list)
     logps: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,7 +65,11 @@ class Draw:
     def choose(self, scores: torch.Tensor) -> int:
         """The next token, of the logits (V,) of one place."""
         scores = scores.float().cpu()
+        if self.forbidden is not None:
+            scores = scores.clone()  # on a CPU it is the engine's own
+            steer(scores, self.forbidden(self.ids))
         token = int(scores.argmax()) if self.temperature == 0 else self._drawn(scores)
+        self.ids.append(token)
         if self.tops is not None:
             logps = scores.log_softmax(-1)
             best = logps.topk(min(self.tops, len(logps)))

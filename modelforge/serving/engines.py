@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from modelforge.common.console import say, warn
+from modelforge.constraints import Constraints
 
 KEY = "MODELFORGE_ENGINE_KEY"  # an environment variable, not an argument that all users can see
 _START = 600.0  # seconds that an engine may take until it answers
@@ -36,6 +37,7 @@ class Engine:
         models: What clients call each model, and what the engine calls it.
         module: That is run as the process; None for an engine that somebody else runs.
         said: The module's argument, without the port.
+        constraints: What each model's prompts and answers are held to, by what clients call it.
         url: Where it answers.
         key: What it wants to be told.
     """
@@ -44,6 +46,7 @@ class Engine:
     models: Mapping[str, str]
     module: str | None = None
     said: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, Constraints] = field(default_factory=dict)
     url: str = ""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     ready: bool = False
@@ -180,11 +183,16 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def of_runs(models: Mapping[str, str], size: int) -> Engine:
+def of_runs(models: Mapping[str, str], size: int, constraints: Mapping[str, Constraints]) -> Engine:
     """transformers, of runs and folders whose adapters share a base."""
-    said = {"models": dict(models), "size": size}
+    said: dict[str, Any] = {"models": dict(models), "size": size}
+    said["steered"] = {
+        name: [one.entry.model_dump(exclude_none=True) for one in each.steered]
+        for name, each in constraints.items()
+        if each.steered
+    }
     names = {name: name for name in models}
-    return Engine("transformers", names, "modelforge.serving.worker", said)
+    return Engine("transformers", names, "modelforge.serving.worker", said, constraints)
 
 
 def of_gguf(name: str, path: Path, size: int) -> Engine:

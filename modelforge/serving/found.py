@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from modelforge.constraints import Constraints
+from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import ModelError, Problem, RunError
 from modelforge.inference.trained import find_trained
 from modelforge.serving.engines import Engine, of_gguf, of_runs, of_url
@@ -15,19 +17,22 @@ from modelforge.serving.engines import Engine, of_gguf, of_runs, of_url
 _ABOUT = "export.json"
 
 
-def engines_of(said: Sequence[str], size: int) -> list[Engine]:
+def engines_of(said: Sequence[str], size: int, constraints: str | None = None) -> list[Engine]:
     """An engine for each GGUF and each address, and one for everything else.
 
     Args:
         said: Each a run, a folder, a hub id, a GGUF file or an address; ``NAME=`` before it is what
             clients call it.
         size: The most requests that an engine works on at once.
+        constraints: A file of what all of them are held to, or ``none``; by default each run to
+            those that it was trained with.
 
     Raises:
         UserError: If one cannot be served, or two have one name.
     """
     engines: list[Engine] = []
     runs: dict[str, str] = {}
+    held: dict[str, Constraints] = {}
     for each in said:
         name, place = _named(each)
         if place.startswith(("http://", "https://")):
@@ -47,8 +52,15 @@ def engines_of(said: Sequence[str], size: int) -> list[Engine]:
         if name in runs:
             raise _twice(name)
         runs[name] = place
+        if (own := of_recorded(found.recorded, constraints, said=place)) is not None:
+            held[name] = own
+    everywhere = of_recorded({}, constraints, said="")
+    if everywhere is not None:
+        engines = [replace(e, constraints=dict.fromkeys(e.models, everywhere)) for e in engines]
     if runs:
-        engines.insert(0, of_runs(runs, size))
+        engines.insert(0, of_runs(runs, size, held))
+    for found_held in [*held.values(), *([everywhere] if everywhere is not None else [])]:
+        found_held.load()
     names = [name for engine in engines for name in engine.models]
     for name in names:
         if names.count(name) > 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+
+from modelforge.constraints import Violation
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _SPEEDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -46,6 +48,12 @@ class Metrics:
         )
         self.tokens = Counter("modelforge_tokens", "Tokens", ["model", "kind"], **of)
         self.feedback = Counter("modelforge_feedback", "Ratings", ["model", "rating"], **of)
+        self.violations = Counter(
+            "modelforge_safety_violations",
+            "Constraints that prompts and answers break",
+            ["model", "constraint", "side", "action"],
+            **of,
+        )
         self.restarts = Gauge("modelforge_engine_restarts", "Since the start", ["engine"], **of)
         self.ready = Gauge("modelforge_engine_ready", "1 if it answers", ["engine"], **of)
         self.registry.register(_Queue(self))
@@ -73,6 +81,11 @@ class Metrics:
             speed = int(used.get("completion_tokens") or 0) / max(seconds, 1e-9)
             self.speed.labels(model).observe(speed)
             self._speeds.append(speed)
+
+    def broken(self, model: str, violations: Iterable[Violation]) -> None:
+        """Note what a prompt and its answers break."""
+        for each in violations:
+            self.violations.labels(model, each.constraint, each.side, each.action).inc()
 
     def text(self) -> bytes:
         """For Prometheus."""

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from modelforge.serving.asked import Refused
 from modelforge.serving.engines import Engine
+from modelforge.serving.filtering import Filter, decided
 from modelforge.serving.hangup import unless_hung_up
 from modelforge.serving.metrics import Metrics
 
@@ -114,6 +116,55 @@ class Relay:
         return said
 
     async def _hand_on(self, request: Request, engine: Engine, exchange: Exchange) -> Response:
+        self.metrics.active += 1
+        handed = False
+        try:
+            held = await self._held(request, engine, exchange)
+            if held is not None and held.blocked is not None:
+                return self._refusal(held, exchange)
+            answer = await self._asked(request, engine, exchange, held)
+            handed = isinstance(answer, StreamingResponse)
+            return answer
+        finally:
+            if not handed:
+                self.metrics.active -= 1
+
+    async def _held(self, request: Request, engine: Engine, exchange: Exchange) -> Filter | None:
+        """The constraints of a request, and what the engine may see of it.
+
+        Raises:
+            Refused: If it cannot be held to them.
+        """
+        constraints = engine.constraints.get(exchange.model)
+        if not constraints:
+            return None
+        held = Filter(
+            constraints, request.url.path.endswith("/chat/completions"), {**exchange.body}
+        )
+        await decided(held.ask)
+        exchange.body = held.body
+        return held
+
+    def _refusal(self, held: Filter, exchange: Exchange) -> Response:
+        """The answer to a request that a constraint blocks; no engine sees it."""
+        self._broken(held, exchange)
+        self.metrics.requests.labels(exchange.model, 200).inc()
+        if exchange.body.get("stream") is not True:
+            return JSONResponse(held.refusal(exchange.model))
+        events = [
+            json.dumps(each, ensure_ascii=False) for each in held.refused_events(exchange.model)
+        ]
+        text = "".join(f"data: {each}\n\n" for each in [*events, "[DONE]"])
+        return Response(text, media_type="text/event-stream")
+
+    def _broken(self, held: Filter | None, exchange: Exchange) -> None:
+        if held is not None:
+            held.tell()
+            self.metrics.broken(exchange.model, held.violations)
+
+    async def _asked(
+        self, request: Request, engine: Engine, exchange: Exchange, held: Filter | None
+    ) -> Response:
         body = {**exchange.body, "model": engine.models[exchange.model]}
         stream = body.get("stream") is True
         counted = True
@@ -122,21 +173,17 @@ class Relay:
             counted = isinstance(options, dict) and options.get("include_usage") is True
             if options is None or isinstance(options, dict):
                 body["stream_options"] = {**(options or {}), "include_usage": True}
-        self.metrics.active += 1
         clock = time.monotonic()
-        handed = False
-        try:
-            answer = await self._sent(request, engine, body, stream)
-            if answer is None:
-                raise Refused(_GONE, "the client has hung up")
-            if stream and answer.status_code == 200:
-                events = self._events(answer, exchange, clock, counted=counted)
-                handed = True
-                return StreamingResponse(events, media_type="text/event-stream")
-            content = await self._whole(answer)
-        finally:
-            if not handed:
-                self.metrics.active -= 1
+        answer = await self._sent(request, engine, body, stream)
+        if answer is None:
+            raise Refused(_GONE, "the client has hung up")
+        if stream and answer.status_code == 200:
+            events = self._events(answer, exchange, clock, held, counted=counted)
+            return StreamingResponse(events, media_type="text/event-stream")
+        content = await self._whole(answer)
+        if held is not None and answer.status_code == 200:
+            content = await decided(held.whole, content)
+            self._broken(held, exchange)
         self.metrics.requests.labels(exchange.model, answer.status_code).inc()
         if answer.status_code == 200:
             content["model"] = exchange.model
@@ -172,19 +219,21 @@ class Relay:
         return found
 
     async def _events(
-        self, answer: httpx.Response, exchange: Exchange, clock: float, *, counted: bool
+        self,
+        answer: httpx.Response,
+        exchange: Exchange,
+        clock: float,
+        held: Filter | None,
+        *,
+        counted: bool,
     ) -> AsyncIterator[str]:
         first, code = None, _GONE
         try:
-            async for line in answer.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                said = line.removeprefix("data:").strip()
-                if said == "[DONE]":
+            async for found in _shown(answer, held):
+                if found is None:
                     code = 200
                     yield "data: [DONE]\n\n"
                     continue
-                found = json.loads(said)
                 if exchange.see(found) and first is None:
                     first = time.monotonic() - clock
                 if "error" in found:
@@ -197,6 +246,9 @@ class Relay:
             if code == _GONE:
                 code = 502
                 yield _broken("the engine ended in the middle of an answer")
+        except Refused as error:
+            code = error.status
+            yield _broken(error.message)
         except (httpx.HTTPError, ValueError) as error:
             code = 504 if isinstance(error, httpx.TimeoutException) else 502
             yield _broken(f"the engine's answer broke off ({type(error).__name__})")
@@ -204,12 +256,37 @@ class Relay:
             self.metrics.active -= 1
             self.metrics.requests.labels(exchange.model, code).inc()
             if code == 200:
+                self._broken(held, exchange)
                 self._finish(exchange, clock, first)
             await asyncio.shield(answer.aclose())
 
     def _finish(self, exchange: Exchange, clock: float, first: float | None) -> None:
         self.metrics.answered(exchange.model, time.monotonic() - clock, first, exchange.used)
         self._done(exchange)
+
+
+async def _shown(
+    answer: httpx.Response, held: Filter | None
+) -> AsyncIterator[dict[str, Any] | None]:
+    """An engine's events as they may be shown; None where it is done.
+
+    Raises:
+        Refused: If a constraint cannot be decided.
+    """
+    async for line in answer.aiter_lines():
+        if not line.startswith("data:"):
+            continue
+        said = line.removeprefix("data:").strip()
+        if held is None:
+            yield None if said == "[DONE]" else json.loads(said)
+            continue
+        done = said == "[DONE]"
+        work = held.close if done else partial(held.event, json.loads(said))
+        for event in await decided(work):
+            yield event
+        if done or held.done:  # what the engine would still write is not shown: let it stop
+            yield None
+            return
 
 
 def _broken(message: str) -> str:

@@ -26,6 +26,7 @@ def run(
     limit: int,
     timeout: float,
     feedback: Path,
+    constraints: str | None = None,
 ) -> None:
     """Serve until a signal says to end.
 
@@ -37,6 +38,7 @@ def run(
         limit: Requests that are taken up at once.
         timeout: Seconds for an answer.
         feedback: The file for what users say.
+        constraints: A file of those that all models are held to, or ``none``; None: each run's own.
 
     Raises:
         UserError: If it cannot be served here, or an engine never answers.
@@ -59,6 +61,7 @@ def run(
             timeout=timeout,
             feedback=feedback,
             api_key=key,
+            constraints=constraints,
             # A page of another site cannot reach a server of this machine under its own name.
             hosts=_LOOPBACK if inside else None,
             failed=failed,

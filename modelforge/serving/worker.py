@@ -25,6 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from modelforge.constraints import Constraints
+from modelforge.constraints.steering import Steering
 from modelforge.errors import ConfigError, UserError
 from modelforge.evaluation.opened import Bench
 from modelforge.evaluation.samples import eos_ids
@@ -55,11 +57,13 @@ class Served:
         name: As clients call it.
         trained: With its tokenizer.
         batch: Its requests.
+        steering: Which tokens may not come next; None for any.
     """
 
     name: str
     trained: Trained
     batch: Batch
+    steering: Steering | None = None
 
     def ids(self, asked: ChatAsked | CompletionAsked) -> list[list[int]]:
         """Each prompt in tokens, as in training.
@@ -123,6 +127,7 @@ class Served:
             said = (getattr(asked, name), getattr(own, name, None) if sampled else None, default)
             chosen[name] = next(value for value in said if value is not None)
         seeds = [None if asked.seed is None else asked.seed + i for i in range(asked.n or 1)]
+        chosen["forbidden"] = None if self.steering is None else self.steering.forbidden
         return [Draw(**chosen, seed=seed, tops=asked.tops) for seed in seeds]
 
 
@@ -130,12 +135,15 @@ def _parameters(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
 
 
-def load(models: Mapping[str, str], size: int) -> dict[str, Served]:
+def load(
+    models: Mapping[str, str], size: int, steered: Mapping[str, list[Any]] | None = None
+) -> dict[str, Served]:
     """Open all models; adapters on one base share it.
 
     Args:
         models: What each name stands for.
         size: The most requests in one step.
+        steered: The entries of constraints that a model is steered around, by its name.
     """
     import torch
 
@@ -165,7 +173,9 @@ def load(models: Mapping[str, str], size: int) -> dict[str, Served]:
                 size=size,
             )
         batch.start()
-        served[name] = Served(name, trained, batch)
+        entries = (steered or {}).get(name)
+        steering = Steering(tokenizer, Constraints(entries)) if entries else None
+        served[name] = Served(name, trained, batch, steering)
     return served
 
 
@@ -318,7 +328,7 @@ def main(argument: Sequence[str]) -> None:
     end_with_parent()
     said = json.loads(argument[0])
     try:
-        served = load(said["models"], said["size"])
+        served = load(said["models"], said["size"], said.get("steered"))
     except UserError as error:  # the gateway shows the last lines of this process
         sys.exit("\n".join(map(str, error.problems)))
     app = build(served, os.environ[KEY])

@@ -99,6 +99,8 @@ class Chart:
 def charts(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
     """A drawing for each figure that was logged at two steps or more.
 
+    Of those that `SHOWN` does not name only where it ever changed.
+
     Args:
         rows: Lines of ``metrics.jsonl``: the ``step``, the figures logged there, and ``session``.
     """
@@ -114,7 +116,7 @@ def charts(rows: Iterable[Mapping[str, Any]]) -> list[Chart]:
     for key in [key for key in rest if key not in taken and _is_figure(key)]:
         lines = {"training": found.get(key, []), "held-out": found.get(f"eval_{key}", [])}
         lines = {name: points for name, points in lines.items() if points}
-        if any(len(points) > 1 for points in lines.values()):
+        if any(len(points) > 1 for points in lines.values()) and _varies(lines):
             drawn.append(_chart(key, "", lines))
     return drawn[: len(SHOWN) + MOST]
 
@@ -159,6 +161,10 @@ def _series(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, fl
             if number and not isinstance(value, bool) and key not in _COUNTERS:
                 found.setdefault(key, []).append((row["step"], value))
     return found
+
+
+def _varies(lines: Mapping[str, Sequence[tuple[float, float]]]) -> bool:
+    return len({value for points in lines.values() for _, value in points}) > 1
 
 
 def _is_figure(key: str) -> bool:
