@@ -53,8 +53,8 @@ def in_place_of(name: str) -> str:
     """
     if told := _OTHERS.get(name):
         return f"write {told}" if told.startswith("modelforge.") else told
-    if name.startswith("train_") and (strategy := strategy_named(name)):
-        return f"write {_TRAIN.format(strategy)}"
+    if name.startswith("train_") and (trained := strategy_named(name)):
+        return f"write {_TRAIN.format(trained)}"
     found = _KINDS.fullmatch(name)
     strategy = _METHODS.get(found["method"]) if found else None
     return f"write {_TRAIN.format(strategy)}" if strategy else ""
