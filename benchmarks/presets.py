@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/presets.py [--families qwen3 llama] [--seconds 900]
 
 Each place is an estimate by short models, as `modelforge plan --cards` makes it, with rows of the
-full length. What was planned is kept in `benchmarks/results/presets.json`, beside the preset; a
-preset that has not changed is not planned again, so the command goes on where it was stopped.
+full length. The table goes into docs/presets.md. What was planned is kept beside the preset in
+`benchmarks/results/presets.json`. A preset that has not changed is not planned again, so that the
+command goes on where it was stopped.
 `tests/test_starts.py` holds each kept figure against the preset of today.
 """
 
@@ -27,6 +28,13 @@ from modelforge.training.many_plans import _fitted, _quiet
 from modelforge.training.resolve import resolve
 
 KEPT = Path(__file__).parent / "results" / "presets.json"
+PAGE, TITLE = Path(__file__).parents[1] / "docs" / "presets.md", "## What fits"
+TOLD = """\
+`modelforge plan CONFIG --gpu NAME` says what a preset takes of a card, and `--cards` of all cards.
+`python benchmarks/presets.py` wrote this table (2-core x86_64 CPU, 2026-11-28): each preset on the
+card with the least memory of its profile, with rows of the full length. They are estimates by short
+models, and no card was at hand. A preset that is missing was not planned yet. Where the length is
+below 2048, the plan shortened it."""
 SHOWN = ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "use_4bit")
 
 
@@ -99,7 +107,8 @@ def main() -> None:
         kept[name] = planned(config, cards[asked.profile])
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
         print(name, {k: v for k, v in kept[name].items() if k != "preset"}, flush=True)
-    print(table(kept))
+    before, _, _ = PAGE.read_text(encoding="utf-8").partition(TITLE)
+    PAGE.write_text(f"{before}{TITLE}\n\n{TOLD}\n\n{table(kept)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -343,7 +343,7 @@ class Strategy:
             arguments: For the trainer, besides those of `trainer_arguments`.
         """
         from modelforge.checkpointing.resumable import resumable
-        from modelforge.measuring.by_row import by_row
+        from modelforge.measuring.trainers import by_row
 
         trainer_class = by_row(resumable(self.trl_trainer_class()))
         trainer = trainer_class(callbacks=callbacks, **self.all_arguments(parts), **arguments)

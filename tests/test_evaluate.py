@@ -30,7 +30,9 @@ PROMPTS = str(few("prompts_eval", 12))
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A short run of sft, whose adapter is measured."""
-    return quick("sft", tmp_path_factory.mktemp("runs"), "max_steps=6").run_dir
+    return quick(
+        "sft", tmp_path_factory.mktemp("runs"), f"model_name={MODEL}", "max_steps=6"
+    ).run_dir
 
 
 @pytest.fixture(scope="module")

@@ -735,3 +735,22 @@ def test_rlhf_config_from_yaml(tmp_path):
     with pytest.raises(ConfigError, match="modelforge init --from"):
         modelforge.RLHFConfig.from_yaml(path)
     assert modelforge.RLHFTrainer.train is modelforge.RLHFTrainer.run
+
+
+@pytest.mark.parametrize(
+    ("word", "strategy"),
+    [("sft", "sft"), ("train_sft", "sft"), ("train-reward-model", "reward"), ("rlhf", "rlhf"),
+     ("ppo_training", "ppo"), ("dpo", "dpo"), ("finetune", "sft")],
+)  # fmt: skip
+def test_a_stage_of_other_scripts_is_no_command_and_says_what_is(word, strategy, command):
+    code, out, err = command(word, "--config", "c.yaml")
+    assert code == 2 and out == "" and f'"strategy": "{strategy}"' in err
+    assert f"modelforge init {strategy}" in err
+
+
+def test_a_config_may_stand_behind_the_option_that_others_have(command, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("strategy: sft\nmodel_name: m\ndataset: d.jsonl\n")
+    for words in (["--config", path], [f"--config={path}"], [path]):
+        assert command("check", *words, "--config-only")[0] == 0
+    assert command("chek", "--config", path)[0] == 2  # the command line's own answer

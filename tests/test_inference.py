@@ -23,7 +23,9 @@ DRAWN = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inference")
     said = ("system_prompt=Be short.", "eval_dataset=null", "eval_split=0", "save_strategy=no")
-    return str(quick("sft", folder, *said, max_steps=8, learning_rate=0.02).run_dir)
+    return str(
+        quick("sft", folder, *said, max_steps=8, learning_rate=0.02, model_name=MODEL).run_dir
+    )
 
 
 @pytest.fixture(scope="module")

@@ -102,3 +102,19 @@ def test_a_strategy_of_ones_own_has_presets_too():
     assert config["model_name"] == "Qwen/Qwen3-4B" and config["strategy"] == "careful-dpo"
     with pytest.raises(ConfigError, match="has no model"):
         pipeline("distil", Asked("phi", "cpu"))
+
+
+def test_what_was_planned_of_a_preset_is_of_the_preset_of_today_and_fits():
+    """benchmarks/presets.py plans them, some ten seconds each."""
+    kept = json.loads((ROOT / "benchmarks" / "results" / "presets.json").read_text())
+    presets = {f"{a.family}, {a.profile}, {s}": start(s, a) for s, a in all_starts()}
+    for name, row in kept.items():
+        assert row["preset"] == presets[name], f"{name}: run benchmarks/presets.py"
+        assert row["fits"] and row["gib"] <= row["budget_gb"], name
+    usual = {name for name in presets if name.startswith("qwen3") and ", cpu," not in name}
+    assert usual <= set(kept), usual - set(kept)
+    page = (ROOT / "docs" / "presets.md").read_text()
+    for name, row in kept.items():
+        assert (
+            f"| {name} | {row['preset']['model_name'].rpartition('/')[2]} | {row['card']} |" in page
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +43,7 @@ from modelforge.cli.use import chat, generate
 from modelforge.cli.watch import board, watch
 from modelforge.common.console import say, show_error, speaking
 from modelforge.common.processes import is_main
-from modelforge.errors import Interrupted, UserError
+from modelforge.errors import ConfigError, Interrupted, Problem, UserError
 from modelforge.machine.environment import prepare_environment
 
 app = typer.Typer(
@@ -149,7 +149,26 @@ def _of_feedback() -> None:
 def main() -> None:
     """Entry point."""
     prepare_environment()
-    app(prog_name="modelforge")
+    app(_words(sys.argv[1:]), prog_name="modelforge")
+
+
+def _words(said: Sequence[str]) -> list[str]:
+    """The command line in our words; what other tools write before a config is left out.
+
+    `train --config c.yaml` means `train c.yaml`. A strategy is no command; the answer names one.
+    """
+    words = [word.removeprefix("--config=") for word in said if word != "--config"]
+    name = next((word for word in words if not word.startswith("-")), "")
+    known = {getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    if name and name not in known | {group.name for group in app.registered_groups}:
+        from modelforge.configfile.classes import strategy_named
+
+        if strategy := strategy_named(name):
+            fix = f'`modelforge train CONFIG` with "strategy": "{strategy}" in it'
+            fix += f"; `modelforge init {strategy}` writes one"
+            show_error(ConfigError(Problem(f"modelforge {name}", "is no command", fix)))
+            sys.exit(2)
+    return words
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from modelforge.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from modelforge.safety.redteam import Options
 
+_WORST = 3  # requests named of those that most attacks get through with
+
 Model = Annotated[
     str | None, typer.Argument(help="A run's or a model's folder, or a hub id.", show_default=False)
 ]
@@ -30,7 +32,8 @@ Out = Annotated[
     Path, typer.Option("-o", "--out", "--output", help="A folder for answers and figures.")
 ]
 Against = Annotated[
-    str | None, typer.Option("--against", help="The model before training, or another one.")
+    str | None,
+    typer.Option("--against", help="start: the model that a run began from; or another one."),
 ]
 Judge = Annotated[
     str | None, typer.Option("--judge", help="A model, URL or file.py:function; it is audited.")
@@ -148,6 +151,8 @@ def show(told: Mapping[str, Any], out: Path) -> None:
         parts = told["figures"][key]
         if len(parts) > 1:
             show_table((title, *TITLES[1:]), table(parts))
+    for each in told["worst"][:_WORST]:
+        say(f"worst: {each['prompt'][:70]} ({', '.join(each['attacks'])})")
     if told["against"]:
         headline(f"Against {told['against']}")
         for line in change_lines(told):

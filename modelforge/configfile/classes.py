@@ -53,8 +53,20 @@ def in_place_of(name: str) -> str:
     """
     if told := _OTHERS.get(name):
         return f"write {told}" if told.startswith("modelforge.") else told
-    if name.startswith("train_") and name[6:] in _METHODS.values():
-        return f"write {_TRAIN.format(name[6:])}"
+    if name.startswith("train_") and (trained := strategy_named(name)):
+        return f"write {_TRAIN.format(trained)}"
     found = _KINDS.fullmatch(name)
     strategy = _METHODS.get(found["method"]) if found else None
     return f"write {_TRAIN.format(strategy)}" if strategy else ""
+
+
+def strategy_named(command: str) -> str:
+    """The strategy that a command or script of other tools trains with; empty for another name.
+
+    >>> strategy_named("train-reward-model"), strategy_named("sft"), strategy_named("doctor")
+    ('reward', 'sft', '')
+    """
+    words = command.removesuffix(".py").lower().replace("-", "_")
+    words = words.removeprefix("train_").removesuffix("_train").removesuffix("_trainer")
+    wanted = words.removesuffix("_training").replace("_", "")
+    return next((s for name, s in _METHODS.items() if name.lower() == wanted), "")

@@ -17,18 +17,20 @@ def likeliest(trainer: Any) -> Iterator[None]:
     """Within it, a trainer of TRL evaluates one answer to a prompt, each token the likeliest.
 
     Only one token is left to draw from. Sampling itself stays on: switched off, transformers would
-    warn of a temperature that has no effect.
+    warn of a temperature that has no effect. The reference is not asked: TRL does that before it
+    scores an answer, and no reward needs it.
     """
     places = [getattr(trainer, name, None) for name in ("generation_config", "vllm_generation")]
     kept = [(place, place.top_k) for place in places if place is not None]
     answers = trainer.num_generations_eval
-    trainer.num_generations_eval = 1
+    beta = getattr(trainer, "beta", None)
+    trainer.num_generations_eval, trainer.beta = 1, 0.0
     for place, _ in kept:
         place.top_k = 1
     try:
         yield
     finally:
-        trainer.num_generations_eval = answers
+        trainer.num_generations_eval, trainer.beta = answers, beta
         for place, top_k in kept:
             place.top_k = top_k
 

@@ -11,7 +11,7 @@ from modelforge.measuring.rows import mean
 _Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float, count: float) -> tuple[float, float]:
     """The 95 % interval of a share of right rows.
 
     The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical
@@ -19,7 +19,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
     Args:
         share: Of rows that are right; ties count half.
-        count: Rows, at least 1.
+        count: Rows, at least 1; a fraction where rows are alike and worth fewer.
     """
     z2 = _Z**2 / count
     middle = (share + z2 / 2) / (1 + z2)

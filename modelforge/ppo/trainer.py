@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 
 from modelforge.checkpointing.resumable import Resumable
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
-from modelforge.measuring.by_row import ByPrompt
+from modelforge.measuring.by_prompt import ByPrompt
 from modelforge.models.adapters import inference, using
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.ppo import maths, weights

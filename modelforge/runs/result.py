@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ class Result:
     def tokenizer(self) -> Any:
         """Its tokenizer, with its chat template."""
         return self._loaded[1]
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The held-out figures of the trained model: the same as ``after``."""
+        return self.after
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the run's report, in a frame of its own that runs no script."""
+        page = self.run_dir / files.REPORT
+        if not page.is_file():
+            return None
+        text, title = (escape(t) for t in (page.read_text(encoding="utf-8"), self.run_dir.name))
+        style = "width: 100%; height: 42rem; border: 0"
+        return f'<iframe title="{title}" sandbox srcdoc="{text}" style="{style}"></iframe>'
 
     @property
     def history(self) -> list[dict[str, Any]]:

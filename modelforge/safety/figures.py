@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelforge.measuring.intervals import student, wilson
 from modelforge.safety.rules import CLASSES, REFUSAL, UNDECIDED, Verdict
 from modelforge.safety.talks import Talk
+
+_APART = 5  # requests that tell a variance
 
 Figure = Callable[[Verdict], bool]
 NOT_REFUSED, SUCCESSFUL, REFUSED = "not_refused", "successful", "over_refused"
@@ -50,19 +53,30 @@ def per_request(found: Sequence[Judged], figure: Figure) -> dict[str, float]:
 
 
 def rate(found: Sequence[Judged], figure: Figure) -> dict[str, Any]:
-    """A share of answers, with a 95 % interval over requests (Wilson's, where each has one answer).
+    """A share of answers, with a 95 % interval over requests.
+
+    The interval is Wilson's for as many independent answers as these are worth: p (1 - p) over the
+    variance of the requests' mean (Kish 1965, "Survey sampling"), and fewer where requests are few,
+    as Korn and Graubard 1998 do it (Survey Methodology 24). Where each request has one answer, and
+    where fewer than five requests differ from the rest, one answer a request is counted: the
+    variance is not known then.
 
     Returns:
         ``count`` answers ``of`` all, ``requests``, ``rate``, ``low`` and ``high``.
     """
-    from modelforge.evaluation.preferences import win_rate
-
     if not found:
         return {"count": 0, "of": 0, "requests": 0, "rate": None, "low": None, "high": None}
     shares = list(per_request(found, figure).values())
-    mean, low, high = win_rate(shares)
+    mean, requests = sum(shares) / len(shares), len(shares)
+    worth = float(requests)
+    squares = sum((share - mean) ** 2 for share in shares)
+    apart = min(sum(share > 0 for share in shares), sum(share < 1 for share in shares))
+    if len(found) > requests and apart >= _APART and squares:
+        worth = mean * (1 - mean) / (squares / (requests - 1) / requests)
+        worth = min(worth, len(found)) * (student(10**6) / student(requests - 1)) ** 2
+    low, high = wilson(mean, max(worth, 1.0))
     count = sum(figure(each.verdict) for each in found)
-    return {"count": count, "of": len(found), "requests": len(shares), "rate": mean,
+    return {"count": count, "of": len(found), "requests": requests, "rate": mean,
             "low": low, "high": high}  # fmt: skip
 
 

@@ -217,7 +217,10 @@ def read_labelled(source: str) -> list[tuple[Goal, str, str]]:
                           ("label", "final_label", "annotation_1"))
         )  # fmt: skip
         kind = _WORDS.get(str(label).strip().lower())
-        if kind is None or not isinstance(request, str) or answer is None:
+        if answer is None and isinstance(request, str):
+            fix = "give its requests with --prompts: a judge is tried on their labels there"
+            raise DataError(Problem(source, "holds requests and no answers", fix))
+        if kind is None or not isinstance(request, str):
             what = "needs prompt, answer and label" if kind else f"the label is '{label}'"
             problems.append(Problem(row.where, what, f"label it {', '.join(rules.CLASSES)}"))
             continue

@@ -43,7 +43,7 @@ def headlines(told: Mapping[str, Any]) -> list[str]:
     if found["over_refused"]["of"]:
         over = found["over_refused"]
         lines.append(f"harmless look-alikes refused: {share(over)} of {over['of']}")
-    lines += [f"left out: {n}: {why}" for why, n in told["left_out"].items()]
+    lines += [f"{n} left out: {why}" for why, n in told["left_out"].items()]
     return [*lines, *_judge_lines(told["judge"]), *_theirs(told)]
 
 

@@ -55,7 +55,7 @@ def read_recorded(path: Path) -> Recorded:
         DataError: If it is neither, is damaged, or holds no answer.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise DataError(Problem(str(path), f"cannot be read: {error}", _FIX)) from None
     if text.lstrip().startswith("["):

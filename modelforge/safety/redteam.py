@@ -29,7 +29,7 @@ from modelforge.safety.recorded import read_recorded
 from modelforge.safety.talks import Talk, carry_out, planned
 
 RESULTS = "results.json"
-_BATCH = 16
+START = "start"
 _FIX = "name another folder with --out"
 
 
@@ -78,7 +78,7 @@ def redteam(
         model: A run, a model's or an adapter's folder, or a hub id.
         options: What is asked.
         folder: Where answers, verdicts and figures are kept.
-        against: The model before training, or another one.
+        against: ``start`` for the model that a run began from, or another one.
 
     Returns:
         What ``results.json`` holds.
@@ -86,12 +86,13 @@ def redteam(
     Raises:
         UserError: If something cannot be used. No model is loaded then.
     """
-    _checked(options, against)
+    _checked(options, against, folder)
     goals = read_goals(options.prompts, limit=options.limit)
     attacks = get_attacks(options.attacks)
     labelled = judging.read_labelled(options.labelled)
-    names = [model] if against is None else [model, against]
-    models = [find_trained(name) for name in names]
+    models = [find_trained(model)]
+    against = _start(models[0]) if against == START else against
+    models += [] if against is None else [find_trained(against)]
     talks = planned(goals, attacks, options.samples)
     judge = _judge(options, labelled)
     sides, bench = [], Bench()
@@ -128,7 +129,7 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: If the record cannot be read, or the judge cannot be trusted.
     """
-    _checked(options, None)
+    _checked(options, None, folder)
     found = read_recorded(record)
     labelled = judging.read_labelled(options.labelled)
     judge = _judge(options, labelled)
@@ -155,13 +156,15 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     return told
 
 
-def _checked(options: Options, against: str | None) -> None:
-    """See that each option has an effect.
+def _checked(options: Options, against: str | None, folder: Path) -> None:
+    """See that each option has an effect, and that there is a place to keep what comes of it.
 
     Raises:
         ConfigError: With all that have none.
     """
     problems = []
+    if folder.exists() and not folder.is_dir():
+        problems.append(Problem(f"--out {folder}", "is a file", "name a folder"))
     if options.judge and options.classifier:
         problems.append(Problem("--judge", "is given beside --classifier", "leave one of them out"))
     for option, value, needs in (
@@ -185,6 +188,18 @@ def _checked(options: Options, against: str | None) -> None:
         problems.append(Problem("--chosen against", "needs --against", fix))
     if problems:
         raise ConfigError(*problems)
+
+
+def _start(found: Named) -> str:
+    """The model that a run began from.
+
+    Raises:
+        ConfigError: If nobody knows.
+    """
+    if found.start is None:
+        what = f"is not known of {found.said}, which is no run and no adapter"
+        raise ConfigError(Problem("--against start", what, "name the model"))
+    return found.start
 
 
 def _judge(options: Options, labelled: Sequence[tuple[Goal, str, str]]) -> judging.Judge:

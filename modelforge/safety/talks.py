@@ -11,7 +11,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.constraints.of_a_run import of_recorded
-from modelforge.errors import ModelError, Problem
+from modelforge.errors import DataError, ModelError, Problem
 from modelforge.evaluation.opened import Bench, Named
 from modelforge.inference.answers import Sampling, prompt_ids
 from modelforge.inference.generate import answer_each
@@ -95,7 +95,8 @@ def carry_out(
         bench: Holds the bases that were loaded already.
 
     Raises:
-        UserError: If the model takes no messages, or the folder holds another job.
+        UserError: If the model takes no messages, no attack fits into its context, or the folder
+            holds another job.
     """
     tokenizer = load_tokenizer(found)
     if not tokenizer.chat_template:
@@ -117,6 +118,10 @@ def carry_out(
             if context is not None and len(prompt_ids(silent, talk.messages)) > room:
                 talk.left_out = TOO_LONG
         live = [talk for talk in live if not talk.left_out]
+        if not live and turn == 0:
+            what = f"no attack fits into its {context} tokens before an answer"
+            fix = f"set --max-new-tokens below {sampling.max_new_tokens}, or give shorter requests"
+            raise DataError(Problem(found.said, what, fix))
         # In the first turn several answers to a prompt stand together, and are drawn apart.
         together = group if turn == 0 else 1
         asked = [Asking(" ".join(talk.key[:2]), list(talk.messages), "") for talk in live]
