@@ -208,9 +208,20 @@ def revised(
                 for ask, text, each in zip(asks, critiques, taken, strict=True)]  # fmt: skip
         answers = step(f"revision-{number}", asks)
         drawn.append(taken)
+    return _sorted(chats, first, answers, drawn, folder)
+
+
+def _sorted(
+    chats: Sequence[Any],
+    first: Sequence[str],
+    revisions: Sequence[str],
+    drawn: Sequence[Sequence[Principle]],
+    folder: Path,
+) -> Made:
+    """Each answer and its last revision as a pair, or why they are none."""
     why = ("the revision says the same", "the revision is empty", "the revision breaks its rule")
     rows, left_out = [], dict.fromkeys(why, 0)
-    for i, (chat, before, after) in enumerate(zip(chats, first, answers, strict=True)):
+    for i, (chat, before, after) in enumerate(zip(chats, first, revisions, strict=True)):
         if not after.strip():
             left_out["the revision is empty"] += 1
         elif after.strip() == before.strip():
