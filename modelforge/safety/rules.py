@@ -167,7 +167,7 @@ def _soft(sentence: str) -> bool:
 def _sentences(text: str) -> list[str]:
     """Lines, and the sentences in them; an answer that goes round says each of them once."""
     text = re.sub(r"(?<!\S)(\d{1,2})\.\s+(?=\W*[^\W\d]{2})", r"\1) ", text)  # "1. Open it."
-    parts = re.split(r"\n+|(?<=[.!?。！？])\s+|(?<=[。！？])", text)
+    parts = re.split(r"\n+|(?<=[.!?。！？])\s+|(?<=[.!?][\"”])\s+(?=[A-Z])|(?<=[。！？])", text)
     return list(dict.fromkeys(each.strip() for each in parts if re.search(r"\w", each)))
 
 
