@@ -14,6 +14,7 @@ from modelforge.cli.use import Model, NewTokens, Seed
 from modelforge.errors import ConfigError, DataError, ModelError, Problem
 
 if TYPE_CHECKING:
+    from modelforge.constraints import Constraints
     from modelforge.feedback.machine import Scorer
 
 Prompts = Annotated[str, typer.Option("--prompts", help="A data file, or a .txt, one a line.")]
@@ -32,6 +33,10 @@ Audit = Annotated[
 Principles = Annotated[
     Path | None,
     typer.Option("--principles", help="JSON; the model criticises and rewrites its answers."),
+]
+Constrained = Annotated[
+    Path | None,
+    typer.Option("--constraints", help="The same by a JSON file of constraints: fewest broken."),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", help="How often an answer is revised.", min=1)]
 Num = Annotated[
@@ -54,6 +59,7 @@ def feedback_pairs(
     judge_model: JudgeModel = None,
     audit: Audit = None,
     principles: Principles = None,
+    constraints: Constrained = None,
     rounds: Rounds = 1,
     num: Num = 4,
     max_new_tokens: NewTokens = 256,
@@ -65,11 +71,12 @@ def feedback_pairs(
     """Make pairs without people: best and worst of several answers, or critique and revision."""
     with working(as_json=as_json):
         from modelforge.common.console import say
-        from modelforge.constraints.entries import read_principles
+        from modelforge.common.files import digest
+        from modelforge.constraints.principles import read_principles
         from modelforge.feedback.machine import best_and_worst, revised
         from modelforge.inference.answers import Sampling
 
-        _refuse(by, judge, judge_model, audit, principles)
+        _refuse(by, judge, judge_model, audit, principles, constraints)
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
@@ -79,8 +86,10 @@ def feedback_pairs(
             made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
                            batch_size=batch_size)  # fmt: skip
         else:
+            rules = None if constraints is None else _rules(constraints)
             named = by or " ".join(filter(None, (judge, judge_model)))
-            scorer = partial(_scorer, by, judge, judge_model, audit)
+            named = named if rules is None else digest(rules.told())
+            scorer = partial(_scorer, by, judge, judge_model, audit, rules)
             made = best_and_worst(model, prompts, folder, scorer, named=named, num=num,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
         told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
@@ -94,16 +103,44 @@ def feedback_pairs(
         print_json({"pairs": len(made.rows), "left_out": made.left_out, "file": str(output)})
 
 
-def _scorer(by: str | None, judge: str | None, model: str | None, audit: str | None) -> Scorer:
-    from modelforge.feedback.machine import by_judge, by_reward_model
+def _rules(path: Path) -> Constraints:
+    """The constraints of a file.
 
+    Raises:
+        UserError: If something is wrong with them, or none is on answers.
+    """
+    from modelforge.constraints import Constraints
+
+    rules = Constraints(path)
+    if not any(each.on_output for each in rules.each):
+        what, fix = "holds no constraint on answers", "set on to output or both"
+        raise ConfigError(Problem(f"--constraints {path}", what, fix))
+    return rules
+
+
+def _scorer(
+    by: str | None,
+    judge: str | None,
+    model: str | None,
+    audit: str | None,
+    rules: Constraints | None,
+) -> Scorer:
+    from modelforge.feedback.machine import by_constraints, by_judge, by_reward_model
+
+    if rules is not None:
+        return by_constraints(rules)
     if by is not None:
         return by_reward_model(by)
     return by_judge(str(judge), model=model, audit=str(audit))
 
 
 def _refuse(
-    by: str | None, judge: str | None, model: str | None, audit: str | None, principles: Path | None
+    by: str | None,
+    judge: str | None,
+    model: str | None,
+    audit: str | None,
+    principles: Path | None,
+    constraints: Path | None,
 ) -> None:
     """See that one way to make pairs is asked for.
 
@@ -112,11 +149,16 @@ def _refuse(
     """
     from modelforge.rewards.folder import folder_problem
 
-    ways = {"--by": by, "--judge": judge, "--principles": principles}
+    ways = {
+        "--by": by,
+        "--judge": judge,
+        "--principles": principles,
+        "--constraints": constraints,
+    }
     said = [name for name, value in ways.items() if value is not None]
     if len(said) != 1:
         what = f"{' and '.join(said)} are given" if said else "no way to make pairs is given"
-        fix = "say one of --by REWARD_MODEL, --judge JUDGE, --principles FILE"
+        fix = "say one of --by REWARD_MODEL, --judge JUDGE, --principles FILE, --constraints FILE"
         raise ConfigError(Problem("feedback pairs", what, fix))
     if by is not None and Path(by).is_dir() and (what := folder_problem(Path(by))):
         raise ModelError(Problem(f"--by {by}", what, "name the run of a reward model"))
