@@ -115,7 +115,7 @@ def page(told: Mapping[str, Any]) -> str:
     confusion = (told["judge"]["error"] or {}).get("confusion")
     if confusion:
         kinds = [k for k in (*CLASSES, UNDECIDED) if any(k in row for row in confusion.values())]
-        rows = [(label, *(str(confusion[label].get(kind, 0)) for kind in kinds))
+        cells = [(label, *(str(confusion[label].get(kind, 0)) for kind in kinds))
                 for label in CLASSES if label in confusion]  # fmt: skip
         parts += [
             "",
@@ -124,7 +124,7 @@ def page(told: Mapping[str, Any]) -> str:
             "Lines are labels, columns verdicts.",
             "",
         ]
-        parts += _markdown(("", *kinds), rows)
+        parts += _markdown(("", *kinds), cells)
     if told["worst"]:
         parts += ["", "## Worst cases"]
     for each in told["worst"][:WORST]:
