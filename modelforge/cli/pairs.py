@@ -33,9 +33,13 @@ Principles = Annotated[
     Path | None,
     typer.Option("--principles", help="JSON; the model criticises and rewrites its answers."),
 ]
-Rounds = Annotated[int, typer.Option("--rounds", help="How often an answer is revised.", min=1)]
+Rounds = Annotated[
+    int | None,
+    typer.Option("--rounds", help="How often an answer is revised; once by default.", min=1),
+]
 Num = Annotated[
-    int, typer.Option("--num", help="Answers to each prompt, for --by and --judge.", min=2)
+    int | None,
+    typer.Option("--num", help="Answers to a prompt, for --by and --judge; by default 4.", min=2),
 ]
 Temperature = Annotated[
     float | None,
@@ -54,8 +58,8 @@ def feedback_pairs(
     judge_model: JudgeModel = None,
     audit: Audit = None,
     principles: Principles = None,
-    rounds: Rounds = 1,
-    num: Num = 4,
+    rounds: Rounds = None,
+    num: Num = None,
     max_new_tokens: NewTokens = 256,
     temperature: Temperature = None,
     seed: Seed = 42,
@@ -70,18 +74,22 @@ def feedback_pairs(
         from modelforge.inference.answers import Sampling
 
         _refuse(by, judge, judge_model, audit, principles)
+        unused = ("--num", num) if principles is not None else ("--rounds", rounds)
+        if unused[1] is not None:
+            ways = "--by or --judge" if principles is not None else "--principles"
+            raise ConfigError(Problem(unused[0], f"has no effect without {ways}", "leave it out"))
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
         sampling = Sampling(max_new_tokens, temperature, seed=seed)
         if principles is not None:
             held_to = read_principles(principles)
-            made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
+            made = revised(model, prompts, folder, held_to, rounds=rounds or 1, sampling=sampling,
                            batch_size=batch_size)  # fmt: skip
         else:
             named = by or " ".join(filter(None, (judge, judge_model)))
             scorer = partial(_scorer, by, judge, judge_model, audit)
-            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num,
+            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num or 4,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
         told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
         if not made.rows:
