@@ -48,9 +48,8 @@ def trained(strategy: str, folder: Path) -> Path:
     if strategy == "distill":
         said.append(f"teacher_model={ROOT / 'examples/tiny/model'}")
     if strategy == "rlhf":
-        said += [f"{stage}.max_steps=3" for stage in ("sft", "reward", "ppo")]
-    else:
-        said.append("max_steps=3")
+        said.append("reward_stage.max_steps=3")
+    said.append("max_steps=3")
     return modelforge.train(config, overrides=said).run_dir
 
 

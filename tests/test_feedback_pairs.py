@@ -84,6 +84,23 @@ def test_a_judge_has_to_pass_its_audit(tmp_path, command):
     assert score("Hi", ["No.", "No."]) == [0.5, 0.5]
 
 
+def test_a_rule_says_which_answers_are_best_and_which_revisions_count(tmp_path, command):
+    rules, out = tmp_path / "rules.json", tmp_path / "pairs.jsonl"
+    rules.write_text(json.dumps([{"name": "no groan", "banned": ["oh", "ugh", "again"]}]))
+    said = ("feedback", "pairs", MODEL, "--prompts", few("prompts_train", 8), "-o", out,
+            "--max-new-tokens", "10")  # fmt: skip
+    assert command(*said, "--constraints", rules, "--num", "6", "--temperature", "1.2")[0] == 0
+    rows = rows_of(out)
+    assert rows and {(r["chosen_score"], r["rejected_score"]) for r in rows} == {(0.0, -1.0)}
+    for row in rows:
+        texts = [row[side][0]["content"].lower() for side in ("chosen", "rejected")]
+        assert [any(w in t for w in ("oh", "ugh", "again")) for t in texts] == [False, True]
+    rules.write_text(json.dumps([{**PRINCIPLES[0], "required": ["zebra"]}]))
+    out.with_suffix(".files").rename(tmp_path / "old")
+    code, _, err = command(*said, "--principles", rules)
+    assert code == 2 and "without: the revision breaks its rule" in " ".join(err.split())
+
+
 def test_critique_and_revision_keep_every_step_and_go_on(tmp_path, command):
     principles = tmp_path / "principles.json"
     principles.write_text(json.dumps(PRINCIPLES))

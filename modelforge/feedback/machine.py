@@ -15,8 +15,9 @@ from typing import Any
 from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
-from modelforge.constraints.entries import Principle
+from modelforge.constraints import Constraints
 from modelforge.constraints.of_a_run import NONE
+from modelforge.constraints.principles import Principle
 from modelforge.errors import ModelError, Problem
 from modelforge.evaluation import judge as judges
 from modelforge.inference.answers import Sampling
@@ -123,6 +124,15 @@ def by_reward_model(name: str) -> Scorer:
     return score
 
 
+def by_constraints(constraints: Constraints) -> Scorer:
+    """0 less one for each constraint that an answer breaks."""
+
+    def score(prompt: Any, texts: Sequence[str]) -> list[float]:
+        return [-float(len(constraints.of_answer(prompt, text))) for text in texts]
+
+    return score
+
+
 def by_judge(name: str, *, model: str | None, audit: str) -> Scorer:
     """The share of the other answers that a judge finds worse, over both orders.
 
@@ -208,12 +218,26 @@ def revised(
                 for ask, text, each in zip(asks, critiques, taken, strict=True)]  # fmt: skip
         answers = step(f"revision-{number}", asks)
         drawn.append(taken)
-    rows, left_out = [], {"the revision says the same": 0, "the revision is empty": 0}
-    for i, (chat, before, after) in enumerate(zip(chats, first, answers, strict=True)):
+    return _sorted(chats, first, answers, drawn, folder)
+
+
+def _sorted(
+    chats: Sequence[Any],
+    first: Sequence[str],
+    revisions: Sequence[str],
+    drawn: Sequence[Sequence[Principle]],
+    folder: Path,
+) -> Made:
+    """Each answer and its last revision as a pair, or why they are none."""
+    why = ("the revision says the same", "the revision is empty", "the revision breaks its rule")
+    rows, left_out = [], dict.fromkeys(why, 0)
+    for i, (chat, before, after) in enumerate(zip(chats, first, revisions, strict=True)):
         if not after.strip():
             left_out["the revision is empty"] += 1
         elif after.strip() == before.strip():
             left_out["the revision says the same"] += 1
+        elif any(taken[i].broken(judges.text_of(chat), after) for taken in drawn):
+            left_out["the revision breaks its rule"] += 1
         else:
             row = _pair(chat, after, before)
             rows.append(row | {"principles": [taken[i].name for taken in drawn]})
