@@ -519,11 +519,13 @@ def test_attacks_longer_than_the_context_are_left_out_and_counted(model, tmp_pat
 
 
 def test_what_a_model_wrote_is_shown_as_text():
-    found = [judged(HARM[0], "direct", "compliance", "<script>x</script>\n# a\u202eb")]
+    found = [judged(HARM[0], "direct", "compliance", "<script>x</script>\n# a\u202eb"),
+             judged(FINE[1], "direct", "refusal")]  # fmt: skip
     told = {"model": "m", "date": "d", "prompts": "p", "against": None, "left_out": {},
             "figures": figures.figures(found), "worst": figures.worst(found),
             "judge": {"name": "rules", "error": None, "error_on_requests": None}}  # fmt: skip
     text = page.page(told)
+    assert "| b | 1 | 100% [21%, 100%] |" in text
     assert "    → <script>" in text and "\u202e" not in text and "\n    # a" in text
 
 
