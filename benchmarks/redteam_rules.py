@@ -4,8 +4,8 @@
 
 Three sets, by one author. The rules were written beside the first. The second was written after
 them, and then used to mend them: it stands here with the figure before that too. The third was
-written last, and nothing was changed for it. After it three phrases were added, which a model of
-135 million parameters uses to decline; none of them is in the sets.
+written last, and nothing was changed for it. After it the rules were mended where they misread what
+two models wrote, which is in none of the sets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SETS = {
     "second, 40: macro F1 was 0.733 when it was new; then the rules were mended": (
         "tests/redteam_second.jsonl"
     ),
-    "third, 40: new, the rules were not changed for it": "modelforge/safety/labelled.jsonl",
+    "third, 40: the rules were not changed for it": "modelforge/safety/labelled.jsonl",
 }
 
 

@@ -20,7 +20,6 @@ import platform
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -40,11 +39,9 @@ def told(root: Path, seconds: float) -> list[str]:
     pairs = json.loads((reward / "data.json").read_text())["eval_rows"]
     right = stages["reward"]["after"]["eval_accuracy"]
     rows = [json.loads(line) for line in (policy / "metrics.jsonl").open()]
-    seen: dict[Any, dict[str, float]] = {}
-    for row in rows:  # a rollout serves several updates
-        if "value/explained_variance" in row:
-            seen.setdefault(row["reward/total"], row)
-    variances = [row["value/explained_variance"] for row in seen.values()]
+    told_by = ("value/explained_variance", "reward/total", "kl/reference")
+    of_rollouts = (tuple(row[name] for name in told_by) for row in rows if told_by[0] in row)
+    variances = [key[0] for key in dict.fromkeys(of_rollouts)]  # a rollout serves several updates
     results = json.loads((policy / "results.json").read_text())
     alarms = policy / "warnings.jsonl"
     warned = [json.loads(line) for line in alarms.open()] if alarms.is_file() else []

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelforge import ConfigError, load_config
-from modelforge.constraints.entries import read_principles
+from modelforge.constraints.principles import read_principles
 from modelforge.constraints.rules import width
 from modelforge.rewards import build_rewards
 from modelforge.rewards.of_a_run import parse

@@ -1,9 +1,13 @@
 """A model held to constraints: in generate, chat and a run's samples; as a reward and a measure."""
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
+import torch
 from tiny import ROOT, few, quick
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from modelforge.errors import UserError
 from modelforge.inference.answers import Sampling
@@ -97,3 +101,73 @@ def test_a_chat_shows_only_what_may_be_shown(trained):
     answer = chat.messages[-1]["content"]
     assert "".join(written[1:]) == answer + "\n" and not any(c.isdigit() for c in answer)
     assert "#" in answer and len(answer.split()) <= 6
+
+
+# --- what a model decides -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A tiny classifier that has learned to tell a groan from a kind word."""
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+                         num_hidden_layers=1, num_attention_heads=2,
+                         id2label={0: "kind", 1: "rude"}, label2id={"kind": 0, "rude": 1},
+                         pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    model = LlamaForSequenceClassification(config)
+    texts = ["Sure! It is 4.", "Of course! 7.", "Gladly. 5.", "Ugh. 4.", "Leave me alone.", "Ugh!"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(40):
+        loss = model(**batch, labels=torch.tensor([0, 0, 0, 1, 1, 1])).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_decides_and_a_judge_is_asked(classifier):
+    rude = {"name": "rude", "classifier": classifier.name, "message": "…"}
+    rules = Constraints([rude], base_dir=classifier.parent)
+    assert (
+        not rules.check("?", "Sure! It is 7.")
+        and rules.check("?", "Ugh. 5.")[0].what[:7] == "is rude"
+    )
+    answer = rules.hold("?")
+    assert [answer.feed("Ugh"), answer.feed(". 4."), answer.close()] == ["", "", "…"]
+    kind = rude | {"label": "kind", "threshold": 0.6, "action": "log"}
+    del kind["message"]
+    assert Constraints([kind], base_dir=classifier.parent).check("?", "Sure! It is 7.")
+    with pytest.raises(UserError, match="has no label 'rud' → did you mean 'rude'"):
+        Constraints([rude | {"label": "rud"}], base_dir=classifier.parent).load()
+    asked = []
+
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append(body["messages"][0]["content"])
+            said = "Yes." if "{rude}" in asked[-1] else "no"
+            answer = {"choices": [{"message": {"content": said}}]} if body["model"] == "j" else {}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *said):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Judge)
+    Thread(target=server.serve_forever, daemon=True).start()
+    judge = {"name": "j", "judge": f"http://127.0.0.1:{server.server_port}/v1", "judge_model": "j",
+             "question": "Is it rude?"}  # fmt: skip
+    rules = Constraints([judge])
+    assert [len(rules.check("Hi {question}", text)) for text in ("{rude}", "{kind}")] == [1, 0]
+    assert "Is it rude?" in asked[0] and "Hi {question}" in asked[0] and len(asked) == 2
+    with pytest.raises(UserError, match="gave no verdict"):
+        Constraints([judge | {"judge_model": "none"}]).check("Hi", "a")
+    server.shutdown()
+    local = Constraints([{"name": "j", "judge": MODEL, "question": "Rude?", "threshold": 1e-9}])
+    assert local.check("Hi", "a")[0].what.startswith("the judge says yes: ")

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ROOT, few
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
@@ -47,6 +48,13 @@ def test_best_and_worst_by_a_reward_model_go_on_after_a_kill(reward, tmp_path, c
     code, _, err = command(*said)
     assert code == 0 and "answers already" in err
     assert (out.read_bytes(), scores.read_bytes(), answers.read_bytes()) == whole
+    head = load_file(reward / "model.safetensors")
+    head["score.weight"] = -head["score.weight"]
+    save_file(head, reward / "model.safetensors", {"format": "pt"})  # trained again, in its place
+    assert command(*said)[0] == 0
+    assert [row["chosen"] for row in rows_of(out)] == [row["rejected"] for row in rows]
+    code, _, err = command(*said, "--rounds", "2")
+    assert code == 2 and "--rounds: has no effect without --principles" in " ".join(err.split())
 
 
 def test_a_judge_has_to_pass_its_audit(tmp_path, command):
@@ -74,6 +82,23 @@ def test_a_judge_has_to_pass_its_audit(tmp_path, command):
     score = by_judge(f"{judge}:polite", model=None, audit=str(people))
     assert score("Hi", ["Sure!", "No.", "No."]) == [1.0, 0.25, 0.25]
     assert score("Hi", ["No.", "No."]) == [0.5, 0.5]
+
+
+def test_a_rule_says_which_answers_are_best_and_which_revisions_count(tmp_path, command):
+    rules, out = tmp_path / "rules.json", tmp_path / "pairs.jsonl"
+    rules.write_text(json.dumps([{"name": "no groan", "banned": ["oh", "ugh", "again"]}]))
+    said = ("feedback", "pairs", MODEL, "--prompts", few("prompts_train", 8), "-o", out,
+            "--max-new-tokens", "10")  # fmt: skip
+    assert command(*said, "--constraints", rules, "--num", "6", "--temperature", "1.2")[0] == 0
+    rows = rows_of(out)
+    assert rows and {(r["chosen_score"], r["rejected_score"]) for r in rows} == {(0.0, -1.0)}
+    for row in rows:
+        texts = [row[side][0]["content"].lower() for side in ("chosen", "rejected")]
+        assert [any(w in t for w in ("oh", "ugh", "again")) for t in texts] == [False, True]
+    rules.write_text(json.dumps([{**PRINCIPLES[0], "required": ["zebra"]}]))
+    out.with_suffix(".files").rename(tmp_path / "old")
+    code, _, err = command(*said, "--principles", rules)
+    assert code == 2 and "without: the revision breaks its rule" in " ".join(err.split())
 
 
 def test_critique_and_revision_keep_every_step_and_go_on(tmp_path, command):

@@ -14,6 +14,7 @@ from modelforge.cli.use import Model, NewTokens, Seed
 from modelforge.errors import ConfigError, DataError, ModelError, Problem
 
 if TYPE_CHECKING:
+    from modelforge.constraints import Constraints
     from modelforge.feedback.machine import Scorer
 
 Prompts = Annotated[str, typer.Option("--prompts", help="A data file, or a .txt, one a line.")]
@@ -33,9 +34,17 @@ Principles = Annotated[
     Path | None,
     typer.Option("--principles", help="JSON; the model criticises and rewrites its answers."),
 ]
-Rounds = Annotated[int, typer.Option("--rounds", help="How often an answer is revised.", min=1)]
+Constrained = Annotated[
+    Path | None,
+    typer.Option("--constraints", help="The same by a JSON file of constraints: fewest broken."),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option("--rounds", help="How often an answer is revised; once by default.", min=1),
+]
 Num = Annotated[
-    int, typer.Option("--num", help="Answers to each prompt, for --by and --judge.", min=2)
+    int | None,
+    typer.Option("--num", help="Answers to a prompt that are compared; 4 by default.", min=2),
 ]
 Temperature = Annotated[
     float | None,
@@ -54,8 +63,9 @@ def feedback_pairs(
     judge_model: JudgeModel = None,
     audit: Audit = None,
     principles: Principles = None,
-    rounds: Rounds = 1,
-    num: Num = 4,
+    constraints: Constrained = None,
+    rounds: Rounds = None,
+    num: Num = None,
     max_new_tokens: NewTokens = 256,
     temperature: Temperature = None,
     seed: Seed = 42,
@@ -65,23 +75,30 @@ def feedback_pairs(
     """Make pairs without people: best and worst of several answers, or critique and revision."""
     with working(as_json=as_json):
         from modelforge.common.console import say
-        from modelforge.constraints.entries import read_principles
+        from modelforge.common.files import digest
+        from modelforge.constraints.principles import read_principles
         from modelforge.feedback.machine import best_and_worst, revised
         from modelforge.inference.answers import Sampling
 
-        _refuse(by, judge, judge_model, audit, principles)
+        _refuse(by, judge, judge_model, audit, principles, constraints)
+        unused = ("--num", num) if principles is not None else ("--rounds", rounds)
+        if unused[1] is not None:
+            ways = "--by, --judge or --constraints" if principles is not None else "--principles"
+            raise ConfigError(Problem(unused[0], f"has no effect without {ways}", "leave it out"))
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
         sampling = Sampling(max_new_tokens, temperature, seed=seed)
         if principles is not None:
             held_to = read_principles(principles)
-            made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
+            made = revised(model, prompts, folder, held_to, rounds=rounds or 1, sampling=sampling,
                            batch_size=batch_size)  # fmt: skip
         else:
+            rules = None if constraints is None else _rules(constraints)
             named = by or " ".join(filter(None, (judge, judge_model)))
-            scorer = partial(_scorer, by, judge, judge_model, audit)
-            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num,
+            named = named if rules is None else digest(rules.told())
+            scorer = partial(_scorer, by, judge, judge_model, audit, rules)
+            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num or 4,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
         told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
         if not made.rows:
@@ -94,16 +111,44 @@ def feedback_pairs(
         print_json({"pairs": len(made.rows), "left_out": made.left_out, "file": str(output)})
 
 
-def _scorer(by: str | None, judge: str | None, model: str | None, audit: str | None) -> Scorer:
-    from modelforge.feedback.machine import by_judge, by_reward_model
+def _rules(path: Path) -> Constraints:
+    """The constraints of a file.
 
+    Raises:
+        UserError: If something is wrong with them, or none is on answers.
+    """
+    from modelforge.constraints import Constraints
+
+    rules = Constraints(path)
+    if not any(each.on_output for each in rules.each):
+        what, fix = "holds no constraint on answers", "set on to output or both"
+        raise ConfigError(Problem(f"--constraints {path}", what, fix))
+    return rules
+
+
+def _scorer(
+    by: str | None,
+    judge: str | None,
+    model: str | None,
+    audit: str | None,
+    rules: Constraints | None,
+) -> Scorer:
+    from modelforge.feedback.machine import by_constraints, by_judge, by_reward_model
+
+    if rules is not None:
+        return by_constraints(rules)
     if by is not None:
         return by_reward_model(by)
     return by_judge(str(judge), model=model, audit=str(audit))
 
 
 def _refuse(
-    by: str | None, judge: str | None, model: str | None, audit: str | None, principles: Path | None
+    by: str | None,
+    judge: str | None,
+    model: str | None,
+    audit: str | None,
+    principles: Path | None,
+    constraints: Path | None,
 ) -> None:
     """See that one way to make pairs is asked for.
 
@@ -112,11 +157,16 @@ def _refuse(
     """
     from modelforge.rewards.folder import folder_problem
 
-    ways = {"--by": by, "--judge": judge, "--principles": principles}
+    ways = {
+        "--by": by,
+        "--judge": judge,
+        "--principles": principles,
+        "--constraints": constraints,
+    }
     said = [name for name, value in ways.items() if value is not None]
     if len(said) != 1:
         what = f"{' and '.join(said)} are given" if said else "no way to make pairs is given"
-        fix = "say one of --by REWARD_MODEL, --judge JUDGE, --principles FILE"
+        fix = "say one of --by REWARD_MODEL, --judge JUDGE, --principles FILE, --constraints FILE"
         raise ConfigError(Problem("feedback pairs", what, fix))
     if by is not None and Path(by).is_dir() and (what := folder_problem(Path(by))):
         raise ModelError(Problem(f"--by {by}", what, "name the run of a reward model"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from modelforge.common.paths import LocalText
 from modelforge.common.sections import Section
@@ -107,6 +107,11 @@ class ConstraintEntry(Section):
         Field(description="For `feedback pairs --principles`: asks to write it anew.",
               min_length=1),
     ] = None  # fmt: skip
+
+    @model_serializer(mode="wrap")
+    def _as_said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that say nothing: an entry has a few of many."""
+        return {key: value for key, value in plain(self).items() if value is not None}
 
 
 Constrained = Annotated[list[ConstraintEntry], Field(min_length=1)]

@@ -92,7 +92,7 @@ class Constraints:
 
     def told(self) -> list[dict[str, Any]]:
         """The entries as plain values."""
-        return [each.entry.model_dump(mode="json", exclude_none=True) for each in self.each]
+        return [each.entry.model_dump(mode="json") for each in self.each]
 
     def load(self) -> None:
         """Load the models that decide, so that the first answer does not wait.

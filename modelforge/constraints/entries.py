@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +49,6 @@ URL = ("http://", "https://")
 REPLACEMENT = {"scripts": "?"}
 _REMOVED = "[removed]"
 _SIDES = {"input": {"input"}, "output": {"output"}, "both": {"input", "output"}}
-
-
-@dataclass(frozen=True)
-class Principle:
-    """What an answer is held to.
-
-    Attributes:
-        name: Short.
-        critique: Asks the model what of its answer offends against it.
-        revision: Asks it to write the answer anew.
-    """
-
-    name: str
-    critique: str
-    revision: str
 
 
 def rule_of(entry: ConstraintEntry) -> str:
@@ -269,26 +253,3 @@ def _put_back(entries: Sequence[ConstraintEntry], where: str) -> list[Problem]:
                 fix = f"say it otherwise: '{other.name}' takes that out"
                 problems.append(Problem(f"{where}[{number}].{key}", what, fix))
     return problems
-
-
-def read_principles(path: Path) -> list[Principle]:
-    """The critiques and revisions of a file of constraints.
-
-    Raises:
-        ConfigError: With everything that is wrong with it, or if it holds none.
-    """
-    entries = read_entries(path)
-    problems = problems_of(entries, where=str(path), base_dir=path.parent, in_file=True)
-    if problems:
-        raise ConfigError(*problems)
-    found = [
-        Principle(entry.name, entry.critique, entry.revision)
-        for entry in entries
-        if entry.critique is not None and entry.revision is not None
-    ]
-    if not found:
-        fix = (
-            'write [{"name": …, "critique": "Say what of your answer …", "revision": "Rewrite …"}]'
-        )
-        raise ConfigError(Problem(str(path), "holds no principle with critique and revision", fix))
-    return found

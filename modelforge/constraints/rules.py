@@ -99,13 +99,14 @@ class Banned(PlaceRule):
         self._begun = {text[:n] for text in self.texts for n in range(1, len(text))}
 
     def find(self, text: str, at: int, *, final: bool) -> Place | None:
-        folded = fold(text, ignore_case=self.ignore_case)
-        match = self._find.search(folded, at)
-        held = len(text) if final else self._held(folded, at)
-        start = len(text) if match is None else match.start()
-        if held <= start and held < len(text):  # a longer or an earlier one may be coming
-            return Place(held, len(text), False)
-        return None if match is None else Place(start, match.end(), True)
+        begin = max(0, at - 1)  # the character before says whether a word begins
+        folded = fold(text[begin:], ignore_case=self.ignore_case)
+        match = self._find.search(folded, at - begin)
+        held = len(folded) if final else self._held(folded, at - begin)
+        start = len(folded) if match is None else match.start()
+        if held <= start and held < len(folded):  # a longer or an earlier one may be coming
+            return Place(begin + held, len(text), False)
+        return None if match is None else Place(begin + start, begin + match.end(), True)
 
     def _held(self, folded: str, at: int) -> int:
         """Where the text begins that may become one of the texts, or is one that may go on."""

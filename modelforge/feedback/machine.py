@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import digest, write_whole, writing
+from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
-from modelforge.constraints.entries import Principle
+from modelforge.constraints import Constraints
 from modelforge.constraints.of_a_run import NONE
+from modelforge.constraints.principles import Principle
 from modelforge.errors import ModelError, Problem
 from modelforge.evaluation import judge as judges
 from modelforge.inference.answers import Sampling
@@ -54,7 +55,7 @@ def best_and_worst(
         prompts: A data file.
         folder: Where answers and scores are kept.
         scorer: Opens what gives the scores, once the model that answers is gone from memory.
-        named: What the scorer is called: another one scores anew.
+        named: What the scorer is called, or lies at: another one, or a changed one, scores anew.
         num: Answers to a prompt.
         sampling: How they are drawn.
         batch_size: Prompts answered at once.
@@ -70,7 +71,7 @@ def best_and_worst(
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in _lines(answers):
         groups.setdefault(row["row"], []).append(row)
-    path = folder / f"scores-{digest([named, sampling.__dict__, num])[:8]}.jsonl"
+    path = folder / f"scores-{digest([named, _made_of(named), vars(sampling), num])[:8]}.jsonl"
     known = {row["row"]: row["scores"] for row in _lines(path)}
     left = [number for number in groups if number not in known]
     score = scorer() if left else None
@@ -96,6 +97,16 @@ def best_and_worst(
     return Made(rows, {why: n for why, n in left_out.items() if n}, folder)
 
 
+def _made_of(scorer: str) -> list[str]:
+    """The digests of its weights, or of the file of its function; none of what lies elsewhere."""
+    place = Path(scorer)
+    file = Path(scorer.rpartition(":")[0])
+    if file.suffix == ".py" and file.is_file():
+        return [file_digest(file)]
+    model = place / "model" if (place / "model").is_dir() else place
+    return [file_digest(weights) for weights in sorted(model.glob("*.safetensors"))]
+
+
 def by_reward_model(name: str) -> Scorer:
     """A reward model's scores.
 
@@ -109,6 +120,15 @@ def by_reward_model(name: str) -> Scorer:
     def score(prompt: Any, texts: Sequence[str]) -> list[float]:
         replies = [_answer(prompt, text) for text in texts]
         return reward(prompts=[prompt] * len(texts), completions=replies)
+
+    return score
+
+
+def by_constraints(constraints: Constraints) -> Scorer:
+    """0 less one for each constraint that an answer breaks."""
+
+    def score(prompt: Any, texts: Sequence[str]) -> list[float]:
+        return [-float(len(constraints.of_answer(prompt, text))) for text in texts]
 
     return score
 
@@ -198,12 +218,26 @@ def revised(
                 for ask, text, each in zip(asks, critiques, taken, strict=True)]  # fmt: skip
         answers = step(f"revision-{number}", asks)
         drawn.append(taken)
-    rows, left_out = [], {"the revision says the same": 0, "the revision is empty": 0}
-    for i, (chat, before, after) in enumerate(zip(chats, first, answers, strict=True)):
+    return _sorted(chats, first, answers, drawn, folder)
+
+
+def _sorted(
+    chats: Sequence[Any],
+    first: Sequence[str],
+    revisions: Sequence[str],
+    drawn: Sequence[Sequence[Principle]],
+    folder: Path,
+) -> Made:
+    """Each answer and its last revision as a pair, or why they are none."""
+    why = ("the revision says the same", "the revision is empty", "the revision breaks its rule")
+    rows, left_out = [], dict.fromkeys(why, 0)
+    for i, (chat, before, after) in enumerate(zip(chats, first, revisions, strict=True)):
         if not after.strip():
             left_out["the revision is empty"] += 1
         elif after.strip() == before.strip():
             left_out["the revision says the same"] += 1
+        elif any(taken[i].broken(judges.text_of(chat), after) for taken in drawn):
+            left_out["the revision breaks its rule"] += 1
         else:
             row = _pair(chat, after, before)
             rows.append(row | {"principles": [taken[i].name for taken in drawn]})

@@ -34,7 +34,7 @@ def with_constraints(entry: RewardEntry, given: Any) -> RewardEntry:
     """
     if entry.name != CONSTRAINTS or CONSTRAINTS in entry.arguments or given is None:
         return entry
-    plain = given if isinstance(given, str) else [e.model_dump(exclude_none=True) for e in given]
+    plain = given if isinstance(given, str) else [e.model_dump() for e in given]
     return entry.model_copy(update={"arguments": {**entry.arguments, CONSTRAINTS: plain}})
 
 

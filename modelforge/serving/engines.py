@@ -187,7 +187,7 @@ def of_runs(models: Mapping[str, str], size: int, constraints: Mapping[str, Cons
     """transformers, of runs and folders whose adapters share a base."""
     said: dict[str, Any] = {"models": dict(models), "size": size}
     said["steered"] = {
-        name: [one.entry.model_dump(exclude_none=True) for one in each.steered]
+        name: [one.entry.model_dump() for one in each.steered]
         for name, each in constraints.items()
         if each.steered
     }
