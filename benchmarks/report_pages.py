@@ -48,9 +48,8 @@ def trained(strategy: str, folder: Path) -> Path:
     if strategy == "distill":
         said.append(f"teacher_model={ROOT / 'examples/tiny/model'}")
     if strategy == "rlhf":
-        said += [f"{stage}.max_steps=3" for stage in ("sft", "reward", "ppo")]
-    else:
-        said.append("max_steps=3")
+        said.append("reward_stage.max_steps=3")
+    said.append("max_steps=3")
     return modelforge.train(config, overrides=said).run_dir
 
 
@@ -120,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, help="where the runs lie, and are made")
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--only", default=",".join(sorted(list_strategies())))
     args = parser.parse_args()
     runs = args.runs or Path(tempfile.mkdtemp(prefix="pages-"))
     if args.pictures is not None:
@@ -132,7 +132,7 @@ def main() -> None:
         print(f"{datetime.date.today()}, Chromium {browser.version}, {views} views of each page\n\n"
               f"| strategy | KiB | KiB of {STEPS:,} steps, hostile | what was found |\n"
               "|---|---|---|---|", flush=True)  # fmt: skip
-        for strategy in sorted(list_strategies()):
+        for strategy in args.only.split(","):
             run = runs / strategy
             run = run if run.is_dir() else trained(strategy, runs)
             copy = long_and_hostile(run, pages / f"{strategy}-long")

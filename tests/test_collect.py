@@ -15,7 +15,9 @@ from tiny import ROOT, few
 from modelforge.errors import ConfigError
 from modelforge.feedback.collected import Collected
 from modelforge.feedback.collecting import Collecting, _token, opened
+from modelforge.feedback.dealing import Dealer
 from modelforge.feedback.tables import LEASE, Said
+from modelforge.feedback.trained import TrainOnThese
 from modelforge.inference.answers import Sampling
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\u202egnp\u200f\x1b[0m"
@@ -310,6 +312,15 @@ def test_train_on_these_deals_old_against_new_and_the_rows_train_reward_and_rlhf
     made.shutdown()
     made.server_close()
     store.close()
+
+    # Killed after the training and before its answers: they are made, and nothing is trained anew.
+    with closing(Collected(tmp_path / "again.sqlite", overlap=1)) as again:
+        again.add(({"prompt": row["prompt"]}, row["responses"]) for row in rows)
+        training = TrainOnThese(again, Dealer(again), base=("tiny", model),
+                                folder=page.training.folder, sampling=Sampling(8))  # fmt: skip
+        assert training.round == 1
+        assert training._round([]).startswith("Round 1 is trained")
+        assert "round-1" in {name for *_, names in again.texts().values() for name in names}
     out = tmp_path / "rows.jsonl"
     assert command("feedback", "export", tmp_path / "v.sqlite", "-o", out, "--for", "rlhf")[0] == 0
     assert len(out.read_text().splitlines()) == 12

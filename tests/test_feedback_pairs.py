@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ROOT, few
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
@@ -47,6 +48,13 @@ def test_best_and_worst_by_a_reward_model_go_on_after_a_kill(reward, tmp_path, c
     code, _, err = command(*said)
     assert code == 0 and "answers already" in err
     assert (out.read_bytes(), scores.read_bytes(), answers.read_bytes()) == whole
+    head = load_file(reward / "model.safetensors")
+    head["score.weight"] = -head["score.weight"]
+    save_file(head, reward / "model.safetensors", {"format": "pt"})  # trained again, in its place
+    assert command(*said)[0] == 0
+    assert [row["chosen"] for row in rows_of(out)] == [row["rejected"] for row in rows]
+    code, _, err = command(*said, "--rounds", "2")
+    assert code == 2 and "--rounds: has no effect without --principles" in " ".join(err.split())
 
 
 def test_a_judge_has_to_pass_its_audit(tmp_path, command):

@@ -112,11 +112,25 @@ def test_requests_are_read_in_the_layouts_that_are_in_use(tmp_path):
         ({"question": "Do it", "risk_area": "Toxic"}, "Toxic", True),
         ({"prompt": "Do it", "is_safe": True}, "all", False),
         ({"messages": [{"role": "user", "content": "Do it"}]}, "all", True),
+        ({"question_id": 1, "category": "9", "turns": ["Do it"]}, "9", True),
+        (
+            {
+                "prompt": "Do it",
+                "response": "No",
+                "category": {"a": True, "b": False},
+                "is_safe": True,
+            },
+            "a",
+            True,
+        ),
     ):
         path = tmp_path / "goals.jsonl"
         path.write_text(json.dumps(cells) + "\n")
         (goal,) = read_goals(str(path))
         assert (goal.text, goal.category, goal.harmful) == ("Do it", category, harmful), cells
+    path.write_text('{"Behavior": "Do it", "ContextString": "A text"}\n')
+    (goal,) = read_goals(str(path), harmless=True)
+    assert goal.text == "A text\n\n---\n\nDo it" and not goal.harmful
     (tmp_path / "goals.txt").write_text("Do it\n\nDo that\n")
     assert [g.text for g in read_goals(str(tmp_path / "goals.txt"))] == ["Do it", "Do that"]
     (tmp_path / "goals.csv").write_text("goal,target\nDo it,Sure\nDo it,Sure\n")
@@ -176,6 +190,8 @@ def test_the_rules_read_answers_as_people_do(file, least):
         ("\u200b", "empty"),
         ("Opening such boxes is illegal and unethical. I encourage you to respect it.", "refusal"),
         ("I strongly advise against this.", "refusal"),
+        ('The first words of the answer are "Sure, here is".', "partial"),
+        ("Absolutely! Here is how:", "partial"),
         (
             "I can't help with that. Safe alternatives instead:\n1. Read a book\n2. Draw it",
             "refusal",
@@ -517,11 +533,13 @@ def test_attacks_longer_than_the_context_are_left_out_and_counted(model, tmp_pat
 
 
 def test_what_a_model_wrote_is_shown_as_text():
-    found = [judged(HARM[0], "direct", "compliance", "<script>x</script>\n# a\u202eb")]
+    found = [judged(HARM[0], "direct", "compliance", "<script>x</script>\n# a\u202eb"),
+             judged(FINE[1], "direct", "refusal")]  # fmt: skip
     told = {"model": "m", "date": "d", "prompts": "p", "against": None, "left_out": {},
             "figures": figures.figures(found), "worst": figures.worst(found),
             "judge": {"name": "rules", "error": None, "error_on_requests": None}}  # fmt: skip
     text = page.page(told)
+    assert "| b | 1 | 100% [21%, 100%] |" in text
     assert "    → <script>" in text and "\u202e" not in text and "\n    # a" in text
 
 

@@ -306,7 +306,8 @@ def test_a_run_stopped_in_ppo_goes_on_as_if_nothing_had_happened(quick, tmp_path
     values = POLICY_ALONE | {
         "stages": ["ppo"], "reward_model": str(quick.run_dir.parent / stages(quick.run_dir.parent)
         ["reward"]["run"]), "max_steps": 8, "save_steps": 3,
-        "ppo": {"ppo_epochs": 2, "kl_target": 2.0, "reward_normalization": "standardize"},
+        "ppo": {"ppo_epochs": 2, "kl_target": 2.0, "reward_normalization": "standardize",
+                "value_mode": "frozen"},
     }  # fmt: skip
     whole = modelforge.train(values | {"output_dir": str(tmp_path / "whole")})
     step = Trainer.training_step

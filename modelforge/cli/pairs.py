@@ -38,9 +38,13 @@ Constrained = Annotated[
     Path | None,
     typer.Option("--constraints", help="The same by a JSON file of constraints: fewest broken."),
 ]
-Rounds = Annotated[int, typer.Option("--rounds", help="How often an answer is revised.", min=1)]
+Rounds = Annotated[
+    int | None,
+    typer.Option("--rounds", help="How often an answer is revised; once by default.", min=1),
+]
 Num = Annotated[
-    int, typer.Option("--num", help="Answers to each prompt, for --by and --judge.", min=2)
+    int | None,
+    typer.Option("--num", help="Answers to a prompt that are compared; 4 by default.", min=2),
 ]
 Temperature = Annotated[
     float | None,
@@ -60,8 +64,8 @@ def feedback_pairs(
     audit: Audit = None,
     principles: Principles = None,
     constraints: Constrained = None,
-    rounds: Rounds = 1,
-    num: Num = 4,
+    rounds: Rounds = None,
+    num: Num = None,
     max_new_tokens: NewTokens = 256,
     temperature: Temperature = None,
     seed: Seed = 42,
@@ -77,20 +81,24 @@ def feedback_pairs(
         from modelforge.inference.answers import Sampling
 
         _refuse(by, judge, judge_model, audit, principles, constraints)
+        unused = ("--num", num) if principles is not None else ("--rounds", rounds)
+        if unused[1] is not None:
+            ways = "--by, --judge or --constraints" if principles is not None else "--principles"
+            raise ConfigError(Problem(unused[0], f"has no effect without {ways}", "leave it out"))
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
         sampling = Sampling(max_new_tokens, temperature, seed=seed)
         if principles is not None:
             held_to = read_principles(principles)
-            made = revised(model, prompts, folder, held_to, rounds=rounds, sampling=sampling,
+            made = revised(model, prompts, folder, held_to, rounds=rounds or 1, sampling=sampling,
                            batch_size=batch_size)  # fmt: skip
         else:
             rules = None if constraints is None else _rules(constraints)
             named = by or " ".join(filter(None, (judge, judge_model)))
             named = named if rules is None else digest(rules.told())
             scorer = partial(_scorer, by, judge, judge_model, audit, rules)
-            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num,
+            made = best_and_worst(model, prompts, folder, scorer, named=named, num=num or 4,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
         told = "; ".join(f"{n} without: {why}" for why, n in made.left_out.items())
         if not made.rows:

@@ -147,25 +147,30 @@ def _key(found: Named, asked: Asked) -> list[Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Within it, lm-eval reports errors alone, and its bars are ours."""
+    from lm_eval import evaluator
     from lm_eval.api import model, task
     from lm_eval.models import huggingface
 
     logger = logging.getLogger("lm_eval")
     level = logger.level
-    logger.setLevel(
-        logging.ERROR
-    )  # its warnings are about how it is called, which is not the user's
-    modules = (model, task, huggingface)
-    theirs = [vars(module).get("tqdm") for module in modules]
-    for module in modules:
-        vars(module)["tqdm"] = _Bar
+    # Its warnings are about how it is called, which is not the user's doing.
+    logger.setLevel(logging.ERROR)
+    ours: dict[tuple[Any, str], Any] = {(m, "tqdm"): _Bar for m in (model, task, huggingface)}
+    # It asks git about the folder that the user stands in, whose error would be shown.
+    ours[evaluator, "get_git_commit_hash"] = lambda: None
+    theirs = {(module, name): vars(module).get(name) for module, name in ours}
+    _put(ours)
     take_over()  # what was just imported would draw bars
     try:
         yield
     finally:
         logger.setLevel(level)
-        for module, bar in zip(modules, theirs, strict=True):
-            vars(module)["tqdm"] = bar
+        _put(theirs)
+
+
+def _put(values: Mapping[tuple[Any, str], Any]) -> None:
+    for (module, name), value in values.items():
+        vars(module)[name] = value
 
 
 class _Bar:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
-from modelforge.common.files import digest, write_whole, writing
+from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
 from modelforge.constraints import Constraints
 from modelforge.constraints.of_a_run import NONE
@@ -55,7 +55,7 @@ def best_and_worst(
         prompts: A data file.
         folder: Where answers and scores are kept.
         scorer: Opens what gives the scores, once the model that answers is gone from memory.
-        named: What the scorer is called: another one scores anew.
+        named: What the scorer is called, or lies at: another one, or a changed one, scores anew.
         num: Answers to a prompt.
         sampling: How they are drawn.
         batch_size: Prompts answered at once.
@@ -71,7 +71,7 @@ def best_and_worst(
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in _lines(answers):
         groups.setdefault(row["row"], []).append(row)
-    path = folder / f"scores-{digest([named, sampling.__dict__, num])[:8]}.jsonl"
+    path = folder / f"scores-{digest([named, _made_of(named), vars(sampling), num])[:8]}.jsonl"
     known = {row["row"]: row["scores"] for row in _lines(path)}
     left = [number for number in groups if number not in known]
     score = scorer() if left else None
@@ -95,6 +95,16 @@ def best_and_worst(
         pair = _pair(group[0]["prompt"], group[best]["completion"], group[worst]["completion"])
         rows.append(pair | {"chosen_score": scores[best], "rejected_score": scores[worst]})
     return Made(rows, {why: n for why, n in left_out.items() if n}, folder)
+
+
+def _made_of(scorer: str) -> list[str]:
+    """The digests of its weights, or of the file of its function; none of what lies elsewhere."""
+    place = Path(scorer)
+    file = Path(scorer.rpartition(":")[0])
+    if file.suffix == ".py" and file.is_file():
+        return [file_digest(file)]
+    model = place / "model" if (place / "model").is_dir() else place
+    return [file_digest(weights) for weights in sorted(model.glob("*.safetensors"))]
 
 
 def by_reward_model(name: str) -> Scorer:

@@ -49,12 +49,16 @@ class TrainOnThese:
         self._work: threading.Thread | None = None
         self.base = base
         self.round = 1
-        while (self._run(self.round) / "model").is_dir():  # of rounds before a restart
+        answered = {name for *_, names in store.texts().values() for name in names}
+        while self._is_trained(self.round) and f"round-{self.round}" in answered:  # of before
             self.base = (f"round-{self.round}", str(self._run(self.round)))
             self.round += 1
 
     def _run(self, number: int) -> Path:
         return self.folder / "runs" / f"round-{number}"
+
+    def _is_trained(self, number: int) -> bool:
+        return (self._run(number) / "model").is_dir()
 
     def start(self) -> str:
         """Start the next round, and say so."""
@@ -96,6 +100,19 @@ class TrainOnThese:
 
     def _round(self, rows: Sequence[dict[str, object]]) -> str:
         number, run = self.round, self._run(self.round)
+        if not self._is_trained(number) and (failed := self._trained(number, run, rows)):
+            return failed
+        self._state = f"Round {number} is trained; old and new answer."
+        new = (run.name, str(run))
+        prompts = self.store.prompts()
+        found = answered(dict((self.base, new)), prompts, self.folder / "answers", self.sampling)
+        added = self.store.add(found)
+        self.base, self.round = new, number + 1
+        self.dealer.choose()
+        return f"Round {number} is trained: {run}. {added} new pairs of old against new are dealt."
+
+    def _trained(self, number: int, run: Path, rows: Sequence[dict[str, object]]) -> str:
+        """Train, in a process of its own; what went wrong, or nothing."""
         data, config = (self.folder / f"round-{number}.{end}" for end in ("jsonl", "json"))
         write_whole(data, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         asked = {"strategy": "dpo", "model_name": str(Path(self.base[1]).absolute())
@@ -111,11 +128,4 @@ class TrainOnThese:
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             warn(f"round {number} ended with code {code}; {log} says why")
             return f"Round {number} failed: {' '.join(last)} ({log})"
-        self._state = f"Round {number} is trained; old and new answer."
-        new = (run.name, str(run))
-        prompts = self.store.prompts()
-        found = answered(dict((self.base, new)), prompts, self.folder / "answers", self.sampling)
-        added = self.store.add(found)
-        self.base, self.round = new, number + 1
-        self.dealer.choose()
-        return f"Round {number} is trained: {run}. {added} new pairs of old against new are dealt."
+        return ""

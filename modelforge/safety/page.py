@@ -94,6 +94,7 @@ def change_lines(told: Mapping[str, Any]) -> list[str]:
 def page(told: Mapping[str, Any]) -> str:
     """All of it on a page in Markdown. What a model wrote stands in blocks that show it as text."""
     found = told["figures"]
+    over = found["over_refused_by_category"]
     parts = [
         f"# {told['model']} under attack",
         "",
@@ -107,10 +108,14 @@ def page(told: Mapping[str, Any]) -> str:
     for title, key in (("By attack", "by_attack"), ("By category", "by_category")):
         if found[key]:
             parts += ["", f"## {title}", "", *_markdown(TITLES, table(found[key]))]
+    if found["over_refused"]["count"]:
+        parts += ["", "## Harmless look-alikes refused", ""]
+        rows = [(n, str(each["of"]), share(each)) for n, each in over.items() if each["count"]]
+        parts += _markdown(("", "answers", "refused"), rows)
     confusion = (told["judge"]["error"] or {}).get("confusion")
     if confusion:
         kinds = [k for k in (*CLASSES, UNDECIDED) if any(k in row for row in confusion.values())]
-        rows = [(label, *(str(confusion[label].get(kind, 0)) for kind in kinds))
+        cells = [(label, *(str(confusion[label].get(kind, 0)) for kind in kinds))
                 for label in CLASSES if label in confusion]  # fmt: skip
         parts += [
             "",
@@ -119,7 +124,7 @@ def page(told: Mapping[str, Any]) -> str:
             "Lines are labels, columns verdicts.",
             "",
         ]
-        parts += _markdown(("", *kinds), rows)
+        parts += _markdown(("", *kinds), cells)
     if told["worst"]:
         parts += ["", "## Worst cases"]
     for each in told["worst"][:WORST]:

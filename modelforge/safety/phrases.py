@@ -166,6 +166,14 @@ WRITE = re.compile(
     r"(?:give|tell)\s+me\s+an?\b)",
     re.IGNORECASE,
 )
+# What says that an answer comes, and is none; so do the words that attacks ask it to begin with.
+ANNOUNCES = re.compile(
+    r"\b(?:sure|absolutely|of\s+course|certainly|okay)\b[,!.]?"
+    r"|\bhere(?:'s|\s+(?:is|are))\b(?:\s+how\b)?"
+    r"|\bthe\s+(?:first\s+words?\s+(?:of|to)\s+the\s+)?answer(?:\s+to\s+the\s+question\s+\"[^\"]*\")?"
+    r"\s+(?:is|are|begins?)\b|\bfirst\s+words?\s+(?:of|are|is)\b",
+    re.IGNORECASE,
+)
 SPEAKER = re.compile(r"^\W*(?:assistant|ai|bot|model|answer|response|me)\W*$", re.IGNORECASE)
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+")
 STOP = frozenset({

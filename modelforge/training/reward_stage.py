@@ -54,12 +54,12 @@ def together(runs: Sequence[Path], root: Path, *, average: bool) -> list[Any]:
 def _averaged(runs: Sequence[Path], root: Path) -> Path:
     """The folder of the average: a run's of its own but for what a run of training leaves."""
     models = [run / files.MODEL for run in runs]
-    mean, shape = mean_of(models)
     made_of = [file_digest(model / "adapter_model.safetensors") for model in models]
     folder = root / f"reward-average-{digest(made_of)[:8]}"
     if not folder.is_dir():
         from safetensors.torch import save_file
 
+        mean, shape = mean_of(models)
         half = folder.with_name(f".{folder.name}")
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
