@@ -20,6 +20,7 @@ from modelforge.config import Config, RewardEntry
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem, RunError
 from modelforge.rewards import build_rewards, parse_rewards
+from modelforge.rewards.constrained import CONSTRAINTS, with_constraints
 from modelforge.rewards.of_a_run import names as names_of
 from modelforge.rewards.of_a_run import parse
 from modelforge.rewards.spec import kind_of
@@ -235,6 +236,8 @@ def replay(
         raise RunError(Problem(str(folder), what, "name the folder of a run of grpo, rloo or ppo"))
     rows = run.read_lines(files.ROLLOUTS)
     asked = [_entry(each, f"--rewards[{at}]") for at, each in enumerate(rewards)]
+    own = load_config(folder).get(CONSTRAINTS)
+    asked = [with_constraints(RewardEntry(name=e) if isinstance(e, str) else e, own) for e in asked]
     entries = parse_rewards(asked, where="--rewards", base_dir=base_dir or Path())
     if not run.model.is_dir():
         fix = "run `modelforge train` to its end: its tokenizer is needed"
