@@ -112,11 +112,25 @@ def test_requests_are_read_in_the_layouts_that_are_in_use(tmp_path):
         ({"question": "Do it", "risk_area": "Toxic"}, "Toxic", True),
         ({"prompt": "Do it", "is_safe": True}, "all", False),
         ({"messages": [{"role": "user", "content": "Do it"}]}, "all", True),
+        ({"question_id": 1, "category": "9", "turns": ["Do it"]}, "9", True),
+        (
+            {
+                "prompt": "Do it",
+                "response": "No",
+                "category": {"a": True, "b": False},
+                "is_safe": True,
+            },
+            "a",
+            True,
+        ),
     ):
         path = tmp_path / "goals.jsonl"
         path.write_text(json.dumps(cells) + "\n")
         (goal,) = read_goals(str(path))
         assert (goal.text, goal.category, goal.harmful) == ("Do it", category, harmful), cells
+    path.write_text('{"Behavior": "Do it", "ContextString": "A text"}\n')
+    (goal,) = read_goals(str(path), harmless=True)
+    assert goal.text == "A text\n\n---\n\nDo it" and not goal.harmful
     (tmp_path / "goals.txt").write_text("Do it\n\nDo that\n")
     assert [g.text for g in read_goals(str(tmp_path / "goals.txt"))] == ["Do it", "Do that"]
     (tmp_path / "goals.csv").write_text("goal,target\nDo it,Sure\nDo it,Sure\n")
@@ -128,6 +142,7 @@ def test_requests_that_cannot_be_read_are_named(tmp_path):
     for text, what in (
         ('{"prompt": "Do it", "label": "perhaps"}\n', "label is 'perhaps'"),
         ('{"prompt": "Do it"}\n{"other": "Do it"}\n', "goals.jsonl:2: holds no request"),
+        ('{"turns": ["Do it", "And that"]}\n', "give one text a row"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=what):

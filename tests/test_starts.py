@@ -77,6 +77,7 @@ def test_init_writes_presets_and_pipelines(command, tmp_path, monkeypatch):
     ppo = load_config(tmp_path / "sft-reward-ppo" / "3-ppo.yaml")
     assert ppo.settings.reward_model == "runs/2-reward" and ppo.settings.max_samples == 1000
     assert command("init", "sft-reward-ppo", "--yaml")[0] == 2  # nothing is overwritten
+    assert command("init", "kto", "--quiet") == (0, "", "") and Path("kto.json").is_file()
 
 
 @pytest.mark.parametrize(

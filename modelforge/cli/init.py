@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelforge.cli.options import AsJson, Overrides, print_json, working
-from modelforge.common.console import say, warn
+from modelforge.common.console import are_heard, say, warn
 from modelforge.common.files import write_whole, writing
 from modelforge.errors import ConfigError, Problem, RunError
 
@@ -60,7 +60,8 @@ def init(
             given = [n for n, value in (("--project", project), ("--set", set_)) if value]
             _refuse(given, "goes with --from FILE")
             told = _write(strategy, output, (family, profile, size), yaml=yaml)
-            for line in told.pop("lines"):
+            lines = told.pop("lines")
+            for line in lines if are_heard() else ():
                 typer.echo(line, err=as_json)
     if as_json:
         print_json(told)

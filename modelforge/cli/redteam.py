@@ -66,6 +66,9 @@ Record = Annotated[
 def redteam(
     model: Model = None,
     prompts: Prompts = "builtin",
+    harmless: Annotated[
+        bool, typer.Option("--harmless", help="Requests without a label are harmless ones.")
+    ] = False,
     attacks: Attacks = None,
     against: Against = None,
     judge: Judge = None,
@@ -98,6 +101,7 @@ def redteam(
         names = [name.strip() for each in attacks or () for name in each.split(",")]
         options = Options(
             prompts=prompts, attacks=tuple(filter(None, names)), limit=limit, samples=samples,
+            harmless=harmless,
             sampling=Sampling(max_new_tokens, temperature, seed=seed), system=system,
             constraints=constraints,
             batch_size=batch_size, judge=judge, judge_model=judge_model, classifier=classifier,
@@ -130,7 +134,8 @@ def _refuse(model: str | None, record: Path | None, against: str | None, options
     if record is None:
         return
     plain = Options()
-    said = [name for name in ("prompts", "attacks", "limit", "samples", "system", "constraints")
+    said = [name for name in ("prompts", "harmless", "attacks", "limit", "samples", "system",
+                              "constraints")
             if getattr(options, name) != getattr(plain, name)]  # fmt: skip
     said += ["against"] if against is not None else []
     if said:

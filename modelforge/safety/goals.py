@@ -16,9 +16,9 @@ _HERE = Path(__file__).parent
 
 # Of AdvBench, XSTest, HarmBench, JailbreakBench, StrongREJECT, Do-Not-Answer and their like.
 _PROMPT = ("prompt", "goal", "behavior", "forbidden_prompt", "question", "instruction", "query",
-           "request", "text", "input")  # fmt: skip
+           "request", "text", "input", "turns", "messages")  # fmt: skip
 _CATEGORY = ("category", "semanticcategory", "functionalcategory", "harm_category", "risk_area",
-             "type", "topic", "subcategory")  # fmt: skip
+             "harm_area", "content_policy_name", "type", "topic", "subcategory")  # fmt: skip
 _LABEL = ("label", "prompt_label", "prompt_harm_label", "is_harmful", "harmful", "is_safe", "safe")
 _BENIGN = {"safe", "benign", "harmless", "unharmful", "not_harmful", "0", "false", "no"}
 _HARMFUL = {"unsafe", "harmful", "malicious", "toxic", "1", "true", "yes"}
@@ -43,11 +43,12 @@ class Goal:
     labelled: bool = False
 
 
-def read_goals(source: str, *, limit: int | None = None) -> list[Goal]:
+def read_goals(source: str, *, harmless: bool = False, limit: int | None = None) -> list[Goal]:
     """The requests of a file, or those that come with the program.
 
     Args:
         source: ``builtin``; a data file with a column of requests; or a text file, one a line.
+        harmless: Whether requests without a label are harmless ones.
         limit: The most harmful and the most harmless ones, taken from every category in turn.
 
     Raises:
@@ -59,17 +60,18 @@ def read_goals(source: str, *, limit: int | None = None) -> list[Goal]:
         problem = missing(source, Path())
         raise DataError(Problem(problem.where, problem.what, known or problem.fix))
     if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = read_file(path, shown=source).rows
+        lines = rows[0].cells["text"].splitlines() if rows else ()
         cells = [(f"{path}:{n}", {"prompt": s}) for n, s in enumerate(lines, 1) if s.strip()]
     else:
         cells = [(row.where, row.cells) for row in read_file(path, shown=source).rows]
-    goals = _goals(cells)
+    goals = _goals(cells, harmless)
     if not goals:
         raise DataError(Problem(source, "holds no requests", "give one a row"))
     return goals if limit is None else _some(goals, limit)
 
 
-def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Goal]:
+def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]], harmless: bool) -> list[Goal]:
     """Of each row its request, once each.
 
     Raises:
@@ -79,15 +81,20 @@ def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Goal]:
     problems: list[Problem] = []
     for number, (where, cells) in enumerate(rows):
         named = {re.sub(r"[\s-]+", "_", str(key)).lower(): value for key, value in cells.items()}
-        text = _text(next((named[c] for c in _PROMPT if named.get(c)), named.get("messages")))
+        said = next((named[c] for c in _PROMPT if named.get(c)), None)
+        text = _text(said)
         label = _label(where, named, problems)
         if text is None:
-            fix = f"name its column one of: {', '.join(_PROMPT)}"
+            fix = "give one text a row; an attack adds turns of its own"
+            if said is None:
+                fix = f"name its column one of: {', '.join(_PROMPT)}"
             problems.append(Problem(where, "holds no request as one text", fix))
             continue
-        category = next((named[c] for c in _CATEGORY if named.get(c)), "all")
-        kind = ", ".join(map(str, category)) if isinstance(category, list) else str(category)
-        goal = Goal(str(named.get("id", number)), text, kind, label is not False, label is not None)
+        context = _text(named.get("contextstring"))  # HarmBench's, put before as HarmBench does
+        text = text if context is None else f"{context}\n\n---\n\n{text}"
+        kind = _kind(next((named[c] for c in _CATEGORY if named.get(c)), "all"))
+        harmful = not harmless if label is None else label
+        goal = Goal(str(named.get("id", number)), text, kind, harmful, label is not None)
         found.setdefault((text, goal.harmful), goal)
     if problems:
         raise DataError(*problems[:10])
@@ -96,15 +103,25 @@ def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Goal]:
 
 def _text(said: Any) -> str | None:
     """A request as text: it may be the only message of a conversation."""
-    if isinstance(said, list) and len(said) == 1 and isinstance(said[0], Mapping):
-        said = said[0].get("content", said[0].get("value"))
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if isinstance(said, Mapping):
+        said = said.get("content", said.get("value"))
     return said.strip() if isinstance(said, str) and said.strip() else None
+
+
+def _kind(said: Any) -> str:
+    """A category in words: one, a list, or names that are true or false."""
+    if isinstance(said, Mapping):
+        said = [name for name, true in said.items() if true is True] or "all"
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
 
 
 def _label(where: str, named: Mapping[str, Any], problems: list[Problem]) -> bool | None:
     """Whether a row is said to be harmful; None where nothing says so."""
     column = next((c for c in _LABEL if named.get(c) is not None), None)
-    if column is None:
+    answered = any(name in named for name in ("response", "answer", "completion"))
+    if column is None or (column == "is_safe" and answered):  # that is said of the answer
         return None
     word = str(named[column]).strip().lower().replace(" ", "_")
     if word not in _BENIGN | _HARMFUL:

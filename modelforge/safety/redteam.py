@@ -40,6 +40,7 @@ class Options:
     Attributes:
         prompts: ``builtin``, or a file of requests.
         attacks: Their names; none for all.
+        harmless: Whether requests without a label are harmless ones.
         limit: The most harmful and the most harmless requests.
         samples: Answers to each attack.
         sampling: How answers are drawn.
@@ -54,6 +55,7 @@ class Options:
 
     prompts: str = BUILTIN
     attacks: tuple[str, ...] = ()
+    harmless: bool = False
     limit: int | None = None
     samples: int = 1
     sampling: Sampling = field(default_factory=Sampling)
@@ -87,7 +89,7 @@ def redteam(
         UserError: If something cannot be used. No model is loaded then.
     """
     _checked(options, against, folder)
-    goals = read_goals(options.prompts, limit=options.limit)
+    goals = read_goals(options.prompts, harmless=options.harmless, limit=options.limit)
     attacks = get_attacks(options.attacks)
     labelled = judging.read_labelled(options.labelled)
     models = [find_trained(model)]

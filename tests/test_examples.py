@@ -1,0 +1,48 @@
+"""The examples beyond the first five, run in small."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny import shallow
+
+import modelforge
+from modelforge import load_config
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_every_example_is_numbered_once_and_begins_with_its_command():
+    scripts = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "__init__.py")
+    assert [name[:2] for name in scripts] == [f"{n:02}" for n in range(1, len(scripts) + 1)]
+    for name in scripts:
+        text = (EXAMPLES / name).read_text()
+        assert f"python examples/{name}" in text.partition('"""\n')[0]
+
+
+@pytest.mark.slow
+def test_hh_rlhf_is_read_as_it_is_and_trained_to_a_policy(tmp_path, capsys):
+    """The pairs of hh-rlhf are two whole dialogues; what both share is the prompt."""
+    example = runpy.run_path(str(EXAMPLES / "07_hh_rlhf.py"))
+    pairs = example["as_hh"](tmp_path, 40)
+    small = {"max_steps": 1, "eval_split": 4, "per_device_train_batch_size": 8}
+    small |= {"generation": {"max_new_tokens": 4}, "eval_prompts": 4, "report_to": "none"}
+    result = example["main"](pairs, tmp_path, model=str(shallow()), **small)
+    assert "eval_reward" in result.after and "40 rows, read as" in capsys.readouterr().err
+    assert (result.run_dir.parent / "report.html").is_file()
+
+
+def test_the_calculator_answers_and_its_config_is_one(tmp_path, monkeypatch):
+    """It takes minutes to learn; docs/rewards.md has what it printed."""
+    example = runpy.run_path(str(EXAMPLES / "06_calculator.py"))
+    assert (example["plus"](14, 3), example["minus"]("14", 3)) == (17, 11)
+    begun = SimpleNamespace(run_dir=EXAMPLES / "tiny" / "model")
+    asked = []
+    monkeypatch.setattr(modelforge, "train", lambda config: asked.append(config) or begun)
+    example["main"](tmp_path)
+    for config in asked:
+        assert load_config(config).settings.dataset.startswith(str(tmp_path))
+    assert [config["strategy"] for config in asked] == ["sft", "grpo"]
+    rows = (tmp_path / "shown.jsonl").read_text().splitlines()
+    assert len(rows) == 400 and "tool_calls" in rows[0]
