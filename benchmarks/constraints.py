@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples/tiny"
 RUDE = ["ugh", "oh please", "again?", "stop asking", "everybody knows", "leave me alone"]
-ROWS = 1000
+ROWS, PROMPTS = 1000, 300
 
 
 def tell(name: str, **figures: object) -> None:
@@ -126,12 +126,12 @@ def bans(model: str) -> None:
 
 
 def run(*command: object, cwd: Path) -> str:
-    """A command of ModelForge, as a user says it."""
+    """What a command of ModelForge prints, as a user says it; of `compare --gate` its exit too."""
     said = [sys.executable, "-m", "modelforge", *map(str, command)]
     done = subprocess.run(said, cwd=cwd, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
+    if done.returncode and "--gate" not in command:
         sys.exit(done.stderr)
-    return done.stdout
+    return done.stdout or f"{done.stderr}\nexit {done.returncode}"
 
 
 def principle() -> None:
@@ -144,24 +144,27 @@ def principle() -> None:
         folder = Path(place)
         rules = [{"name": "kind", "banned": RUDE}]
         (folder / "kind.json").write_text(json.dumps(rules))
-        prompts, model = TINY / "data" / "prompts_train.jsonl", TINY / "model"
+        lines = (TINY / "data" / "prompts_train.jsonl").read_text().splitlines()[:PROMPTS]
+        prompts, model = folder / "prompts.jsonl", TINY / "model"
+        prompts.write_text("\n".join(lines) + "\n")
         made = json.loads(run("feedback", "pairs", model, "--prompts", prompts, "--constraints",
                               "kind.json", "--num", 4, "--max-new-tokens", 24, "--batch-size", 32,
                               "--json", cwd=folder))  # fmt: skip
         config = {
             "strategy": "dpo", "model_name": str(model), "dataset": "pairs.jsonl",
-            "eval_split": 0.1, "learning_rate": 2e-4, "max_steps": 60, "beta": 0.35,
+            "eval_split": 0, "learning_rate": 3e-4, "max_steps": 60, "beta": 0.35,
             "per_device_train_batch_size": 16, "max_seq_length": 128, "run_name": "kind",
             "report_to": "none", "save_strategy": "no",
         }  # fmt: skip
         (folder / "dpo.json").write_text(json.dumps(config))
         run("train", "dpo.json", cwd=folder)
         held_out = TINY / "data" / "prompts_eval.jsonl"
-        told = json.loads(run("compare", f"base={model}", "kind=runs/kind", "--data", held_out,
-                              "--constraints", "kind.json", "--reward", "numeric_answer",
-                              "--max-new-tokens", 24, "--samples", 2, "--temperature", 1,
-                              "--gate", "--json", cwd=folder))  # fmt: skip
-        tell("principle", pairs=made["pairs"], left_out=made["left_out"], compare=told)
+        print(run("compare", f"base={model}", "kind=runs/kind", "--data", held_out,
+                  "--constraints", "kind.json", "--reward", "numeric_answer", "--metrics",
+                  "safety_violations,numeric_answer,ended,length,distinct_2", "--max-new-tokens",
+                  24, "--samples", 4, "--temperature", 1, "--gate", "--margin", 0.1,
+                  cwd=folder))  # fmt: skip
+        tell("principle", pairs=made["pairs"], left_out=made["left_out"])
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class _Work:
             found["toxicity"] = toxicity_by(self.options.classifier)
         held = _constraints(self.asked, self.options)
         if held is not None:
-            found["safety_violations"] = less_broken(held, 1.0)
+            found["safety_violations"] = less_broken(held, 1)
         return found
 
     def _available(self) -> dict[str, Metric]:

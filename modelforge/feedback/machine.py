@@ -128,7 +128,7 @@ def by_constraints(constraints: Constraints) -> Scorer:
     """0 less one for each constraint that an answer breaks."""
 
     def score(prompt: Any, texts: Sequence[str]) -> list[float]:
-        return [-float(len(constraints.of_answer(prompt, text))) for text in texts]
+        return [float(-len(constraints.of_answer(prompt, text))) for text in texts]
 
     return score
 

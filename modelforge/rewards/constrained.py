@@ -62,10 +62,10 @@ def _constraints(entry: RewardEntry, base_dir: Path, where: str) -> Constraints:
 
 def counted(entry: RewardEntry, base_dir: Path) -> RewardFunction:
     """The reward of an entry: 0 less one for each constraint that an answer breaks."""
-    return less_broken(_constraints(entry, base_dir, CONSTRAINTS), -1.0)
+    return less_broken(_constraints(entry, base_dir, CONSTRAINTS), -1)
 
 
-def less_broken(constraints: Constraints, each: float) -> RewardFunction:
+def less_broken(constraints: Constraints, each: int) -> RewardFunction:
     """So much for each constraint that an answer breaks.
 
     Args:
@@ -77,7 +77,7 @@ def less_broken(constraints: Constraints, each: float) -> RewardFunction:
         *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Mapping[str, Any]
     ) -> list[float]:
         return [
-            each * len(constraints.of_answer(prompt, completion_text(completion)))
+            float(each * len(constraints.of_answer(prompt, completion_text(completion))))
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
