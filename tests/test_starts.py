@@ -34,6 +34,13 @@ def test_every_preset_is_a_config_without_a_word_too_many(strategy):
         assert size == "demo" or "per_device_train_batch_size" not in config
 
 
+def test_a_stage_before_its_model_is_trained_says_so(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pipeline("sft-dpo", None, Asked())
+    code, _, err = command("check", "sft-dpo/2-dpo.json", "-q")
+    assert code == 2 and "runs/1-sft: there is no such run yet" in err and "cache" not in err
+
+
 @pytest.mark.parametrize("strategy", ["sft", "kto", "grpo", "ppo", "distill"])
 def test_a_demo_takes_several_steps_of_its_ten_rows(strategy, tmp_path, command):
     (written,) = [write_preset(strategy, tmp_path / "demo.json", asked=Asked(size="demo"))]
@@ -101,7 +108,8 @@ def test_init_writes_presets_and_pipelines(command, tmp_path, monkeypatch):
         ("init dpo --profile medium", "cpu"),
         ("init dpo --size proto", "did you mean 'prototype'"),
         ("init dpo --family mistral --profile low", "take high or a larger one"),
-        ("init sft-dop", "did you mean"),
+        ("init sft-dop", "did you mean 'sft-dpo'"),
+        ("init spam", "sft-reward-ppo, grpo-maths"),
         ("init", "sft-reward-ppo"),
         ("init --from x.yaml --size demo", "no effect with --from"),
     ],
