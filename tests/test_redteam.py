@@ -142,6 +142,7 @@ def test_requests_that_cannot_be_read_are_named(tmp_path):
     for text, what in (
         ('{"prompt": "Do it", "label": "perhaps"}\n', "label is 'perhaps'"),
         ('{"prompt": "Do it"}\n{"other": "Do it"}\n', "goals.jsonl:2: holds no request"),
+        ('{"turns": ["Do it", "And that"]}\n', "give one text a row"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=what):

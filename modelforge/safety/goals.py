@@ -81,10 +81,13 @@ def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]], harmless: bool) -> lis
     problems: list[Problem] = []
     for number, (where, cells) in enumerate(rows):
         named = {re.sub(r"[\s-]+", "_", str(key)).lower(): value for key, value in cells.items()}
-        text = _text(next((named[c] for c in _PROMPT if named.get(c)), None))
+        said = next((named[c] for c in _PROMPT if named.get(c)), None)
+        text = _text(said)
         label = _label(where, named, problems)
         if text is None:
-            fix = f"name its column one of: {', '.join(_PROMPT)}"
+            fix = "give one text a row; an attack adds turns of its own"
+            if said is None:
+                fix = f"name its column one of: {', '.join(_PROMPT)}"
             problems.append(Problem(where, "holds no request as one text", fix))
             continue
         context = _text(named.get("contextstring"))  # HarmBench's, put before as HarmBench does
