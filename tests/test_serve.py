@@ -154,7 +154,7 @@ def test_the_openai_client(server):
     )
     assert [choice.index for choice in completion.choices] == [0, 1]
     assert len(completion.choices[1].logprobs.tokens) <= 4
-    assert {m.id for m in client.models.list()} == {"tiny", "a", "b"}
+    assert {m.id for m in client.models.list()} == {"tiny", "a", "b", "held", "counted"}
     with pytest.raises(openai.NotFoundError, match="no model 'x' here: use tiny, a, b"):
         client.chat.completions.create(model="x", messages=ASK)
     with pytest.raises(openai.BadRequestError, match="no place for a call"):
@@ -291,7 +291,7 @@ def test_an_engine_elsewhere_is_named_by_its_address(server):
 
     for address in (server.url, f"{server.url}/", f"{server.url}/v1"):
         (engine,) = engines_of([address], 1)
-        assert engine.url == server.url and set(engine.models) == {"tiny", "a", "b"}
+        assert engine.url == server.url and set(engine.models) == {"tiny", "a", "b", "held", "counted"}
     with pytest.raises(ModelError, match="serves tiny, a, b"):
         engines_of([f"mine={server.url}"], 1)
 
