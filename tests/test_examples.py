@@ -1,6 +1,8 @@
 """The examples beyond the first five, run in small."""
 
+import json
 import runpy
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,3 +48,12 @@ def test_the_calculator_answers_and_its_config_is_one(tmp_path, monkeypatch):
     assert [config["strategy"] for config in asked] == ["sft", "grpo"]
     rows = (tmp_path / "shown.jsonl").read_text().splitlines()
     assert len(rows) == 400 and "tool_calls" in rows[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("fastapi") is None, reason="needs the extra serve")
+def test_what_is_said_of_served_answers_becomes_pairs(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "08_serve_and_collect.py"))
+    assert example["main"](tmp_path, questions=1, answers=4) == 1
+    (row,) = map(json.loads, (tmp_path / "preferences.jsonl").read_text().splitlines())
+    assert len(row["chosen"][0]["content"]) < len(row["rejected"][0]["content"])

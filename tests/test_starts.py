@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelforge import ConfigError, list_profiles, load_config
-from modelforge.configfile.presets import write_pipeline
+from modelforge.configfile.presets import write_pipeline, write_preset
 from modelforge.configfile.starts import PROFILES, Asked, all_starts, pipeline, start, starts
 from modelforge.plan.architectures import _preset as shipped
 from modelforge.registry import STRATEGIES
@@ -30,7 +30,28 @@ def test_every_preset_is_a_config_without_a_word_too_many(strategy):
         config = start(strategy, Asked(None, profile, size)) | {"dataset": "d.jsonl"}
         assert load_config(config).settings.strategy == strategy
         # What is learned follows from the model and the data, and not from the card.
-        assert not {"learning_rate", "lora_r", "per_device_train_batch_size"} & set(config)
+        assert not {"learning_rate", "lora_r"} & set(config)
+        assert size == "demo" or "per_device_train_batch_size" not in config
+
+
+def test_a_stage_before_its_model_is_trained_says_so(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pipeline("sft-dpo", None, Asked())
+    code, _, err = command("check", "sft-dpo/2-dpo.json", "-q")
+    assert code == 2 and "runs/1-sft: there is no such run yet" in err and "cache" not in err
+
+
+@pytest.mark.parametrize("strategy", ["sft", "kto", "grpo", "ppo", "distill"])
+def test_a_demo_takes_several_steps_of_its_ten_rows(strategy, tmp_path, command):
+    (written,) = [write_preset(strategy, tmp_path / "demo.json", asked=Asked(size="demo"))]
+    keys = {"model_name", "teacher_model"} & set(json.loads(written.config.read_text()))
+    tiny = [word for key in sorted(keys) for word in ("--set", f"{key}={TINY}")]
+    code, out, err = command("check", written.config, "--json", *tiny)
+    assert code == 0, err
+    choices = json.loads(out)["choices"]["choices"]
+    prompts = choices.get("prompts_per_step", {}).get("value") or 2
+    assert json.loads(out)["data"]["train_rows"] // prompts * 2 >= 4
+    assert "no higher than 0" not in err
 
 
 def test_a_card_of_the_next_size_gets_a_larger_model_and_a_pupil_a_larger_teacher():
@@ -87,7 +108,8 @@ def test_init_writes_presets_and_pipelines(command, tmp_path, monkeypatch):
         ("init dpo --profile medium", "cpu"),
         ("init dpo --size proto", "did you mean 'prototype'"),
         ("init dpo --family mistral --profile low", "take high or a larger one"),
-        ("init sft-dop", "did you mean"),
+        ("init sft-dop", "did you mean 'sft-dpo'"),
+        ("init spam", "sft-reward-ppo, grpo-maths"),
         ("init", "sft-reward-ppo"),
         ("init --from x.yaml --size demo", "no effect with --from"),
     ],

@@ -12,7 +12,7 @@ import typer
 from modelforge.cli.options import AsJson, Overrides, print_json, working
 from modelforge.common.console import are_heard, say, warn
 from modelforge.common.files import write_whole, writing
-from modelforge.errors import ConfigError, Problem, RunError
+from modelforge.errors import ConfigError, Problem, RunError, did_you_mean
 
 if TYPE_CHECKING:
     from modelforge.configfile.presets import Written
@@ -86,10 +86,15 @@ def _write(
     from modelforge.configfile.presets import write_pipeline, write_preset
     from modelforge.configfile.starts import Asked, starts
 
+    known = [*registry.list_strategies(), *starts()["pipelines"]]
     if name is None:
-        known = ", ".join([*registry.list_strategies(), *starts()["pipelines"]])
-        fix = f"name one of {known}, or --from FILE"
+        fix = f"name one of {', '.join(known)}, or --from FILE"
         raise ConfigError(Problem("init", "names no strategy", fix))
+    if name not in known:
+        fix = did_you_mean(name, known)
+        if "did you mean" not in fix:
+            fix = f"name one of {', '.join(known)}"
+        raise ConfigError(Problem(f"init {name}", "is no strategy and no pipeline", fix))
     if name in starts()["pipelines"]:
         written = write_pipeline(name, output, Asked(*asked), yaml=yaml)
         folder = written[0].config.parent

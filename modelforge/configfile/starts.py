@@ -58,7 +58,9 @@ def start(strategy: str, asked: Asked) -> dict[str, Any]:
     if {model, config.get("teacher_model")} & set(table["in_4bit"]):
         config["use_4bit"] = True
     size = _one_of("--size", asked.size or "full", table["sizes"])
-    return config | said | size["every"] | (size["sampled"] if "generation" in said else {})
+    config |= said | size["every"] | (size["sampled"] if "generation" in said else {})
+    config |= size.get(strategy, {})
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def models_of(strategy: str, asked: Asked) -> tuple[str, str]:

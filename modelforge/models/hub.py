@@ -81,6 +81,9 @@ def unreadable(name: str, what: str, error: Exception) -> Problem:
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if name.startswith("runs/") and not Path(name).exists():
+        fix = "train the config that makes it first, and run both in the same folder"
+        return Problem(name, "there is no such run yet", fix)
     offline, advice = why_offline()
     refused, fix = refusal(name, error)
     if refused and not offline and not Path(name).exists():
