@@ -291,7 +291,8 @@ def test_an_engine_elsewhere_is_named_by_its_address(server):
 
     for address in (server.url, f"{server.url}/", f"{server.url}/v1"):
         (engine,) = engines_of([address], 1)
-        assert engine.url == server.url and set(engine.models) == {"tiny", "a", "b", "held", "counted"}
+        assert engine.url == server.url
+        assert set(engine.models) == {"tiny", "a", "b", "held", "counted"}
     with pytest.raises(ModelError, match="serves tiny, a, b"):
         engines_of([f"mine={server.url}"], 1)
 
