@@ -50,7 +50,8 @@ def trained(strategy: str, folder: Path) -> Path:
     if strategy == "rlhf":
         said.append("reward_stage.max_steps=3")
     said.append("max_steps=3")
-    return modelforge.train(config, overrides=said).run_dir
+    modelforge.train(config, overrides=said)
+    return folder / strategy  # of a run in stages the whole
 
 
 def long_and_hostile(run: Path, target: Path) -> Path:

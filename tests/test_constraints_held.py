@@ -9,6 +9,7 @@ import torch
 from tiny import ROOT, few, quick
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
+import modelforge
 from modelforge.errors import UserError
 from modelforge.inference.answers import Sampling
 from modelforge.inference.chat import Chat
@@ -101,6 +102,18 @@ def test_a_chat_shows_only_what_may_be_shown(trained):
     answer = chat.messages[-1]["content"]
     assert "".join(written[1:]) == answer + "\n" and not any(c.isdigit() for c in answer)
     assert "#" in answer and len(answer.split()) <= 6
+
+
+def test_an_evaluation_counts_what_the_model_would_do_by_itself(run, tmp_path):
+    data, rules = str(few("prompts_eval", 4)), [{"name": "digit", "pattern": r"\d"}]
+    said = {"metrics": ["safety_violations"], "max_new_tokens": 12, "output_dir": tmp_path}
+    found = modelforge.evaluate(str(run.run_dir), data, constraints=rules, **said)
+    digits = [any(c.isdigit() for c in row["resps"][0][0]) for row in found.rows]
+    assert [row["safety_violations"] for row in found.rows] == digits
+    own = modelforge.evaluate(str(run.run_dir), data, **said)  # its own, other ones
+    assert own.folder != found.folder and own.metrics["safety_violations"] >= 0
+    with pytest.raises(UserError, match="needs constraints → name their file"):
+        modelforge.evaluate(str(run.run_dir), data, constraints="none", **said)
 
 
 # --- what a model decides -------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from modelforge.common.paths import find_path
 from modelforge.config import Config
 from modelforge.constraints.constraints import Constraints
 from modelforge.errors import ConfigError, Problem, UserError
+
+#: A file, ``none`` or the entries themselves; None where nothing is asked for.
+Asked = str | Sequence[Mapping[str, Any]] | None
 
 #: What `--constraints` takes for none of those that the run was trained with.
 NONE = "none"
@@ -26,12 +29,12 @@ def of_config(config: Config) -> Constraints | None:
     return None if given is None else _read(given, config.base_dir, where)
 
 
-def of_recorded(recorded: Mapping[str, Any], asked: str | None, *, said: str) -> Constraints | None:
+def of_recorded(recorded: Mapping[str, Any], asked: Asked, *, said: str) -> Constraints | None:
     """Those that a model is held to: the ones that are asked for, else its run's own.
 
     Args:
         recorded: The config of its run; empty where there is none.
-        asked: A file, ``none``, or None for the run's.
+        asked: A file, ``none``, entries, or None for the run's.
         said: How the user named the model.
 
     Raises:

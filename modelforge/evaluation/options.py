@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.config import RewardEntry
+from modelforge.constraints.of_a_run import Asked as HeldTo
 from modelforge.errors import ConfigError, Problem, did_you_mean
 from modelforge.evaluation.metrics import ALIASES
 from modelforge.rewards.spec import kind_of, parse_rewards
@@ -32,8 +33,8 @@ class Options:
         reward_model: A reward model's folder or hub id.
         classifier: A folder or hub id of a text classifier; its last label counts as toxic, or the
             one called so.
-        constraints: A file of those whose violations are counted, or ``none``; None for those that
-            the run was trained with. Answers are not held to them.
+        constraints: Those whose violations are counted: a file, entries, or ``none``; None for
+            those that the run was trained with. Answers are not held to them.
         start: The model that this one began from; None to find it.
         by: A column of the data to divide the figures by.
         columns: Our column → the file's, where the layout is not recognised.
@@ -52,7 +53,7 @@ class Options:
     rewards: tuple[str, ...] = ()
     reward_model: str | None = None
     classifier: str | None = None
-    constraints: str | None = None
+    constraints: HeldTo = None
     start: str | None = None
     by: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +100,7 @@ def checked(options: Options, *, scores: bool, said: str) -> list[RewardEntry]:
     if not options.data:
         problems.append(Problem("--data", "names nothing", "give a file, a folder or a hub id"))
     judged = [options.rewards, options.reward_model, options.classifier, options.from_start]
-    judged += [options.constraints]
+    judged.append(options.constraints is not None)
     judged += [options.samples > 1, options.temperature is not None]
     if scores and any(judged):
         what = f"{said} is a reward model, and answers nothing"

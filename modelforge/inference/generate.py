@@ -15,6 +15,7 @@ from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
 from modelforge.constraints import Asked, Constraints, Violation
+from modelforge.constraints.of_a_run import Asked as HeldTo
 from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import DataError, Problem, RunError
 from modelforge.evaluation.opened import Named
@@ -57,7 +58,7 @@ def generate(
     batch_size: int = 8,
     system: str | None = None,
     base: bool = False,
-    constraints: str | None = None,
+    constraints: HeldTo = None,
     trust_remote_code: bool = False,
 ) -> Generated:
     """Answer every prompt of a file. A job that was stopped goes on behind its last whole row.
@@ -71,7 +72,7 @@ def generate(
         batch_size: Prompts answered at once.
         system: The system message of prompts that have none; by default the run's.
         base: Answer with the base, without its adapter.
-        constraints: A file of those that prompts and answers are held to, or ``none``; by default
+        constraints: What prompts and answers are held to: a file, entries, or ``none``; by default
             those that the run was trained with.
         trust_remote_code: Whether the model's own code may run.
 

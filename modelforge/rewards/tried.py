@@ -50,7 +50,7 @@ def try_rewards(config: Config, rows: Any, tokenizer: Any) -> None:
     scored: list[bool] = []
     sums: dict[int, float] = {}
     vary = False
-    for function, weight in zip(functions, weights, strict=True):
+    for function, weight, entry in zip(functions, weights, plain, strict=True):
         name = function.__name__
         where = f"{config.name}: rewards: {name}"
         own, others = _tried(function, rows, FEW, where)
@@ -60,7 +60,9 @@ def try_rewards(config: Config, rows: Any, tokenizer: Any) -> None:
         vary |= weight != 0 and len({*_numbers([*own, *others])}) > 1
         for i, score in enumerate([*own[:FEW], *others[:FEW]]):
             sums[i] = sums.get(i, 0.0) + weight * (score or 0.0)
-        _tell(name, own, others, references="answer" in rows.column_names)
+        # What breaks a constraint is an answer's manner, and no reference need show it.
+        right = "answer" in rows.column_names and entry.name != CONSTRAINTS
+        _tell(name, own, others, references=right)
     alone = not found["reward_model"] and len(plain) == len(found["rewards"])
     if vary and alone and len(sums) > 2 and len({round(value, 6) for value in sums.values()}) == 1:
         warn(

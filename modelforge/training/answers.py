@@ -20,6 +20,7 @@ from modelforge.config import Config, RewardEntry
 from modelforge.configfile.load import load_config
 from modelforge.errors import ConfigError, Problem, RunError
 from modelforge.rewards import build_rewards, parse_rewards
+from modelforge.rewards.constrained import CONSTRAINTS, with_constraints
 from modelforge.rewards.of_a_run import names as names_of
 from modelforge.rewards.of_a_run import parse
 from modelforge.rewards.spec import kind_of
@@ -234,8 +235,7 @@ def replay(
         what = f"kept no answers: {files.ROLLOUTS} is missing"
         raise RunError(Problem(str(folder), what, "name the folder of a run of grpo, rloo or ppo"))
     rows = run.read_lines(files.ROLLOUTS)
-    asked = [_entry(each, f"--rewards[{at}]") for at, each in enumerate(rewards)]
-    entries = parse_rewards(asked, where="--rewards", base_dir=base_dir or Path())
+    entries = parse_rewards(_asked(folder, rewards), where="--rewards", base_dir=base_dir or Path())
     if not run.model.is_dir():
         fix = "run `modelforge train` to its end: its tokenizer is needed"
         raise RunError(Problem(str(folder), "holds no finished run", fix))
@@ -268,6 +268,16 @@ def replay(
         ]  # fmt: skip
     told["differ"] = [row for _, row in sorted(gaps, key=lambda pair: -pair[0])[:SHOWN]]
     return told
+
+
+def _asked(folder: Path, rewards: Sequence[str | Mapping[str, Any]]) -> list[RewardEntry]:
+    """The rewards that are asked for; `constraints` counts those of the run's config."""
+    asked = [_entry(each, f"--rewards[{at}]") for at, each in enumerate(rewards)]
+    own = load_config(folder).get(CONSTRAINTS)
+    return [
+        with_constraints(RewardEntry(name=each) if isinstance(each, str) else each, own)
+        for each in asked
+    ]
 
 
 def _entry(said: str | Mapping[str, Any], where: str) -> str | RewardEntry:
