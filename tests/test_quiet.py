@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import quick
+from tiny import quick, shallow
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 NAMES = "modelforge.config", "pydantic", "yaml", "rich.markdown", "jsonschema"
@@ -72,6 +72,8 @@ def test_no_color_is_heeded(monkeypatch):
 def test_a_silenced_run_prints_nothing_and_its_result_gives_model_tokenizer_and_history(
     tmp_path, capfd
 ):
+    shallow()  # making this model for the tests may print
+    capfd.readouterr()
     logger = logging.getLogger("modelforge")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.machine.launch import refuse_other_group
 from modelforge.runs import files
-from modelforge.runs.folder import choices_json, finished, open_run
+from modelforge.runs.folder import RunDir, choices_json, finished, open_run
 from modelforge.runs.result import Result
 from modelforge.training.effects import recorded
 from modelforge.training.follow import refuse_unknown_metric
@@ -47,7 +47,7 @@ def _run(config: Config, strategy: Strategy) -> Result:
     if config.settings.resume == "auto" and finished(run, config):
         again = 'Set "resume": "never" to train it again.'
         say(f"{run.path} holds this run, and it is finished. {again}")
-        return replace(result_of(run, None), load=_load_run)
+        return result_with_model(run, None)
 
     prepared = prepare(config, strategy, opened=opened)
     refuse_no_step(prepared)
@@ -93,6 +93,15 @@ def _run(config: Config, strategy: Strategy) -> Result:
         _leave_guards(prepared)
         write_end(run, trainer, strategy.measure, before=before, after=after, saved=saved)
         wait_for_everyone()
+    return result_with_model(run, checkpoint)
+
+
+def result_with_model(run: RunDir, checkpoint: Path | None) -> Result:
+    """What a finished run's folder holds; its model is loaded when it is asked for.
+
+    Raises:
+        RunError: As `result_of`.
+    """
     return replace(result_of(run, checkpoint), load=_load_run)
 
 

@@ -13,7 +13,6 @@ from modelforge.common.console import headline, say, show_table, warn
 from modelforge.common.libraries import libraries_heard
 from modelforge.common.progress import clock
 from modelforge.errors import ConfigError, DivergedError, Problem, RunError, UserError
-from modelforge.evaluation.results import result_of
 from modelforge.machine.environment import prepare_environment
 from modelforge.runs import files
 from modelforge.runs.folder import RunDir, finished, open_run
@@ -25,7 +24,7 @@ from modelforge.training.grid import (
     refuse_another_measure,
 )
 from modelforge.training.recovery import free_memory
-from modelforge.training.run import run_once
+from modelforge.training.run import result_with_model, run_once
 from modelforge.training.tune import prepared_together, runs_of
 from modelforge.training.tuned import Tuned, key_of, of_a_run, ranked, show, why_best
 
@@ -151,7 +150,7 @@ def _rank(swept: Tuned, said: Mapping[str, Mapping[str, Any]]) -> None:
         why = swept.found[order[0]][_END]["why"]
         raise RunError(Problem(str(swept.folder), f"every run failed, the first for: {why}"))
     swept.chosen, swept.why = whole[0], why_best(swept, whole, 1.0)
-    swept.result = result_of(RunDir(swept.folder / swept.chosen), None)
+    swept.result = result_with_model(RunDir(swept.folder / swept.chosen), None)
     swept.write()
     show(swept)
     _show_over_seeds(swept)
