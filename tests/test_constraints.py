@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -171,6 +172,19 @@ def test_each_rule_finds_what_breaks_it(rule, good, bad):
     (violation,) = found.check("?", bad)
     assert (violation.constraint, violation.side, violation.action) == ("a", "output", "block")
     assert violation.what
+
+
+@given(st.lists(st.sampled_from(["gâteau", "straße", "ế", "Ǆ", "σς"]), min_size=1, max_size=2),
+       st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]), st.booleans(),
+       st.integers(1, 5))  # fmt: skip
+@settings(max_examples=40)
+def test_a_text_is_banned_in_either_form_of_unicode(texts, form, other, whole, size):
+    banned = [unicodedata.normalize(form, text) for text in texts]
+    said = unicodedata.normalize(other, f"so {texts[-1].replace('ß', 'ẞ')} was {texts[0]}.")
+    pieces = [said[i : i + size] for i in range(0, len(said), size)]
+    assert held([CAKE | {"banned": banned, "whole_words": whole}], pieces)[0] == "so "
+    found = Constraints([{"name": "a", "required": banned}])
+    assert found.check("?", said) == [] and found.check("?", "so")
 
 
 def test_prompts_are_held_too_and_messages_are_read():

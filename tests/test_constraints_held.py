@@ -75,6 +75,14 @@ def test_a_banned_text_is_steered_around_whatever_its_tokens(tmp_path):
         assert row["violations"] == [] and row["finish_reason"] != "content_filter"
 
 
+def test_a_word_is_not_steered_around_where_others_hold_it():
+    whole = {"name": "i", "banned": ["i"], "whole_words": True}
+    assert [
+        c.entry.name
+        for c in Constraints([whole, whole | {"name": "no i", "whole_words": False}]).steered
+    ] == ["no i"]
+
+
 def test_what_steering_cannot_see_is_found_in_the_text(tmp_path):
     rules = file_of(
         tmp_path / "rules.json",
@@ -108,6 +116,12 @@ def test_a_chat_shows_only_what_may_be_shown(trained):
     answer = chat.messages[-1]["content"]
     assert "".join(written[1:]) == answer + "\n" and not any(c.isdigit() for c in answer)
     assert "#" in answer and len(answer.split()) <= 6
+
+
+def test_a_chat_warns_of_what_an_answer_breaks(trained, capsys):
+    rules = Constraints([{"name": "no digit", "pattern": r"\d", "action": "warn"}])
+    Chat(trained, Sampling(24), constraints=rules, write=list).talk(iter(["What is 12 minus 7?"]))
+    assert "constraint 'no digit' is broken by the output" in capsys.readouterr().err
 
 
 def test_an_evaluation_counts_what_the_model_would_do_by_itself(run, tmp_path):
@@ -149,6 +163,10 @@ def classifier(tmp_path_factory):
     return folder
 
 
+# What a judge is asked about, and what it says.
+SAID = {"{rude}": " **Yes**.", "{kind}": "no", "{what}": "Nothing", "{maybe}": "Not sure", "": "?"}
+
+
 def test_a_classifier_decides_and_a_judge_is_asked(classifier):
     rude = {"name": "rude", "classifier": classifier.name, "message": "…"}
     rules = Constraints([rude], base_dir=classifier.parent)
@@ -169,7 +187,7 @@ def test_a_classifier_decides_and_a_judge_is_asked(classifier):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             asked.append(body["messages"][0]["content"])
-            said = "Yes." if "{rude}" in asked[-1] else "no"
+            said = next(said for text, said in SAID.items() if text in asked[-1])
             answer = {"choices": [{"message": {"content": said}}]} if body["model"] == "j" else {}
             self.send_response(200)
             self.end_headers()
@@ -184,6 +202,10 @@ def test_a_classifier_decides_and_a_judge_is_asked(classifier):
              "question": "Is it rude?"}  # fmt: skip
     rules = Constraints([judge])
     assert [len(rules.check("Hi {question}", text)) for text in ("{rude}", "{kind}")] == [1, 0]
+    for unclear in ("{what}", "{maybe}"):
+        with pytest.raises(UserError, match="said neither yes nor no: 'Not"):
+            rules.check("Hi", unclear)
+    del asked[2:]
     assert "Is it rude?" in asked[0] and "Hi {question}" in asked[0] and len(asked) == 2
     with pytest.raises(UserError, match="gave no verdict"):
         Constraints([judge | {"judge_model": "none"}]).check("Hi", "a")

@@ -83,12 +83,13 @@ class Constraints:
 
     @property
     def steered(self) -> list[Constraint]:
-        """Those that a model can be steered around: texts that are blocked in answers."""
-        return [
-            each
-            for each in self.each
-            if each.on_output and each.entry.action == "block" and each.entry.banned is not None
-        ]
+        """Those that a model can be steered around: texts that are blocked in answers.
+
+        Of whole words only what stands behind them tells that they are whole, and then they are
+        written. Steered around, no word could hold one.
+        """
+        blocking = [c for c in self.each if c.on_output and c.entry.action == "block"]
+        return [c for c in blocking if c.entry.banned is not None and not c.entry.whole_words]
 
     def told(self) -> list[dict[str, Any]]:
         """The entries as plain values."""

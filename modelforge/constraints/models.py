@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import urllib.error
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ _ASK = (
     "Reply with yes or no only."
 )
 _WORDS = ("Yes", "No")
+# What an endpoint that is not there, or is no such endpoint, ends in; URLError is an OSError.
+_UNREAD = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError)
 
 
 def rule_by_model(entry: ConstraintEntry, base_dir: Path) -> Scored:
@@ -105,11 +108,14 @@ def _endpoint(url: str, model: str, question: str, threshold: float) -> Scored:
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 said = json.load(answer)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
+        except _UNREAD as error:
             fix = f"check the address, and the key in {KEYS[0]}"
             raise RunError(Problem(url, f"gave no verdict: {error}", fix)) from None
-        word = str(said).strip().lstrip("*([\"'").lower()
-        return 1.0 if word.startswith("yes") else 0.0 if word.startswith("no") else _HALF
+        verdict = re.match(r"\W*(yes|no)\b", str(said), re.IGNORECASE)
+        if verdict is None:
+            what = f"said neither yes nor no: {str(said)[:40]!r}"
+            raise RunError(Problem(url, what, "name a judge that answers at once"))
+        return float(verdict[1].lower() == "yes")
 
     return Scored(score, threshold, "the judge says yes")
 

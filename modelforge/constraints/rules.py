@@ -7,6 +7,7 @@ which text can be no part of a place any more, whatever comes next.
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,8 +85,13 @@ def fold(text: str, *, ignore_case: bool = True) -> str:
 
 @lru_cache(4096)
 def _folded(character: str) -> str:
-    found = character.casefold()
-    return found if len(found) == 1 else character
+    found = (character.casefold(), character.lower())  # "ß" is two characters, "ẞ" is one lower
+    return next((each for each in found if len(each) == 1), character)
+
+
+def _forms(text: str) -> set[str]:
+    """A text as it may be written: as it is, and its accents with their letters or behind them."""
+    return {text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)}
 
 
 class Banned(PlaceRule):
@@ -93,7 +99,8 @@ class Banned(PlaceRule):
 
     def __init__(self, texts: Sequence[str], *, ignore_case: bool, whole_words: bool) -> None:
         self.ignore_case, self.whole_words = ignore_case, whole_words
-        self.texts = sorted({fold(t, ignore_case=ignore_case) for t in texts}, key=len)[::-1]
+        forms = {fold(f, ignore_case=ignore_case) for text in texts for f in _forms(text)}
+        self.texts = sorted(forms, key=len, reverse=True)
         any_of = "|".join(map(re.escape, self.texts))
         self._find = re.compile(rf"(?<!\w)(?:{any_of})(?!\w)" if whole_words else any_of)
         self._begun = {text[:n] for text in self.texts for n in range(1, len(text))}

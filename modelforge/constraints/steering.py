@@ -41,14 +41,9 @@ class _Ban:
         tail, found = self._fold(tail), set(self._whole)
         for text in self.rule.texts:
             for n in range(1, min(len(text), len(tail) + 1)):
-                if tail.endswith(text[:n]) and self._begins(tail, n):
+                if tail.endswith(text[:n]):
                     found |= self.completing(text[n:])
         return found
-
-    def _begins(self, tail: str, n: int) -> bool:
-        """Whether a text whose first n characters end the tail may begin there."""
-        before = tail[-n - 1 : -n]
-        return not (self.rule.whole_words and (before.isalnum() or before == "_"))
 
     def _completing(self, rest: str) -> set[int]:
         begin, end = bisect_left(self._sorted, rest), bisect_left(self._sorted, rest + _END)

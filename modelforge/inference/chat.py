@@ -159,6 +159,8 @@ class Chat:
         self._keep()
 
     def _stream(self, ids: list[int], room: int) -> Answer:
+        rules = self.constraints
+        held = rules.hold(self.messages[-1]["content"]) if rules else None
         found = stream(
             self.trained,
             ids,
@@ -170,10 +172,12 @@ class Chat:
                 self.sampling.seed + self.attempt,
             ),
             self.write,
-            held=self.constraints.hold(self.messages[-1]["content"]) if self.constraints else None,
+            held=held,
             steered=self._steered,
         )
         self.write("\n")
+        if rules and held is not None:
+            tell(rules.violations(held))
         return found
 
     def _keep(self) -> None:
