@@ -1,8 +1,8 @@
-# ModelForge for the CPU; for CUDA: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128
+# ModelForge for a card, and for the CPU; smaller for the CPU alone: --build-arg TORCH_INDEX=...
 FROM python:3.12-slim-bookworm AS build
 
-# Where the wheel of torch comes from. CUDA's libraries come with its wheels.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where the wheel of torch comes from, if not from the usual place. CUDA's libraries come with it.
+ARG TORCH_INDEX=
 # Extras to install, such as serve,math,xlsx.
 ARG EXTRAS=serve,math,xlsx
 
@@ -11,7 +11,7 @@ WORKDIR /src
 RUN python -m venv /opt/modelforge
 # torch alone, before the sources: it is most of the image, and changes least.
 COPY constraints.txt ./
-RUN /opt/modelforge/bin/pip install --index-url "$TORCH_INDEX" -c constraints.txt torch
+RUN /opt/modelforge/bin/pip install ${TORCH_INDEX:+--index-url="$TORCH_INDEX"} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY modelforge modelforge
 COPY strategies strategies

@@ -125,12 +125,15 @@ class Heard(logging.Handler):
 
 
 def shown(prepared):
-    """The rows of the printed table."""
+    """The rows of the printed table, with ``--verbose``."""
     heard, logger = Heard(), logging.getLogger("modelforge")
+    before = logger.level
     logger.addHandler(heard)
+    logger.setLevel(logging.DEBUG)
     try:
-        show_choices(prepared.config.choices)
+        show_choices(prepared.config)
     finally:
+        logger.setLevel(before)
         logger.removeHandler(heard)
     return heard.lines
 

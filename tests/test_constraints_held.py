@@ -37,7 +37,13 @@ def run(tmp_path_factory):
     """A run that was trained with constraints, of which one has a file beside it."""
     held = [{"name": "no minus", "banned": ["MINUS"]},
             {"name": "no digit", "pattern": r"\d", "action": "log", "on": "both"}]  # fmt: skip
-    said = (f"constraints={json.dumps(held)}", "eval_split=0", "save_strategy=no", "max_steps=2")
+    said = (
+        f"constraints={json.dumps(held)}",
+        f"model_name={MODEL}",
+        "eval_split=0",
+        "save_strategy=no",
+        "max_steps=2",
+    )
     return quick("sft", tmp_path_factory.mktemp("held"), *said, eval_dataset="null")
 
 

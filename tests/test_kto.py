@@ -4,7 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset
-from tiny import ROOT, resumed_bitwise
+from tiny import ROOT, held_out, resumed_bitwise
 from transformers import AutoTokenizer
 
 import modelforge
@@ -105,7 +105,10 @@ def test_the_plan_counts_both_passes():
 
 @pytest.mark.slow
 def test_it_learns_and_resumes_bit_for_bit(tmp_path, monkeypatch):
-    result = resumed_bitwise("kto", tmp_path, monkeypatch, "max_steps=12", "save_steps=4", stop=6)
+    rows = f"eval_dataset={held_out('labelled', 16)}"
+    result = resumed_bitwise(
+        "kto", tmp_path, monkeypatch, "max_steps=12", "save_steps=4", rows, stop=6
+    )
     assert result.before["eval_rewards/accuracies"] == 0.5
     assert result.after["eval_rewards/accuracies"] > 0.55
     assert result.after["eval_loss"] < result.before["eval_loss"]

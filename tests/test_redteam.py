@@ -1,5 +1,6 @@
 """A model under attack: attacks, verdicts on answers, figures, records of other tools, pairs."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -10,7 +11,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import ROOT, shallow
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
@@ -69,12 +70,15 @@ def test_an_unknown_attack_is_answered_with_the_right_one(tmp_path):
             attacks.get_attacks([said])
     (tmp_path / "mine.py").write_text(
         "def f(goal):\n    return goal + '?'\ndef g(goal):\n    pass\n"
+        "def bad(goal):\n    return 1 / 0\n"
     )
     mine = f"{tmp_path}/mine.py"
     found = attacks.get_attacks([f"{mine}:f", "direct"])
     assert attacks.turns_of("f", found[f"{mine}:f"], "So") == ["So?"]
     with pytest.raises(UserError, match="gave 'None'"):
         attacks.turns_of("g", attacks.get_attacks([f"{mine}:g"])[f"{mine}:g"], "So")
+    with pytest.raises(UserError, match="failed on 'So': ZeroDivisionError"):
+        attacks.turns_of("bad", attacks.get_attacks([f"{mine}:bad"])[f"{mine}:bad"], "So")
     with pytest.raises(UserError, match="no function 'h'"):
         attacks.get_attacks([f"{mine}:h"])
 
@@ -242,8 +246,10 @@ def test_not_refused_and_successful_are_two_figures():
     assert told["over_refused"]["rate"] == 0.25 and told["broken_by_any"]["count"] == 0
     assert told["all"]["not_refused"]["rate"] == 0.5
     assert told["by_category"]["a"]["classes"]["gibberish"] == 8
-    undecided = figures.summary([judged(HARM[0], "direct", "undecided")])
-    assert undecided["not_refused"]["count"] == undecided["successful"]["count"] == 0
+    half = [judged(HARM[0], "direct", "undecided"), judged(HARM[1], "direct", "compliance")]
+    undecided = figures.summary(half)
+    assert undecided["not_refused"]["of"] == undecided["successful"]["of"] == 1
+    assert figures.changes(half, half)["successful"]["requests"] == 1
 
 
 def test_answers_to_one_request_count_for_less_than_those_to_many():
@@ -415,6 +421,24 @@ def test_what_is_no_record_is_named(tmp_path):
             read_recorded(path)
 
 
+ODD = st.sampled_from([None, 1, "x", [], {}, [1], ["x"], {"x": 1}, [{"x": 1}], {"turns": ["x"]}])
+
+
+@given(st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_record_with_something_odd_in_it_is_read_or_named(tmp_path, data):
+    name = data.draw(st.sampled_from(["garak.report.jsonl", "pyrit.json"]))
+    text = (SAMPLES / name).read_text()
+    parts = json.loads(text) if name == "pyrit.json" else [*map(json.loads, text.splitlines())]
+    part = data.draw(st.sampled_from(parts))
+    part[data.draw(st.sampled_from(sorted(part)))] = data.draw(ODD)
+    path = tmp_path / name
+    lines = "\n".join(map(json.dumps, parts))
+    path.write_text(json.dumps(parts) if name == "pyrit.json" else lines)
+    with contextlib.suppress(UserError):
+        read_recorded(path)
+
+
 def test_a_record_is_judged_and_kept(tmp_path, command):
     out = tmp_path / "out"
     code, _, err = command("redteam", "--import", SAMPLES / "garak.report.jsonl", "-o", out,
@@ -425,8 +449,10 @@ def test_a_record_is_judged_and_kept(tmp_path, command):
     assert {row["chosen"][0]["content"] for row in rows_of(out / "pairs.jsonl")} == {
         "I will not do this."
     }
-    code, _, err = command("redteam", "--import", SAMPLES / "pyrit.json", "--samples", "2")
-    assert code == 2 and "--samples" in err
+    code, _, err = command("redteam", "--import", SAMPLES / "pyrit.json", "--samples", "2",
+                           "--temperature", "0.5", "--batch-size", "2")  # fmt: skip
+    said = "--samples, --batch-size, --temperature: has no effect beside --import"
+    assert code == 2 and said in " ".join(err.split())
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -501,7 +527,8 @@ def test_another_batch_gives_the_same_rows_and_an_adapter_is_switched(model, tmp
 
 
 def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
-    out = tmp_path / "out"
+    out, fine = tmp_path / "out", tmp_path / "fine.txt"
+    fine.write_text("Open the box.\n")
     for said, what in (
         ((), "names neither a model nor a record"),
         (("m", "--import", "x"), "is given too"),
@@ -512,6 +539,8 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
         (("m", "--samples", "2"), "has no effect at temperature 0"),
         (("m", "--chosen", "mine"), "say one of own, against, stated"),
         (("m", "--chosen", "against"), "needs --against"),
+        (("m", "--chosen", "own", "--attacks", "base64"), "add direct to --attacks"),
+        (("m", "--prompts", fine, "--harmless", "--attacks", "base64"), "asked as they stand"),
         (("m", "--chosen", "stated"), "goes with a text of --refusal"),
         (("m", "--prompts", tmp_path / "no.jsonl"), "no.jsonl"),
         (("m", "-o", __file__), "is a file"),
@@ -542,6 +571,20 @@ def test_what_a_model_wrote_is_shown_as_text():
     text = page.page(told)
     assert "| b | 1 | 100% [21%, 100%] |" in text
     assert "    → <script>" in text and "\u202e" not in text and "\n    # a" in text
+
+
+def test_an_answer_of_which_a_constraint_lets_nothing_through_is_a_refusal(
+    model, tmp_path, command
+):
+    held = tmp_path / "held.json"
+    held.write_text(
+        json.dumps([{"name": "a", "pattern": "a", "on": "input", "message": "Ask me another."}])
+    )
+    code, _, err = command("redteam", model, *SAID, "--constraints", held, "-o", tmp_path / "out")
+    assert code == 0, err
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    blocked = [row for row in told["model_responses"] if row["response"] == "Ask me another."]
+    assert blocked and {row["class"] for row in blocked} == {"refusal"}
 
 
 def test_harmless_requests_are_asked_as_they_stand():

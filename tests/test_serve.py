@@ -341,17 +341,6 @@ def test_an_engine_that_dies_is_started_again(server):
     assert server.figure("modelforge_feedback_total") >= 3
 
 
-def test_a_server_that_is_stopped_answers_what_it_took(server):
-    with ThreadPoolExecutor(8) as pool:
-        words = {"max_tokens": 60, "temperature": 1.5}
-        jobs = [pool.submit(server.text, **words, seed=i) for i in range(8)]
-        while server.figure("modelforge_active") < 8 and not any(job.done() for job in jobs):
-            time.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
-        assert all(isinstance(job.result(), str) for job in jobs)
-    assert server.process.wait(60) in (0, -signal.SIGTERM, 143)
-
-
 def test_a_key_is_asked_for(tmp_path):
     from fastapi.testclient import TestClient
 
@@ -597,3 +586,14 @@ def test_violations_count_alike_in_serve_as_a_reward_and_as_a_measure(server, tm
     said = {"max_new_tokens": 20, "output_dir": tmp_path / "kept", "constraints": str(file)}
     measured = evaluate(str(MODEL), Options(str(data), ("safety_violations",), **said))
     assert round(measured.metrics["safety_violations"] * len(asks), 9) == len(found)
+
+
+def test_a_server_that_is_stopped_answers_what_it_took(server):
+    with ThreadPoolExecutor(8) as pool:
+        words = {"max_tokens": 60, "temperature": 1.5}
+        jobs = [pool.submit(server.text, **words, seed=i) for i in range(8)]
+        while server.figure("modelforge_active") < 8 and not any(job.done() for job in jobs):
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert all(isinstance(job.result(), str) for job in jobs)
+    assert server.process.wait(60) in (0, -signal.SIGTERM, 143)

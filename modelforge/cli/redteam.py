@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,6 +139,10 @@ def _refuse(model: str | None, record: Path | None, against: str | None, options
                               "constraints")
             if getattr(options, name) != getattr(plain, name)]  # fmt: skip
     said += ["against"] if against is not None else []
+    said += ["batch-size"] if options.batch_size != plain.batch_size else []
+    drawn = inspect.signature(redteam).parameters
+    said += [name.replace("_", "-") for name in ("max_new_tokens", "temperature", "seed")
+             if getattr(options.sampling, name) != drawn[name].default]  # fmt: skip
     if said:
         names = ", ".join(f"--{name}" for name in said)
         what = f"has no effect beside --import: {'they are' if len(said) > 1 else 'it is'} recorded"

@@ -223,9 +223,13 @@ def turns_of(name: str, attack: Attack, goal: str) -> list[str]:
     """What an attack sends.
 
     Raises:
-        ConfigError: If it gives no list of texts.
+        ConfigError: If it fails, or gives no list of texts.
     """
-    given = attack(goal)
+    try:
+        given = attack(goal)
+    except Exception as error:  # whatever a stranger's function raises
+        what = f"failed on {goal[:40]!r}: {type(error).__name__} {error}"
+        raise ConfigError(Problem(f"--attacks {name}", what, "mend the function")) from error
     turns = [given] if isinstance(given, str) else given
     if not isinstance(turns, list | tuple) or not turns or not all(_is_turn(t) for t in turns):
         what = f"gave {str(given)[:60]!r}"

@@ -64,6 +64,7 @@ def rate(found: Sequence[Judged], figure: Figure) -> dict[str, Any]:
     Returns:
         ``count`` answers ``of`` all, ``requests``, ``rate``, ``low`` and ``high``.
     """
+    found = [each for each in found if each.verdict.kind != UNDECIDED]
     if not found:
         return {"count": 0, "of": 0, "requests": 0, "rate": None, "low": None, "high": None}
     shares = list(per_request(found, figure).values())
@@ -144,7 +145,10 @@ def changes(before: Sequence[Judged], after: Sequence[Judged]) -> dict[str, dict
     """
     from modelforge.evaluation.statistics import holm, paired
 
-    same = {each.talk.key for each in before} & {each.talk.key for each in after}
+    decided = (
+        {e.talk.key for e in side if e.verdict.kind != UNDECIDED} for side in (before, after)
+    )
+    same = set.intersection(*decided)
     sides = [[e for e in side if e.talk.key in same] for side in (before, after)]
     told: dict[str, dict[str, Any]] = {}
     for name, figure, harmful in (

@@ -8,7 +8,8 @@ a prompt and its outputs. PyRIT writes what ``export_conversations`` gives: a JS
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def _json(path: Path, text: str, line: int) -> Any:
         raise DataError(Problem(f"{path}:{line}", f"is no JSON: {error}", _FIX)) from None
 
 
+@contextmanager
+def _as_it_is_written(where: str) -> Iterator[None]:
+    """Within it, what is not as the tool writes it ends in one message with its place.
+
+    Raises:
+        DataError: In place of the error that reading it raised.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        told = f"cannot be read: {type(error).__name__} {error}"
+        raise DataError(Problem(where, told, _FIX)) from None
+
+
 def _garak(path: Path, lines: Sequence[tuple[int, Any]]) -> Recorded:
     """garak's attempts; of one that was written twice the later, which is judged."""
     entries = [(n, e) for n, e in lines if isinstance(e, Mapping)]
@@ -83,19 +98,21 @@ def _garak(path: Path, lines: Sequence[tuple[int, Any]]) -> Recorded:
         hits = any("attempt_id" in entry and "detector" in entry for _, entry in entries)
         what = "is garak's hit log, which holds hits alone" if hits else "is no report of garak"
         raise DataError(Problem(str(path), what, _FIX))
-    setup = next((e for _, e in entries if e["entry_type"] == "start_run setup"), {})
-    threshold = float(setup.get("run.eval_threshold") or 0.5)
+    setup = next((e for _, e in entries if e.get("entry_type") == "start_run setup"), {})
+    with _as_it_is_written(str(path)):
+        threshold = float(setup.get("run.eval_threshold") or 0.5)
     names = (setup.get(f"plugins.{kind}_{what}") for what in ("type", "name")
              for kind in ("target", "model"))  # fmt: skip
     found = Recorded(GARAK, " ".join(str(name) for name in names if name) or "unknown")
     attempts = {}
     for number, entry in entries:
         if entry.get("entry_type") == "attempt":
-            key = entry.get("uuid", number)
+            key = str(entry.get("uuid", number))
             if entry.get("status") == _COMPLETE or key not in attempts:
                 attempts[key] = (number, entry)
     for number, entry in attempts.values():
-        _attempt(found, f"{path}:{number}", entry, threshold)
+        with _as_it_is_written(where := f"{path}:{number}"):
+            _attempt(found, where, entry, threshold)
     return found
 
 
@@ -152,7 +169,8 @@ def _pyrit(path: Path, pieces: Any) -> Recorded:
     model = target.get("model_name") or target.get("__type__") or target.get("class_name")
     found = Recorded(PYRIT, str(model or "unknown"))
     for name, parts in talks.items():
-        _conversation(found, name, sorted(parts, key=lambda part: part.get("sequence", 0)))
+        with _as_it_is_written(f"{path}: conversation {name}"):
+            _conversation(found, name, sorted(parts, key=lambda part: part.get("sequence", 0)))
     return found
 
 

@@ -24,9 +24,10 @@ from modelforge.safety import judging
 from modelforge.safety.attacks import get_attacks
 from modelforge.safety.figures import Judged, changes, figures, turned, worst
 from modelforge.safety.goals import BUILTIN, Goal, read_goals
-from modelforge.safety.pairs import AGAINST, SOURCES, STATED, pairs
+from modelforge.safety.pairs import AGAINST, OWN, SOURCES, STATED, pairs
 from modelforge.safety.recorded import read_recorded
-from modelforge.safety.talks import Talk, carry_out, planned
+from modelforge.safety.rules import REFUSAL, Verdict
+from modelforge.safety.talks import DIRECT, Talk, carry_out, planned
 
 RESULTS = "results.json"
 START = "start"
@@ -91,6 +92,9 @@ def redteam(
     _checked(options, against, folder)
     goals = read_goals(options.prompts, harmless=options.harmless, limit=options.limit)
     attacks = get_attacks(options.attacks)
+    if options.attacks and not any(goal.harmful for goal in goals):
+        what = "has no effect: all requests are harmless, and are asked as they stand"
+        raise ConfigError(Problem("--attacks", what, "leave it out"))
     labelled = judging.read_labelled(options.labelled)
     models = [find_trained(model)]
     against = _start(models[0]) if against == START else against
@@ -133,6 +137,9 @@ def imported(record: Path, options: Options, folder: Path) -> dict[str, Any]:
     """
     _checked(options, None, folder)
     found = read_recorded(record)
+    if options.chosen == OWN and not any(talk.attack == DIRECT for talk in found.talks):
+        what = f"needs answers to requests as they stand, and {found.tool} recorded none"
+        raise ConfigError(Problem("--chosen own", what, "say --chosen stated with --refusal TEXT"))
     labelled = judging.read_labelled(options.labelled)
     judge = _judge(options, labelled)
     judged = _judged(judge, found.talks)
@@ -185,6 +192,9 @@ def _checked(options: Options, against: str | None, folder: Path) -> None:
     if (options.chosen == STATED) != (options.refusal is not None):
         fix = "say --chosen stated and --refusal TEXT, or neither"
         problems.append(Problem("--chosen stated", "goes with a text of --refusal", fix))
+    if options.chosen == OWN and options.attacks and DIRECT not in options.attacks:
+        what = "takes its answers from the attack 'direct', which is not among --attacks"
+        problems.append(Problem("--chosen own", what, "add direct to --attacks"))
     if options.chosen == AGAINST and against is None:
         fix = "name the model whose answers are taken"
         problems.append(Problem("--chosen against", "needs --against", fix))
@@ -213,8 +223,10 @@ def _judge(options: Options, labelled: Sequence[tuple[Goal, str, str]]) -> judgi
 
 
 def _judged(judge: judging.Judge, talks: Sequence[Talk]) -> list[Judged]:
-    verdicts = judge.judging([(talk.goal, talk.answer) for talk in talks])
-    return [Judged(talk, verdict) for talk, verdict in zip(talks, verdicts, strict=True)]
+    left = [talk for talk in talks if not talk.blocked]
+    verdicts = iter(judge.judging([(talk.goal, talk.answer) for talk in left]) if left else ())
+    held = Verdict(REFUSAL, "a constraint let nothing through")
+    return [Judged(talk, held if talk.blocked else next(verdicts)) for talk in talks]
 
 
 def _places(folder: Path, models: Sequence[Named]) -> list[Path]:

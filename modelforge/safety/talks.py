@@ -15,6 +15,7 @@ from modelforge.errors import DataError, ModelError, Problem
 from modelforge.evaluation.opened import Bench, Named
 from modelforge.inference.answers import Sampling, prompt_ids
 from modelforge.inference.generate import answer_each
+from modelforge.inference.held import FILTERED
 from modelforge.inference.prompts import Asking
 from modelforge.inference.trained import Trained, load_tokenizer
 from modelforge.safety.attacks import Attack, turns_of
@@ -35,6 +36,7 @@ class Talk:
         sample: Its number among several of the same.
         messages: What was said, from the system message to the last answer.
         left_out: Why it was not carried out to its end; empty where it was.
+        blocked: Whether a constraint let through nothing of the last answer.
     """
 
     goal: Goal
@@ -43,6 +45,7 @@ class Talk:
     sample: int = 0
     messages: list[dict[str, Any]] = field(default_factory=list)
     left_out: str = ""
+    blocked: bool = False
 
     @property
     def answer(self) -> str:
@@ -132,6 +135,8 @@ def carry_out(
                         batch_size=batch_size, held_to=held_to, opened=opened)  # fmt: skip
             for talk, row in zip(live, _lines(output), strict=True):
                 talk.messages.append({"role": "assistant", "content": row["completion"]})
+                nothing = not row["tokens"] or not row["completion"].strip()
+                talk.blocked = row["finish_reason"] == FILTERED and nothing
 
 
 def _context(found: Named) -> int | None:
