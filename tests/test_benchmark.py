@@ -153,3 +153,71 @@ def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(tmp_path, command
         code, _, error = command("benchmark", MODEL, *given, "-o", str(tmp_path / "out"))
         assert code == 2 and told in error and "loading" not in error, error
     assert not (tmp_path / "out").exists()
+
+
+CHOICE = """
+task: choice
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: DATA}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_target: 0
+doc_to_choice: ["a", "b"]
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+
+
+def two_tasks(tmp_path, rows):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in (("mine", TASK), ("choice", CHOICE)):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("DATA", str(data)))
+    return ("--include", str(tmp_path), "-o", str(tmp_path / "out"))
+
+
+@pytest.mark.skipif(not HAS, reason="lm-eval is not installed")
+def test_files_that_cannot_be_read_and_a_length_without_effect_are_refused(tmp_path, command):
+    where = two_tasks(tmp_path, [{"question": "q", "target": "a"}])
+    mine = ("--tasks", "mine", *where)
+    for name, text in (
+        ("broken.jsonl", '{"question": "q"}\n{"question": \n'),
+        ("table.tsv", "question\ttarget\nq\ta\n"),
+        ("broken.parquet", "no parquet"),
+    ):
+        (tmp_path / name).write_text(text)
+        code, _, error = command(
+            "benchmark", MODEL, *mine, "--task-data", f"mine={tmp_path / name}"
+        )
+        assert code == 2 and "give JSON Lines, CSV or Parquet" in error, error
+        assert name in error and "while generating" not in error and "loading" not in error
+    length = ("--max-new-tokens", "4")
+    code, _, error = command("benchmark", MODEL, "--tasks", "choice", *where, *length)
+    assert code == 2 and "has no effect: no answer is written in choice" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not HAS, reason="lm-eval is not installed")
+def test_cut_prompts_and_tasks_that_a_length_does_not_reach_are_told(tmp_path, command):
+    rows = [{"question": "a b c d " * 800, "target": "a"}]
+    where = two_tasks(tmp_path, rows)
+    given = ("--tasks", "mine,choice", "--max-new-tokens", "4", *where)
+    code, _, error = command("benchmark", MODEL, *given)
+    told = " ".join(error.split())
+    assert code == 0 and "no effect on choice" in told and "no effect on mine" not in told
+    assert "longer than the model reads, and cut from the left" in told, error
+    assert "Left truncation applied" not in told
+
+
+@pytest.mark.skipif(not HAS, reason="lm-eval is not installed")
+def test_kept_answers_outlive_a_start_that_fails(tmp_path):
+    from types import SimpleNamespace
+
+    from modelforge.evaluation.harness import _close
+
+    kept = tmp_path / ".answers_rank0.db"
+    kept.touch()
+    _close(SimpleNamespace(cache_hook=SimpleNamespace(dbdict=None)), tmp_path)
+    assert kept.is_file()

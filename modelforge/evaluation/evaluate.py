@@ -142,6 +142,7 @@ class _Work:
         rewards: Sequence[RewardEntry],
         bench: Bench,
     ) -> None:
+        from modelforge.data.tokens import How
         from modelforge.evaluation.items import read_items
 
         self.asked, self.start, self.options, self.bench = asked, start, options, bench
@@ -156,6 +157,7 @@ class _Work:
             dataset=DatasetSource(path=options.data).path,
             columns=self.columns,
             system_prompt=recorded.get("system_prompt"),
+            how=How(template_kwargs=asked.template_kwargs),
         )
         new = options.max_new_tokens
         self.new = new if self.context is None else min(new, self.context // 2)
@@ -286,6 +288,7 @@ class _Work:
             start=None if self.start is None else partial(self.bench.model, self.start),
             base=None if base is None else partial(self.bench.model, base),
             how=how,
+            template_kwargs=self.asked.template_kwargs,
             context=self.context,
             functions={n: f for n, f in self.functions.items() if n in self.names
                        or any(name.startswith("pass@") for name in self.names)},

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import yaml
 
 from modelforge.common.console import say, warn
 from modelforge.common.files import write_whole, writing
-from modelforge.common.libraries import take_over
-from modelforge.common.progress import Task
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
 from modelforge.evaluation import kept
 from modelforge.evaluation.harness_kept import read_harness
+from modelforge.evaluation.harness_quiet import quiet
 from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
 from modelforge.machine.versions import install
@@ -90,10 +87,16 @@ def benchmark(model: str, asked: Asked) -> Evaluation:
     done = read_harness(folder, found.name)
     if done is not None:
         return done
-    with _quiet():
+    with quiet() as heard:
         manager = _manager(asked)
         specs = _specs(asked, manager)
+        _refuse_idle_length(asked, specs)
         results = _asked_of(found, asked, specs, manager, folder)
+    if heard.cuts:
+        warn(
+            f"lm-eval warned {heard.cuts} times: prompts were longer than the model reads, and "
+            "cut from the left"
+        )
     _keep(folder, found, results)
     ended = read_harness(folder, found.name)
     assert ended is not None, "it was written just now"
@@ -144,58 +147,6 @@ def _key(found: Named, asked: Asked) -> list[Any]:
     return [sorted(asked.tasks), own, data, how, fingerprint(found)]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it, lm-eval reports errors alone, and its bars are ours."""
-    from lm_eval import evaluator
-    from lm_eval.api import model, task
-    from lm_eval.models import huggingface
-
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    # Its warnings are about how it is called, which is not the user's doing.
-    logger.setLevel(logging.ERROR)
-    ours: dict[tuple[Any, str], Any] = {(m, "tqdm"): _Bar for m in (model, task, huggingface)}
-    # It asks git about the folder that the user stands in, whose error would be shown.
-    ours[evaluator, "get_git_commit_hash"] = lambda: None
-    theirs = {(module, name): vars(module).get(name) for module, name in ours}
-    _put(ours)
-    take_over()  # what was just imported would draw bars
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        _put(theirs)
-
-
-def _put(values: Mapping[tuple[Any, str], Any]) -> None:
-    for (module, name), value in values.items():
-        vars(module)[name] = value
-
-
-class _Bar:
-    """What lm-eval uses of tqdm."""
-
-    def __init__(
-        self, items: Sequence[Any] = (), total: int | None = None, desc: str = "", **_: Any
-    ) -> None:
-        self.items = items
-        title = desc.removeprefix("Running ") or "preparing"
-        self.task = Task(title, total if total is not None else len(items), unit="requests")
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.items:
-            yield item
-            self.update()
-        self.close()
-
-    def update(self, count: int = 1) -> None:
-        self.task.advance(count)
-
-    def close(self) -> None:
-        self.task.close()
-
-
 def _manager(asked: Asked) -> Any:
     """lm-eval's index of tasks; of the user's own folder alone where that has all of them."""
     from lm_eval.tasks import TaskManager
@@ -228,17 +179,39 @@ def _specs(asked: Asked, manager: Any) -> list[Any]:
     ]
     if problems:
         raise ConfigError(*problems)
+    from datasets.exceptions import DatasetsError
+
     found: list[Any] = []
     for name in asked.tasks:
         file = asked.task_data.get(name)
         where = f"--tasks {name}" if file is None else f"--task-data {name}={file}"
         try:
             own = manager.load([name]) if file is None else _from_file(manager, name, file)
-        except _NOT_HAD as error:
+        except (*_NOT_HAD, DatasetsError) as error:
             raise _told(where, error) from error
         group = own["groups"].get(name)
         found += list(own["tasks"].values()) if group is None else [group]
     return found
+
+
+def _refuse_idle_length(asked: Asked, specs: list[Any]) -> None:
+    """See that ``--max-new-tokens`` has an effect; warn of each task on which it has none.
+
+    Raises:
+        ConfigError: If it has none on any.
+    """
+    from lm_eval.api.group import Group
+
+    each = [spec.get_all_tasks() if isinstance(spec, Group) else [spec] for spec in specs]
+    tasks = [task for some in each for task in some]
+    idle = [task.task_name for task in tasks if task.OUTPUT_TYPE != "generate_until"]
+    if asked.max_new_tokens is None or not idle:
+        return
+    if len(idle) == len(tasks):
+        what = f"has no effect: no answer is written in {', '.join(idle[:5])}"
+        raise ConfigError(Problem("--max-new-tokens", what, "leave it out"))
+    for name in idle:
+        warn(f"--max-new-tokens has no effect on {name}: no answer is written there")
 
 
 def _from_file(manager: Any, task: str, file: str) -> Any:
@@ -280,7 +253,12 @@ def _asked_of(
     with writing(folder, "name another with --output-dir"):
         folder.mkdir(parents=True, exist_ok=True)
     with Bench().model(found) as opened:
-        lm = HFLM(pretrained=opened, tokenizer=tokenizer, batch_size=asked.batch_size)
+        lm = HFLM(
+            pretrained=opened,
+            tokenizer=tokenizer,
+            batch_size=asked.batch_size,
+            chat_template_args=found.template_kwargs,
+        )
         try:
             results = simple_evaluate(
                 model=lm,
@@ -307,9 +285,17 @@ def _asked_of(
 
 def _told(where: str, error: Exception) -> RunError:
     """What went wrong inside lm-eval, for a reader."""
-    why = " ".join(str(error).split())[:300] or type(error).__name__
+    from datasets.exceptions import DatasetBuildError
+    from pyarrow import ArrowInvalid
+
+    unread = isinstance(error, DatasetBuildError | ArrowInvalid)
+    # Its own text says no more than that it failed.
+    said = error.__cause__ or error if unread else error
+    why = " ".join(str(said).split())[:300] or type(error).__name__
     fix = "a task of lm-eval's downloads its data: name a file of it with --task-data TASK=FILE"
-    if isinstance(error, ImportError):
+    if unread:
+        fix = "give JSON Lines, CSV or Parquet"
+    elif isinstance(error, ImportError):
         fix = "install what this task needs"
     elif isinstance(error, AssertionError):
         fix = "set a smaller --max-new-tokens"
@@ -322,11 +308,12 @@ def _told(where: str, error: Exception) -> RunError:
 def _close(lm: Any, folder: Path) -> None:
     """Close the file of answers; without answers to go on from it goes, and its folder too."""
     answers = lm.cache_hook.dbdict
-    count = 0 if answers is None else len(answers)
     if answers is not None:
+        count = len(answers)
         answers.close()
-    if not count:
-        _forget(folder)
+        if not count:
+            _forget(folder)
+    if not any(folder.iterdir()):
         folder.rmdir()
 
 

@@ -47,6 +47,11 @@ class Named:
         return {} if self.run is None else _object(self.run / files.CONFIG)
 
     @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """What its run gave the chat template; empty where nothing."""
+        return dict(self.recorded.get("chat_template_kwargs") or {})
+
+    @property
     def start(self) -> str | None:
         """What it began from: its run's model, else its adapter's base."""
         if self.run is not None:
@@ -94,7 +99,8 @@ def fingerprint(model: Named) -> list[Any]:
             if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
                 seen = path.stat()
                 found.append([path.name, seen.st_size, seen.st_mtime_ns])
-    return found
+    # The same files are asked otherwise with these.
+    return [*found, model.template_kwargs] if model.template_kwargs else found
 
 
 class Bench:

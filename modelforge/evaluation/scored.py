@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from modelforge.data.carried import carrying, chat_ids
 from modelforge.evaluation.kept import line_of
 from modelforge.evaluation.metrics import METRICS, Metric
 from modelforge.evaluation.scores import Sampling, Told, answered, from_start, likelihoods
@@ -33,6 +34,7 @@ class Scorer:
         start: Opens the model that it began from; None where nothing is measured against it.
         base: Opens the model whose accuracy on pairs stands beside; None for none.
         how: How it is asked.
+        template_kwargs: What every prompt gives the chat template.
         context: How many tokens it reads.
         functions: Reward by name.
         table: The measures that are wanted.
@@ -42,6 +44,7 @@ class Scorer:
     model: Callable[[], Any]
     start: Callable[[], Any] | None
     how: Sampling
+    template_kwargs: Mapping[str, Any]
     context: int | None
     functions: Mapping[str, Callable[..., Any]]
     table: Mapping[str, Metric]
@@ -101,9 +104,8 @@ class Scorer:
             prompts = []
             for i in asked:
                 talks[i].append({"role": "user", "content": _turns(batch[i])[turn]})
-                ids = self.tokenizer.apply_chat_template(
-                    talks[i], add_generation_prompt=True, return_dict=True
-                )["input_ids"]
+                talk = carrying(talks[i], batch[i].columns)
+                ids = chat_ids(self.tokenizer, talk, self.template_kwargs, generate=True)
                 prompts.append(self._within(ids))
             answers = answered(model, self.tokenizer, prompts, once, limit=self.context)
             for i, (answer,) in zip(asked, answers, strict=True):
