@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 from tiny import ROOT, quick
@@ -10,7 +12,9 @@ from tiny import ROOT, quick
 from modelforge.evaluation.evaluate import evaluate
 from modelforge.evaluation.harness import Asked, benchmark
 from modelforge.evaluation.kept import read
+from modelforge.evaluation.opened import named
 from modelforge.evaluation.options import Options
+from modelforge.runs import files
 
 MODEL = str(ROOT / "examples/tiny/model")
 HAS = importlib.util.find_spec("lm_eval") is not None
@@ -221,3 +225,19 @@ def test_kept_answers_outlive_a_start_that_fails(tmp_path):
     kept.touch()
     _close(SimpleNamespace(cache_hook=SimpleNamespace(dbdict=None)), tmp_path)
     assert kept.is_file()
+
+
+def test_a_runs_template_arguments_are_given_to_what_is_asked(tmp_path):
+    model, run = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(MODEL, model)
+    template = model / "chat_template.jinja"
+    template.write_text("{{ note | default('') }}" + template.read_text())
+    run.mkdir()
+    (run / files.CONFIG).write_text('{"chat_template_kwargs": {"note": "marked"}}')
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": [{"role": "user", "content": "q"}]}\n')
+    options = Options(str(data), max_new_tokens=4, output_dir=tmp_path / "out")
+    plain = named(str(model))
+    first, second = (evaluate(each, options) for each in (plain, replace(plain, run=run)))
+    assert "marked" not in json.dumps(first.rows[0]) and "marked" in json.dumps(second.rows[0])
+    assert first.folder != second.folder
