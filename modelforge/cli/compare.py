@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,10 @@ JudgeData = Annotated[
     str | None,
     typer.Option("--judge-data", help="Pairs that the judge is audited on; by default --data."),
 ]
+
+# Fields of `Options` whose option has another name.
+_OPTIONS = {"limit": "num_samples", "rewards": "reward", "columns": "column",
+            "contamination": "no_contamination"}  # fmt: skip
 
 
 @asking
@@ -218,7 +222,7 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
     """The evaluations, where folders of kept rows are named and no models; else none.
 
     Raises:
-        ConfigError: If both are named, or data is.
+        ConfigError: If both are named, or something is asked that only models can be.
     """
     from modelforge.evaluation.harness_kept import holds_rows, read_kept
 
@@ -229,9 +233,13 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
         name, said = pairs[rows.index(False)]
         what = f"{said} holds no kept rows, and {pairs[rows.index(True)][1]} does"
         raise ConfigError(Problem(name, what, "name models alone, or folders of kept rows alone"))
-    if options.data:
-        what = "has no effect on rows that are kept"
-        raise ConfigError(Problem("--data", what, "leave it out, or name models"))
+    plain = type(options)("")
+    differ = [f.name for f in fields(options) if getattr(options, f.name) != getattr(plain, f.name)]
+    asked = [_OPTIONS.get(name, name) for name in differ if name not in ("by", "output_dir")]
+    if asked:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        what = f"{'have' if len(asked) > 1 else 'has'} no effect on rows that are kept"
+        raise ConfigError(Problem(named, what, "leave it out, or name models"))
     return [replace(read_kept(Path(said), name), model=name) for name, said in pairs]
 
 

@@ -200,7 +200,8 @@ def write_end(
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
     further |= {"greedy": greedy(before, after), "neutral": after.get("neutral")}
-    further["membership"] = membership(before.get("members", ()), after.get("members", ()))
+    if (trainer.state.epoch or 0) > 0.999:  # else some of these rows were not trained on
+        further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
