@@ -56,6 +56,7 @@ def problem(entries, **values):
     ({"name": "a", "min_words": 3, "action": "rewrite"}, "min_words points at no place"),
     ({"name": "a", "banned": ["x"], "action": "rewrite", "replacement": "axe"},
      "replacement: holds 'x' → say it otherwise: 'a' takes that out"),
+    ({"name": "a", "banned": ["cannot"], "on": "both"}, "[0].message: holds 'cannot' → say it oth"),
     ({"name": "a", "classifier": "./none"}, "no such folder: ./none"),
     ({"name": "a", "classifier": "org/c", "question": "?"}, "no effect on classifier"),
     ({"name": "a", "judge": "org/j"}, "constraints[0].question: is missing"),
@@ -156,6 +157,8 @@ def test_a_reward_that_counts_nothing_is_refused(rewards, keys, said):
     ({"banned": ["cake"], "ignore_case": False}, "Cake", "cake"),
     ({"banned": ["cake"], "whole_words": True}, "cupcakes", "a cake."),
     ({"banned": ["ΣΑΣ"]}, "σα", "x σας"),
+    ({"banned": ["cafe", "क"], "whole_words": True}, "cafe\u0301 का", "cafe"),
+    ({"banned": ["a.b+ #{e<=1}"], "whole_words": True}, "axb #", "a.b+ #{E<=1}"),
     ({"required": ["please", "sir"]}, "Please, Sir", "please"),
     ({"pattern": r"\d{3}-\d{4}"}, "555-12", "call 555-1234"),
     ({"pattern": "cake", "ignore_case": True}, "tea", "CAKE"),
@@ -248,7 +251,7 @@ RULES = st.one_of(
                      r"(a)b\1", "(?<=b)aa", r"a\B"]).map(lambda p: {"pattern": p}),
     st.integers(0, 6).map(lambda n: {"max_words": n}),
     st.integers(0, 6).map(lambda n: {"max_characters": n}),
-    st.text("abé", min_size=1, max_size=3).map(lambda t: {"required": [t]}),
+    st.text("abé", min_size=1, max_size=3).map(lambda t: {"required": [t], "message": "-"}),
 )  # fmt: skip
 
 
@@ -269,6 +272,27 @@ def test_an_answer_is_the_same_in_any_pieces_and_never_shows_what_is_banned(rule
         for entry in entries:
             for text in () if entry.get("whole_words") else entry.get("banned", ()):
                 assert text.lower() not in shown.lower()
+
+
+@pytest.mark.parametrize(("rule", "arguments", "kept"), [
+    ({"banned": ['"hi"']}, {"a": 'say "hi"'}, False),
+    ({"banned": ["a\nb"]}, {"x": ["y", {"a\nb": 1}]}, False),
+    ({"banned": ["a\nb"]}, {"x": "a", "y": "b"}, True),
+    ({"max_characters": 30}, {"x": "a" * 20}, True),
+    ({"banned": ["gâteau"]}, {"x": "Gâteau"}, False),
+])  # fmt: skip
+def test_what_a_call_of_a_tool_says_is_held_as_it_is_read(rule, arguments, kept):
+    from modelforge.serving.filtering import Filter
+
+    said = json.dumps(arguments)
+    calls = [{"index": 0, "id": "c", "function": {"name": "f", "arguments": said}}]
+    choice = {"index": 0, "message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+    found = Filter(
+        Constraints([{"name": "a", **rule}]), True, {"messages": [{"role": "user", "content": "?"}]}
+    )
+    (shown,) = found.whole({"choices": [choice]})["choices"]
+    assert shown["finish_reason"] == ("tool_calls" if kept else "content_filter")
+    assert ("tool_calls" in shown["message"]) == kept and bool(found.violations) != kept
 
 
 def test_how_far_a_match_can_reach():

@@ -1,6 +1,7 @@
 """A model held to constraints: in generate, chat and a run's samples; as a reward and a measure."""
 
 import json
+import os
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -161,6 +162,20 @@ def classifier(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_an_evaluation_under_a_classifier_of_other_weights_is_another(classifier):
+    from modelforge.evaluation.evaluate import _key
+    from modelforge.evaluation.opened import named
+    from modelforge.evaluation.options import Options
+
+    asked = named(MODEL)
+    rules = file_of(classifier.parent / "r.json", {"name": "a", "classifier": classifier.name})
+    keys = []
+    for _ in range(2):
+        keys += [_key(asked, None, Options(PROMPTS, constraints=rules)) for _ in range(2)]
+        os.utime(classifier / "model.safetensors", (1, 1))
+    assert keys[0] == keys[1] and keys[2] == keys[3] and keys[1] != keys[2]
 
 
 # What a judge is asked about, and what it says.

@@ -83,7 +83,7 @@ class ConstraintEntry(Section):
     ] = None
     ignore_case: Annotated[
         bool | None,
-        Field(description="Whether case counts; by default not for texts, and for patterns."),
+        Field(description="Whether case is ignored; by default for texts, and not for patterns."),
     ] = None
     whole_words: Annotated[
         bool | None, Field(description="Whether banned or required texts are whole words.")

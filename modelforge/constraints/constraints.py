@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.constraint import ConstraintEntry
+from modelforge.common.paths import find_path
 from modelforge.constraints.entries import problems_of, read_entries, rule_of, typed
 from modelforge.constraints.held import Held, held
 from modelforge.constraints.one import Constraint, Violation
@@ -94,6 +95,12 @@ class Constraints:
     def told(self) -> list[dict[str, Any]]:
         """The entries as plain values."""
         return [each.entry.model_dump(mode="json") for each in self.each]
+
+    def folders(self) -> list[Path]:
+        """The models on this machine that decide some of them."""
+        named = [(c.entry.classifier or c.entry.judge, c.base_dir) for c in self.each]
+        found = [find_path(name, base_dir) for name, base_dir in named if name]
+        return [path for path in found if path is not None]
 
     def load(self) -> None:
         """Load the models that decide, so that the first answer does not wait.

@@ -48,6 +48,8 @@ URL = ("http://", "https://")
 #: What stands in the place of what is taken out, where the entry does not say.
 REPLACEMENT = {"scripts": "?"}
 _REMOVED = "[removed]"
+#: What is answered in place of what is blocked, where the entry does not say.
+MESSAGE = "I cannot answer that."
 _SIDES = {"input": {"input"}, "output": {"output"}, "both": {"input", "output"}}
 
 
@@ -63,6 +65,17 @@ def replacement_of(entry: ConstraintEntry) -> str:
         return ""
     given = entry.replacement
     return REPLACEMENT.get(kind, _REMOVED) if given is None else given
+
+
+def _cuts(entry: ConstraintEntry) -> bool:
+    """Whether all that it ends are answers at a place: then no message is given."""
+    return rule_of(entry) in _PLACES and entry.on == "output"
+
+
+def _message(entry: ConstraintEntry) -> str:
+    """What is given in place of what is blocked; empty where nothing is."""
+    blocks = rule_of(entry) and entry.action == "block" and not _cuts(entry)
+    return entry.message or MESSAGE if blocks else ""
 
 
 def plain_rule(entry: ConstraintEntry) -> Rule:
@@ -206,8 +219,7 @@ def _idle(entry: ConstraintEntry, kind: str, here: str) -> Iterator[Problem]:
     if "replacement" in said and (entry.action != "rewrite" or kind not in _REPLACED):
         what = f"has no effect: {kind} with {entry.action} replaces nothing"
         yield Problem(f"{here}.replacement", what, "remove it, or set action to rewrite")
-    cut = kind in _PLACES and entry.on == "output"
-    if "message" in said and (entry.action != "block" or cut):
+    if "message" in said and (entry.action != "block" or _cuts(entry)):
         what = "has no effect: no answer is replaced as a whole"
         if entry.action == "block":
             what = f"has no effect: {kind} ends an answer at its place, and what is before stands"
@@ -244,7 +256,7 @@ def _put_back(entries: Sequence[ConstraintEntry], where: str) -> list[Problem]:
     ]
     for number, entry in enumerate(entries):
         rewrites = entry.action == "rewrite"
-        said = replacement_of(entry) if rewrites else entry.message or ""
+        said = replacement_of(entry) if rewrites else _message(entry)
         key = "replacement" if rewrites else "message"
         for other, rule in rules:
             assert isinstance(rule, PlaceRule)

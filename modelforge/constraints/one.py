@@ -7,11 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from modelforge.common.constraint import ConstraintEntry
-from modelforge.constraints.entries import BY_MODEL, plain_rule, replacement_of, rule_of
+from modelforge.constraints.entries import BY_MODEL, MESSAGE, plain_rule, replacement_of, rule_of
 from modelforge.constraints.rules import Rule
-
-#: What is answered in place of what is blocked, where the entry does not say.
-MESSAGE = "I cannot answer that."
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ class Banned(PlaceRule):
         forms = {fold(f, ignore_case=ignore_case) for text in texts for f in _forms(text)}
         self.texts = sorted(forms, key=len, reverse=True)
         any_of = "|".join(map(re.escape, self.texts))
-        self._find = re.compile(rf"(?<!\w)(?:{any_of})(?!\w)" if whole_words else any_of)
+        whole = rf"(?<![\w\p{{M}}])(?:{any_of})(?![\w\p{{M}}])"  # an accent is part of its word
+        self._find: Any = compiled(whole, ignore_case=False) if whole_words else re.compile(any_of)
         self._begun = {text[:n] for text in self.texts for n in range(1, len(text))}
 
     def find(self, text: str, at: int, *, final: bool) -> Place | None:

@@ -110,6 +110,7 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     held = _constraints(asked, options)
     if held is not None:
         said["constraints"] = held.told()
+        beside += [named(str(folder)) for folder in held.folders()]
     return [said, code, [fingerprint(m) for m in (*models, *beside)]]
 
 

@@ -252,8 +252,9 @@ class _Choice:
         if not final or not self._deltas:
             return []
         deltas, self._deltas = self._deltas, []
-        text = _arguments(deltas)
-        self._broken = self._constraints.of_answer(self._prompt, text, cut=True)
+        said = _said(deltas)
+        broken = [self._constraints.of_answer(self._prompt, text, cut=True) for text in said]
+        self._broken = [each for found in broken for each in found]
         if any(each.action in ("block", "rewrite") for each in self._broken):
             self.blocked = True
         return [] if self.blocked else [{"tool_calls": calls} for calls in deltas]
@@ -264,21 +265,30 @@ class _Choice:
         return list({v.constraint: v for v in [*found, *self._broken]}.values())
 
 
-def _arguments(deltas: Sequence[Sequence[Any]]) -> str:
-    """The names and arguments of calls, as text, and what their escapes stand for."""
+def _said(deltas: Sequence[Sequence[Any]]) -> set[str]:
+    """The names and arguments of calls, and each text within them as it is once it is read."""
     texts: dict[Any, str] = {}
     for call in (call for calls in deltas for call in calls if isinstance(call, Mapping)):
         function = call.get("function") or {}
         for key in ("name", "arguments"):
             place = call.get("index", call.get("id")), key
-            texts[place] = texts.get(place, "") + str(function.get(key) or "")
-    plain = []
+            said = function.get(key) or ""
+            text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+            texts[place] = texts.get(place, "") + text
+    found, left = set(texts.values()), []
     for text in texts.values():
         try:
-            plain.append(json.dumps(json.loads(text), ensure_ascii=False))
-        except ValueError:
+            # As pairs: of a key that stands twice both values are seen.
+            left.append(json.loads(text, object_pairs_hook=list))
+        except (ValueError, RecursionError):
             continue
-    return "\n".join([*texts.values(), *plain])
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, list | tuple):
+            left += value
+    return found
 
 
 def _readable(prompt: Any, *, chat: bool) -> bool:
