@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelforge.cli.asking import asking, options_of
+from modelforge.cli.asking import asking, options_of, refuse_beside_kept
 from modelforge.cli.evaluate import as_plain, show_seen
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say, show_table
@@ -31,10 +31,6 @@ JudgeData = Annotated[
     str | None,
     typer.Option("--judge-data", help="Pairs that the judge is audited on; by default --data."),
 ]
-
-# Fields of `Options` whose option has another name.
-_OPTIONS = {"limit": "num_samples", "rewards": "reward", "columns": "column",
-            "contamination": "no_contamination"}  # fmt: skip
 
 
 @asking
@@ -233,13 +229,7 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
         name, said = pairs[rows.index(False)]
         what = f"{said} holds no kept rows, and {pairs[rows.index(True)][1]} does"
         raise ConfigError(Problem(name, what, "name models alone, or folders of kept rows alone"))
-    plain = type(options)("")
-    differ = [f.name for f in fields(options) if getattr(options, f.name) != getattr(plain, f.name)]
-    asked = [_OPTIONS.get(name, name) for name in differ if name not in ("by", "output_dir")]
-    if asked:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
-        what = f"{'have' if len(asked) > 1 else 'has'} no effect on rows that are kept"
-        raise ConfigError(Problem(named, what, "leave it out, or name models"))
+    refuse_beside_kept(options)
     return [replace(read_kept(Path(said), name), model=name) for name, said in pairs]
 
 
