@@ -81,6 +81,8 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
+    if trainer.state.global_step and trainer.state.epoch < 0.999:
+        members = ()  # some of these rows were not trained on
     for name, rows in (("guards", guards), ("members", members)):
         if whole and rows:
             with undisturbed(model := trainer.accelerator.unwrap_model(trainer.model)):
@@ -200,8 +202,7 @@ def write_end(
     }
     further = {"no_signal": silent and vars(silent), "stopped_early": stopped_early(trainer)}
     further |= {"greedy": greedy(before, after), "neutral": after.get("neutral")}
-    if (trainer.state.epoch or 0) > 0.999:  # else some of these rows were not trained on
-        further["membership"] = membership(before.get("members", ()), after.get("members", ()))
+    further["membership"] = membership(before.get("members", ()), after.get("members", ()))
     further["compared"] = None if silent else compared(measure, before, after)
     results |= {key: value for key, value in further.items() if value is not None}
     run.write_text(files.MODEL_CARD, model_card(run.path, results))
