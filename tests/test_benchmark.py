@@ -132,9 +132,13 @@ def test_rows_that_lm_eval_kept_are_held_together_row_by_row(tmp_path, command):
     for given, told in (
         ((f"a={first}", f"b={MODEL}"), "holds no kept rows"),
         ((f"a={first}", f"b={second}", "--data", "x.jsonl"), "has no effect on rows that are kept"),
+        (
+            (f"a={first}", f"b={second}", "--metrics", "loss", "--limit", "2", "--reward", "x"),
+            "--metrics, --num-samples, --reward: have no effect on rows that are kept",
+        ),
     ):
         code, _, error = command("compare", *given)
-        assert code == 2 and told in error
+        assert code == 2 and told in " ".join(error.split())
     (second / "samples_mine_2026-11-27T12-00-00.jsonl").write_text("{}")
     code, _, error = command("compare", f"a={first}", f"b={second}")
     assert code == 2 and "is damaged" in error

@@ -57,13 +57,39 @@ def test_what_compose_starts_is_a_command_with_options_that_are_there(name):
     known = {option for parameter in parsed.params for option in parameter.opts}
     options = dict(a.split("=", 1) for a in arguments if a.startswith("--"))
     assert set(options) <= known
-    # It listens where the port leads, and asks for the secret that it needs to do so.
+    # It listens where the port leads, and is handed the secret that it needs to do so.
     (port,) = service["ports"]
     assert port == f"127.0.0.1:{options['--port']}:{options['--port']}"
     assert options["--host"] == "0.0.0.0"
     secret = {"serve": "MODELFORGE_API_KEY", "collect": "MODELFORGE_COLLECT_TOKEN"}[name]
-    assert service["environment"][secret].startswith(f"${{{secret}:?")
+    assert service["environment"][secret] == f"${{{secret}:-}}"
+    assert service["user"] == "${UID:-1000}:${GID:-1000}"
     assert ".:/work" in service["volumes"] and "models:/cache" in service["volumes"]
+
+
+def test_one_service_starts_without_what_the_other_needs():
+    # Compose replaces the variables of the whole file before it picks a service.
+    text = (ROOT / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == {"RUN"}
+    services = yaml.safe_load(text)["services"].values()
+    assert all("${RUN:?" in str(service["command"]) for service in services)
+    # bash keeps these two to itself, so both places say how they get in.
+    for told in (text, (ROOT / "docs" / "container.md").read_text()):
+        assert 'echo "UID=$(id -u)" >> .env' in told and 'echo "GID=$(id -g)" >> .env' in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--models a --models b --host 0.0.0.0", "MODELFORGE_COLLECT_TOKEN"),
+        ("--models a --models=", "--models: one is empty"),
+    ],
+)
+def test_what_compose_left_empty_is_refused(command, words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELFORGE_COLLECT_TOKEN", "" if "host" in words else "x" * 16)
+    code, _, err = command("collect", "--prompts", "p.jsonl", *shlex.split(words))
+    assert code == 2 and told in err and not list(tmp_path.iterdir())
 
 
 def test_the_page_names_commands_that_docker_would_take():

@@ -26,7 +26,7 @@ def tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = ["<pad>", "<s>", "</s>", *pre_tokenizers.ByteLevel.alphabet()]
+    alphabet = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     bare = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()

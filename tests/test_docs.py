@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 import modelforge
 from modelforge import load_config
@@ -39,6 +40,15 @@ def readme_config():
 
 def test_the_readmes_table_has_every_command():
     assert set(re.findall(r"^\| `modelforge (\w+)", README, re.MULTILINE)) == commands()
+
+
+def test_the_readme_names_every_command_without_json():
+    parsed = typer.main.get_command(cli.app).commands
+    parsed |= {f"{a} {b}": c for a in parsed for b, c in getattr(parsed[a], "commands", {}).items()}
+    ends = {name: c for name, c in parsed.items() if not getattr(c, "commands", None)}
+    without = {n for n, c in ends.items() if not any("--json" in p.opts for p in c.params)}
+    (told,) = re.findall(r"^.*Every command has `--json`, except (.*)\.$", README, re.MULTILINE)
+    assert set(re.findall(r"`(.+?)`", told)) == without
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

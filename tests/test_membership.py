@@ -1,10 +1,15 @@
 """Whether the loss tells rows that were trained on from rows that were not."""
 
+import json
+from array import array
+
 import numpy as np
 import pytest
 from scipy import stats
+from tiny import few, held_out, quick
 
-from modelforge.evaluation.membership import SEEN, UNSEEN, auc, membership
+from modelforge.data.tokens import Encoded
+from modelforge.evaluation.membership import COUNT, SEEN, UNSEEN, _spread, auc, membership
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,3 +50,21 @@ def test_what_is_remembered_is_said_and_sets_that_differ_anyway_are_not_taken_fo
     assert membership((), rows([0, 1], [2, 3])) is None
     assert membership((), rows(range(9), range(20, 29)))["high"] == 1  # nothing varies
     assert membership((), [*alike, {"of": SEEN}])["rows"] == [20, 20]  # a loss that is no number
+
+
+@pytest.mark.parametrize("rows", [0, 5, 64, 100, 1000])
+def test_rows_are_taken_from_all_over_a_set(rows):
+    tokens = [Encoded((array("i", [i, i + 1]),), start=1) for i in range(rows)]
+    taken = [each["sides"][0]["ids"][0] for each in _spread(tokens, SEEN)]
+    assert len({*taken}) == min(rows, COUNT)
+    assert not taken or taken[-1] >= rows - 1 - rows // COUNT - 1
+
+
+def test_nothing_is_said_of_rows_that_a_run_did_not_reach(tmp_path):
+    keys = {"per_device_train_batch_size": 50, "save_strategy": "no", "max_steps": 8}
+    keys |= {"eval_dataset": held_out("sft", 16)}
+    told = []
+    for rows in (800, 200):
+        run = quick("sft", tmp_path / str(rows), **keys, dataset=few("sft_train", rows))
+        told.append("membership" in json.loads((run.run_dir / "results.json").read_text()))
+    assert told == [False, True]

@@ -377,7 +377,7 @@ def test_what_cannot_be_served_is_refused_before_it_starts(options, says, tmp_pa
     from modelforge.cli.main import app
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MODELFORGE_API_KEY", raising=False)
+    monkeypatch.setenv("MODELFORGE_API_KEY", "")  # as compose hands on one that is not set
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
         options = [option.format(taken=taken) for option in options]

@@ -59,11 +59,44 @@ def test_a_card_of_the_next_size_gets_a_larger_model_and_a_pupil_a_larger_teache
         config = start(strategy, asked)
         models = starts()["families"][asked.family].values()
         assert config["model_name"] in models
-        if strategy == "distill" and len(set(models)) > 1:
-            assert config["teacher_model"] in models
-            assert config["teacher_model"] != config["model_name"]
+        if strategy == "distill":
+            pupil, teacher = config["model_name"], config["teacher_model"]
+            assert list(models).index(pupil) < list(models).index(teacher)
+            # Another vocabulary is refused when it runs: the two are of one list of the table.
+            assert any({pupil, teacher} <= set(group) for group in starts()["one_vocabulary"])
+            rows = [shipped(model)["config"]["vocab_size"] for model in (pupil, teacher)]
+            assert rows[0] <= rows[1], (pupil, teacher)
     large, small = (start(s, Asked("qwen3", "high"))["model_name"] for s in ("sft", "grpo"))
     assert (large, small) == ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B")
+
+
+def test_models_of_one_vocabulary_are_in_the_table_once_and_of_one_family():
+    families = [set(sizes.values()) for sizes in starts()["families"].values()]
+    groups = starts()["one_vocabulary"]
+    assert all(any(set(group) <= family for family in families) for group in groups)
+    named = [model for group in groups for model in group]
+    assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize(
+    ("family", "profile", "pupil", "teacher"),
+    [
+        ("gemma", "cpu", "google/gemma-3-270m-it", "google/gemma-3-1b-it"),
+        ("gemma", "max", "google/gemma-3-270m-it", "google/gemma-3-1b-it"),
+        ("smollm", "high", "SmolLM2-360M-Instruct", "SmolLM2-1.7B-Instruct"),
+        ("llama", "low", "Llama-3.2-1B-Instruct", "Llama-3.2-3B-Instruct"),
+        ("qwen3", "max", "Qwen/Qwen3-8B", "Qwen/Qwen3-14B"),
+    ],
+)
+def test_where_the_next_size_has_another_vocabulary_a_smaller_pair_is_taken(
+    family, profile, pupil, teacher
+):
+    asked = Asked(family, profile)
+    config = start("distill", asked)
+    assert config["model_name"].endswith(pupil) and config["teacher_model"].endswith(teacher)
+    stages = pipeline("distil", asked)
+    assert stages["1-sft"]["model_name"] == config["teacher_model"]
+    assert stages["2-distill"]["model_name"] == config["model_name"]
 
 
 def test_the_shape_of_every_model_ships_so_that_it_is_planned_without_the_hub():
@@ -108,6 +141,8 @@ def test_init_writes_presets_and_pipelines(command, tmp_path, monkeypatch):
         ("init dpo --profile medium", "cpu"),
         ("init dpo --size proto", "did you mean 'prototype'"),
         ("init dpo --family mistral --profile low", "take high or a larger one"),
+        ("init distill --family phi --profile max", "no teacher with its vocabulary"),
+        ("init distil --family mistral --profile max", "take qwen3, qwen2.5, llama, gemma or smol"),
         ("init sft-dop", "did you mean 'sft-dpo'"),
         ("init spam", "sft-reward-ppo, grpo-maths"),
         ("init", "sft-reward-ppo"),

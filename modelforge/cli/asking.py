@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,3 +114,23 @@ def options_of(**given: Any) -> Options:
         columns[ours] = theirs
     rewards = tuple(given.pop("reward") or ())
     return Options(metrics=listed, columns=columns, rewards=rewards, **given)
+
+
+# Fields of `Options` whose option has another name.
+_OPTIONS = {"limit": "num_samples", "rewards": "reward", "columns": "column",
+            "contamination": "no_contamination"}  # fmt: skip
+
+
+def refuse_beside_kept(options: Options) -> None:
+    """See that nothing is asked of rows that are kept which only models can answer.
+
+    Raises:
+        ConfigError: If something is.
+    """
+    plain = type(options)("")
+    differ = [f.name for f in fields(options) if getattr(options, f.name) != getattr(plain, f.name)]
+    asked = [_OPTIONS.get(name, name) for name in differ if name not in ("by", "output_dir")]
+    if asked:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        what = f"{'have' if len(asked) > 1 else 'has'} no effect on rows that are kept"
+        raise ConfigError(Problem(named, what, "leave it out, or name models"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelforge.cli.asking import asking, options_of
+from modelforge.cli.asking import asking, options_of, refuse_beside_kept
 from modelforge.cli.evaluate import as_plain, show_seen
 from modelforge.cli.options import AsJson, print_json, working
 from modelforge.common.console import headline, say, show_table
@@ -218,7 +218,7 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
     """The evaluations, where folders of kept rows are named and no models; else none.
 
     Raises:
-        ConfigError: If both are named, or data is.
+        ConfigError: If both are named, or something is asked that only models can be.
     """
     from modelforge.evaluation.harness_kept import holds_rows, read_kept
 
@@ -229,9 +229,7 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
         name, said = pairs[rows.index(False)]
         what = f"{said} holds no kept rows, and {pairs[rows.index(True)][1]} does"
         raise ConfigError(Problem(name, what, "name models alone, or folders of kept rows alone"))
-    if options.data:
-        what = "has no effect on rows that are kept"
-        raise ConfigError(Problem("--data", what, "leave it out, or name models"))
+    refuse_beside_kept(options)
     return [replace(read_kept(Path(said), name), model=name) for name, said in pairs]
 
 

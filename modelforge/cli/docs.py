@@ -11,7 +11,8 @@ from modelforge.errors import ConfigError, Problem
 _AGENT = """\
 # ModelForge {version}: one JSON or YAML config in; one trained, measured model out
 
-Work in this order. Each command has --json (the answer on stdout, notes on stderr) and --help.
+Work in this order. Commands have --json (the answer on stdout, notes on stderr), except where
+`--help` does not list it.
 1. `modelforge init STRATEGY -o c.json` writes a config that runs, its JSON Schema and example rows.
    `--from FILE` carries over a config of TRL, LLaMA-Factory, Axolotl, ms-swift, torchtune, Unsloth.
 2. `modelforge data c.json` shows rows with the trained tokens marked. No model is loaded.

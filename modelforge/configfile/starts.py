@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from modelforge.errors import ConfigError, Problem, did_you_mean
@@ -34,7 +35,7 @@ class Asked(NamedTuple):
 
 @cache
 def starts() -> Mapping[str, Any]:
-    """The table: ``families``, ``strategies``, ``sizes`` and ``pipelines``."""
+    """The table: ``families``, ``one_vocabulary`` (lists of models), ``strategies``, …"""
     text = (files("modelforge.configs") / "starts.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(text)
     return table
@@ -44,14 +45,14 @@ def start(strategy: str, asked: Asked) -> dict[str, Any]:
     """The preset of a strategy, without its data set.
 
     Raises:
-        ConfigError: If the table has no such family, profile or size.
+        ConfigError: If the table has no such family, profile or size, or a family no teacher.
     """
     table = starts()
     said = table["strategies"].get(strategy, {})  # of a package's own strategy nothing is known
-    model, larger = models_of(strategy, asked)
+    model, teacher = models_of(strategy, asked)
     config: dict[str, Any] = {"strategy": strategy, "model_name": model}
-    if strategy == "distill":
-        config["teacher_model"] = larger
+    if teacher is not None:
+        config["teacher_model"] = teacher
     if asked.profile not in (None, "cpu"):
         config["hardware_profile"] = asked.profile
     # The largest cards hold 16-bit weights of up to 9B; beside a larger one nothing has room.
@@ -63,10 +64,14 @@ def start(strategy: str, asked: Asked) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def models_of(strategy: str, asked: Asked) -> tuple[str, str]:
-    """The model that a preset trains, and the one of the card's full size.
+def models_of(strategy: str, asked: Asked) -> tuple[str, str | None]:
+    """The model that a preset trains, and its teacher; None for a strategy without one.
 
-    Who samples, or holds a second model beside, trains the next smaller model of the family.
+    Who samples trains the next smaller model of the family. A teacher has its pupil's vocabulary,
+    because their probabilities are compared token by token.
+
+    Raises:
+        ConfigError: If the family has no such model for the profile.
     """
     name = asked.family or (DEMO_FAMILY if asked.size == "demo" else FAMILY)
     profile = asked.profile or PROFILE
@@ -76,13 +81,36 @@ def models_of(strategy: str, asked: Asked) -> tuple[str, str]:
         what = f"has no model for the profile {profile}"
         fix = f"take {next(iter(family))} or a larger one"
         raise ConfigError(Problem(f"--family {name}", what, fix))
-    full: str = family[profile]
-    model = full
+    if strategy == "distill":
+        pair = _pupil_and_teacher(family, place)
+        if pair is None:
+            able = [n for n, of in starts()["families"].items() if _pupil_and_teacher(of, place)]
+            fix = f"take {', '.join(able[:-1])} or {able[-1]}"
+            raise ConfigError(
+                Problem(f"--family {name}", "has no teacher with its vocabulary", fix)
+            )
+        return pair
+    model: str = family[profile]
     if "generation" in starts()["strategies"].get(strategy, {}):
-        smaller = [family[p] for p in PROFILES[:place] if p in family and family[p] != full]
-        model = smaller[-1] if smaller else full
-    above = (family[p] for p in PROFILES[place:] if p in family and family[p] != model)
-    return model, next(above, full)
+        smaller = [family[p] for p in PROFILES[:place] if p in family and family[p] != model]
+        model = smaller[-1] if smaller else model
+    return model, None
+
+
+def _pupil_and_teacher(family: Mapping[str, str], place: int) -> tuple[str, str] | None:
+    """The largest two neighbours of one vocabulary up to a profile; its place is in `PROFILES`.
+
+    Where none are that small, the teacher is of a larger card. None: the family has no such two.
+    """
+    sizes = {family[p]: PROFILES.index(p) for p in reversed(PROFILES) if p in family}
+    pairs = [
+        (pupil, teacher)
+        for pupil, teacher in pairwise(sorted(sizes, key=sizes.__getitem__))
+        if any({pupil, teacher} <= set(group) for group in starts()["one_vocabulary"])
+    ]
+    held = [pair for pair in pairs if sizes[pair[1]] <= place]
+    above = [pair for pair in pairs if sizes[pair[0]] <= place]
+    return held[-1] if held else next(iter(above), None)
 
 
 def pipeline(name: str, asked: Asked) -> dict[str, dict[str, Any]]:
@@ -98,12 +126,13 @@ def pipeline(name: str, asked: Asked) -> dict[str, dict[str, Any]]:
 
 
 def all_starts() -> Iterable[tuple[str, Asked]]:
-    """Every preset of a strategy for a card, of every family that has a model for it."""
+    """Every preset of a strategy for a card, of every family that has the models for it."""
     for family, sizes in starts()["families"].items():
-        for profile in PROFILES:
+        for place, profile in enumerate(PROFILES):
             if profile in sizes:
                 for strategy in starts()["strategies"]:
-                    yield strategy, Asked(family, profile)
+                    if strategy != "distill" or _pupil_and_teacher(sizes, place):
+                        yield strategy, Asked(family, profile)
 
 
 def _one_of(where: str, name: str, known: Mapping[str, Any]) -> Any:

@@ -45,9 +45,9 @@ def rows_of(data: Data) -> list[Guard]:
 
 def _spread(tokens: Sequence[Any], name: str) -> Iterator[dict[str, Any]]:
     """Rows from all over a set."""
-    step = max(len(tokens) // COUNT, 1)
-    for i in range(0, min(len(tokens), step * COUNT), step):
-        ids, labels = sequences(tokens[i])[0]
+    count = min(len(tokens), COUNT)
+    for i in range(count):
+        ids, labels = sequences(tokens[i * len(tokens) // count])[0]
         if len(ids) <= _LONGEST:
             yield {"of": name, "sides": [{"ids": ids, "labels": labels}]}
 

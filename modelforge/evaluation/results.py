@@ -81,11 +81,17 @@ def measured(
                 if start
                 else neutral.begun(model, tokenizer, texts)
             )
-    for name, rows in (("guards", guards), ("members", members)):
+    for name, rows in (("guards", guards), ("members", _reached(trainer, members))):
         if whole and rows:
             with undisturbed(model := trainer.accelerator.unwrap_model(trainer.model)):
                 found[name] = looked(model, tokenizer, rows)
     return found
+
+
+def _reached(trainer: Any, members: Sequence[Guard]) -> Sequence[Guard]:
+    """None after a run that has not seen all of its rows: some were not trained on."""
+    began = trainer.state.global_step == 0
+    return members if began or trainer.state.epoch > 0.999 else ()
 
 
 def _samples(

@@ -147,6 +147,8 @@ def _refuse(asked: Collecting) -> None:
             problems.append(Problem(where, what, _SOURCES))
     elif asked.responses is None and len(asked.models) < 2:
         problems.append(Problem("--models", "names one model", "name two to compare, or more"))
+    if not all(asked.models):
+        problems.append(Problem("--models", "one is empty", "name a run, a folder or a hub id"))
     if asked.reward_model and not asked.active:
         fix = "leave one of them out"
         problems.append(Problem("--reward-model", "has no effect with --in-order", fix))
