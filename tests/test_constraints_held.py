@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny import ROOT, few, quick
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from typer.testing import CliRunner
 
 import modelforge
+from modelforge.cli.main import app
 from modelforge.errors import UserError
 from modelforge.inference.answers import Sampling
 from modelforge.inference.chat import Chat
@@ -24,7 +26,7 @@ DRAWN = Sampling(max_new_tokens=16, temperature=1.0)
 
 
 def file_of(path, *entries):
-    path.write_text(json.dumps(entries))
+    path.write_text(json.dumps(entries), encoding="utf-8-sig")  # as some editors begin a file
     return str(path)
 
 
@@ -176,6 +178,24 @@ def test_an_evaluation_under_a_classifier_of_other_weights_is_another(classifier
         keys += [_key(asked, None, Options(PROMPTS, constraints=rules)) for _ in range(2)]
         os.utime(classifier / "model.safetensors", (1, 1))
     assert keys[0] == keys[1] and keys[2] == keys[3] and keys[1] != keys[2]
+
+
+def test_answers_and_scores_under_a_classifier_of_other_weights_are_made_anew(classifier, tmp_path):
+    rules = file_of(classifier.parent / "g.json", {"name": "a", "classifier": classifier.name})
+    prompts, out = str(few("prompts_eval", 2)), tmp_path / "a.jsonl"
+    said = {"sampling": Sampling(max_new_tokens=2), "constraints": rules}
+    pairs = ["feedback", "pairs", MODEL, "--prompts", prompts, "-o", str(tmp_path / "p.jsonl"),
+             "--constraints", rules, "--num", "2", "--max-new-tokens", "2"]  # fmt: skip
+    for _ in range(2):
+        generate(MODEL, prompts, out, **said)
+        CliRunner().invoke(app, pairs)
+    assert len(list((tmp_path / "p.files").glob("scores-*"))) == 1
+    seen = os.stat(classifier / "model.safetensors").st_mtime_ns
+    os.utime(classifier / "model.safetensors", ns=(seen, seen + 10**9))
+    with pytest.raises(UserError, match="another job, which differs in: constraints"):
+        generate(MODEL, prompts, out, **said)
+    CliRunner().invoke(app, pairs)
+    assert len(list((tmp_path / "p.files").glob("scores-*"))) == 2
 
 
 # What a judge is asked about, and what it says.

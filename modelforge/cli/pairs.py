@@ -77,6 +77,7 @@ def feedback_pairs(
         from modelforge.common.console import say
         from modelforge.common.files import digest
         from modelforge.constraints.principles import read_principles
+        from modelforge.evaluation.opened import constraints_key
         from modelforge.feedback.machine import best_and_worst, revised
         from modelforge.inference.answers import Sampling
 
@@ -96,7 +97,7 @@ def feedback_pairs(
         else:
             rules = None if constraints is None else _rules(constraints)
             named = by or " ".join(filter(None, (judge, judge_model)))
-            named = named if rules is None else digest(rules.told())
+            named = named if rules is None else digest(constraints_key(rules))
             scorer = partial(_scorer, by, judge, judge_model, audit, rules)
             made = best_and_worst(model, prompts, folder, scorer, named=named, num=num or 4,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip

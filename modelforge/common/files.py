@@ -34,7 +34,7 @@ def read_json(path: Path) -> Any:
         DataError: If it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())  # of bytes it knows a mark of their order
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
     except ValueError as error:

@@ -28,7 +28,14 @@ from modelforge.evaluation.classifier import toxicity_by
 from modelforge.evaluation.free import longer_and_first
 from modelforge.evaluation.kept import Evaluation
 from modelforge.evaluation.metrics import DERIVED, METRICS, Metric
-from modelforge.evaluation.opened import Bench, Named, fingerprint, load_tokenizer, named
+from modelforge.evaluation.opened import (
+    Bench,
+    Named,
+    constraints_key,
+    fingerprint,
+    load_tokenizer,
+    named,
+)
 from modelforge.evaluation.options import Options, checked, told
 from modelforge.rewards.constrained import less_broken
 from modelforge.rewards.spec import reward_columns
@@ -109,8 +116,7 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     ]
     held = _constraints(asked, options)
     if held is not None:
-        said["constraints"] = held.told()
-        beside += [named(str(folder)) for folder in held.folders()]
+        said["constraints"] = constraints_key(held)
     return [said, code, [fingerprint(m) for m in (*models, *beside)]]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say
+from modelforge.constraints import Constraints
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import rows_of_adapter
 from modelforge.models.hub import unreadable
@@ -101,6 +102,16 @@ def fingerprint(model: Named) -> list[Any]:
                 found.append([path.name, seen.st_size, seen.st_mtime_ns])
     # The same files are asked otherwise with these.
     return [*found, model.template_kwargs] if model.template_kwargs else found
+
+
+def constraints_key(held: Constraints) -> list[Any]:
+    """What tells whether constraints are those of last time: entries, and the models that decide.
+
+    Raises:
+        ModelError: If no usable model lies where one of them is named.
+    """
+    models = [fingerprint(named(str(folder))) for folder in held.folders()]
+    return [held.told(), models] if models else held.told()
 
 
 class Bench:

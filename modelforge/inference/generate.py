@@ -18,7 +18,7 @@ from modelforge.constraints import Asked, Constraints, Violation
 from modelforge.constraints.of_a_run import Asked as HeldTo
 from modelforge.constraints.of_a_run import of_recorded
 from modelforge.errors import DataError, Problem, RunError
-from modelforge.evaluation.opened import Named
+from modelforge.evaluation.opened import Named, constraints_key
 from modelforge.inference.answers import Answer, Sampling, answer_all, prompt_ids
 from modelforge.inference.held import FILTERED, held_answer, steering_of, tell
 from modelforge.inference.prompts import Asking, read_prompts
@@ -124,7 +124,7 @@ def answer_each(
         "sampling": asdict(sampling),
         "group": group,
         "base": base,
-        "constraints": None if held_to is None else held_to.told(),
+        "constraints": None if held_to is None else constraints_key(held_to),
     }
     done = _done(output, job, group)
     resumed = len(done)
