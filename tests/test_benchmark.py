@@ -2,13 +2,17 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
+import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from tiny import ROOT, quick
 
+from modelforge.errors import UserError
 from modelforge.evaluation.evaluate import evaluate
 from modelforge.evaluation.harness import Asked, benchmark
 from modelforge.evaluation.kept import read
@@ -149,18 +153,41 @@ def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(tmp_path, command
     (tmp_path / "mine.yaml").write_text(TASK.replace("DATA", str(tmp_path / "data.jsonl")))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "no question"}\n')
-    mine = ("--tasks", "mine", "--include", str(tmp_path))
+    (empty := tmp_path / "empty.jsonl").write_text("")
+    mine = ("--tasks", "mine", "--include", os.path.relpath(tmp_path))
     for given, told in (
         (("--tasks", "mime", "--include", str(tmp_path)), "mime: is no task"),
         (mine, "data.jsonl"),
         ((*mine, "--task-data", f"mine={rows}"), "'question' is undefined"),
         ((*mine, "--task-data", f"other={rows}"), "is of a task that is not asked for"),
         ((*mine, "--task-data", "mine"), "is no TASK=FILE"),
+        ((*mine, "--task-data", f"mine={empty}"), "holds no rows"),
         ((*mine, "--limit", "0"), "--limit: is 0"),
     ):
         code, _, error = command("benchmark", MODEL, *given, "-o", str(tmp_path / "out"))
         assert code == 2 and told in error and "loading" not in error, error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not HAS, reason="lm-eval is not installed")
+def test_a_measure_that_is_not_there_is_said_of_the_task(tmp_path, command):
+    where = two_tasks(tmp_path, [{"question": "q", "target": "a"}])
+    task = (tmp_path / "mine.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(task.replace("exact_match", "exact_mach"))
+    code, _, error = command("benchmark", MODEL, "--tasks", "mine", *where, "--max-new-tokens", "2")
+    assert code == 2 and "asks for what is not there" in error, error
+
+
+def test_answers_that_cannot_be_kept_end_in_one_message(tmp_path):
+    from modelforge.evaluation.harness import _answers
+
+    lm = SimpleNamespace(cache_hook=SimpleNamespace(dbdict=None))
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(UserError, match="cannot keep answers: disk full → free some space"),
+        _answers(lm, tmp_path / "out", Asked(("mine",))),
+    ):
+        raise sqlite3.OperationalError("disk full")
 
 
 CHOICE = """

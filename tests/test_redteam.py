@@ -21,6 +21,7 @@ from modelforge.safety import attacks, figures, judging, page, rules
 from modelforge.safety.goals import Goal, read_goals
 from modelforge.safety.pairs import pairs
 from modelforge.safety.recorded import read_recorded
+from modelforge.safety.redteam import Options, redteam
 from modelforge.safety.talks import Talk, planned
 
 TESTS = ROOT / "tests"
@@ -592,3 +593,16 @@ def test_harmless_requests_are_asked_as_they_stand():
     assert [(t.attack, t.sample) for t in talks] == [
         ("base64", 0), ("base64", 1), ("direct", 0), ("direct", 1),
     ]  # fmt: skip
+
+
+def test_what_is_not_there_is_said_before_anything_is_answered(tmp_path):
+    given = str(ROOT / "examples/tiny/model")
+    out = tmp_path / "out"
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(UserError, match="nobody/none: no usable tokenizer"):
+        redteam(given, Options(limit=1), out, against="nobody/none")
+    with pytest.raises(UserError, match=r"\./nowhere: there is no such folder"):
+        redteam(given, Options(limit=1, classifier="./nowhere"), out)
+    with pytest.raises(UserError, match=r"rows\.jsonl: is a folder → name a file in it"):
+        redteam(given, Options(prompts=str(tmp_path / "rows.jsonl")), out)
+    assert not out.exists()

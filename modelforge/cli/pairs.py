@@ -75,9 +75,7 @@ def feedback_pairs(
     """Make pairs without people: best and worst of several answers, or critique and revision."""
     with working(as_json=as_json):
         from modelforge.common.console import say
-        from modelforge.common.files import digest
         from modelforge.constraints.principles import read_principles
-        from modelforge.evaluation.opened import constraints_key
         from modelforge.feedback.machine import best_and_worst, revised
         from modelforge.inference.answers import Sampling
 
@@ -96,8 +94,7 @@ def feedback_pairs(
                            batch_size=batch_size)  # fmt: skip
         else:
             rules = None if constraints is None else _rules(constraints)
-            named = by or " ".join(filter(None, (judge, judge_model)))
-            named = named if rules is None else digest(constraints_key(rules))
+            named = by or " ".join(filter(None, (judge, judge_model))) or _called(rules)
             scorer = partial(_scorer, by, judge, judge_model, audit, rules)
             made = best_and_worst(model, prompts, folder, scorer, named=named, num=num or 4,
                                   sampling=sampling, batch_size=batch_size)  # fmt: skip
@@ -125,6 +122,14 @@ def _rules(path: Path) -> Constraints:
         what, fix = "holds no constraint on answers", "set on to output or both"
         raise ConfigError(Problem(f"--constraints {path}", what, fix))
     return rules
+
+
+def _called(rules: Constraints | None) -> str:
+    """What tells constraints from others, and from the same ones with other models."""
+    from modelforge.common.files import digest
+    from modelforge.evaluation.opened import constraints_key
+
+    return digest(constraints_key(rules)) if rules else ""
 
 
 def _scorer(

@@ -132,6 +132,8 @@ def missing(source: str, base_dir: Path) -> Problem:
     folder = (base_dir / Path(source).expanduser()).parent
     if not folder.is_dir():
         return Problem(source, f"no such file, and no folder {folder}")
+    if (folder / Path(source).name).is_dir():
+        return Problem(source, "is a folder", "name a file in it")
     names = {entry.name.lower(): entry.name for entry in folder.iterdir()}
     advice = did_you_mean(Path(source).name, names)
     return Problem(source, f"no such file or folder in {folder}", advice)

@@ -111,13 +111,11 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     code = [file_digest(Path(r.split(":")[0])) for r in options.rewards
             if Path(r.split(":")[0]).is_file()]  # fmt: skip
     models = [m for m in (asked, start) if m is not None]
-    beside = [
-        named(m) for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()
-    ]
+    beside = [m for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()]
     held = _constraints(asked, options)
     if held is not None:
         said["constraints"] = constraints_key(held)
-    return [said, code, [fingerprint(m) for m in (*models, *beside)]]
+    return [said, code, [fingerprint(m) for m in (*models, *map(named, beside))]]
 
 
 def _constraints(asked: Named, options: Options) -> Constraints | None:

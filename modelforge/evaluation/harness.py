@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sqlite3
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,7 +189,7 @@ def _specs(asked: Asked, manager: Any) -> list[Any]:
         where = f"--tasks {name}" if file is None else f"--task-data {name}={file}"
         try:
             own = manager.load([name]) if file is None else _from_file(manager, name, file)
-        except (*_NOT_HAD, DatasetsError) as error:
+        except (*_NOT_HAD, DatasetsError, StopIteration) as error:  # the last: of an empty file
             raise _told(where, error) from error
         group = own["groups"].get(name)
         found += list(own["tasks"].values()) if group is None else [group]
@@ -220,7 +222,7 @@ def _from_file(manager: Any, task: str, file: str) -> Any:
 
     kind = {".csv": "csv", ".parquet": "parquet"}.get(Path(file).suffix, "json")
     changed = {
-        "include": str(manager.task_index[task].yaml_path),
+        "include": str(Path(manager.task_index[task].yaml_path).resolve()),
         "task": task,
         "dataset_path": kind,
         "dataset_name": None,
@@ -259,7 +261,7 @@ def _asked_of(
             batch_size=asked.batch_size,
             chat_template_args=found.template_kwargs,
         )
-        try:
+        with _answers(lm, folder, asked):
             results = simple_evaluate(
                 model=lm,
                 tasks=specs,
@@ -272,15 +274,30 @@ def _asked_of(
                 use_cache=str(folder / _ANSWERS),
                 log_samples=True,
             )
-        except _NOT_HAD as error:
-            raise _told(f"--tasks {','.join(asked.tasks)}", error) from error
-        finally:
-            _close(lm, folder)
     assert results is not None, "the main process gets them"
     for task, shots in results["n-shot"].items():
         if asked.few_shot is not None and shots != asked.few_shot:
             warn(f"--few-shot has no effect on {task}: it is asked with {shots} examples")
     return dict(results)
+
+
+@contextmanager
+def _answers(lm: Any, folder: Path, asked: Asked) -> Iterator[None]:
+    """Within it answers are kept, each as it comes.
+
+    Raises:
+        RunError: If they cannot be, or a task cannot be asked of this model.
+    """
+    try:
+        try:
+            yield
+        finally:
+            _close(lm, folder)
+    except sqlite3.Error as error:
+        fix = "free some space, or name another with --output-dir"
+        raise RunError(Problem(str(folder), f"cannot keep answers: {error}", fix)) from None
+    except _NOT_HAD as error:
+        raise _told(f"--tasks {','.join(asked.tasks)}", error) from error
 
 
 def _told(where: str, error: Exception) -> RunError:
@@ -297,6 +314,11 @@ def _told(where: str, error: Exception) -> RunError:
         fix = "give JSON Lines, CSV or Parquet"
     elif isinstance(error, ImportError):
         fix = "install what this task needs"
+    elif isinstance(error, StopIteration):
+        why, fix = "holds no rows", "give JSON Lines, CSV or Parquet"
+    elif isinstance(error, TypeError | AttributeError):
+        why = f"its task file asks for what is not there: {why}"
+        fix = "look at its metric_list, filter_list and doc_to_text"
     elif isinstance(error, AssertionError):
         fix = "set a smaller --max-new-tokens"
     elif isinstance(error, LookupError | jinja2.TemplateError):

@@ -84,6 +84,8 @@ def unreadable(name: str, what: str, error: Exception) -> Problem:
     if name.startswith("runs/") and not Path(name).exists():
         fix = "train the config that makes it first, and run both in the same folder"
         return Problem(name, "there is no such run yet", fix)
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().exists():
+        return Problem(name, "there is no such folder", f"give the folder of a {what}, or a hub id")
     offline, advice = why_offline()
     refused, fix = refusal(name, error)
     if refused and not offline and not Path(name).exists():

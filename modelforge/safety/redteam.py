@@ -27,7 +27,7 @@ from modelforge.safety.goals import BUILTIN, Goal, read_goals
 from modelforge.safety.pairs import AGAINST, OWN, SOURCES, STATED, pairs
 from modelforge.safety.recorded import read_recorded
 from modelforge.safety.rules import REFUSAL, Verdict
-from modelforge.safety.talks import DIRECT, Talk, carry_out, planned
+from modelforge.safety.talks import DIRECT, Talk, carry_out, messages_tokenizer, planned
 
 RESULTS = "results.json"
 START = "start"
@@ -99,6 +99,8 @@ def redteam(
     models = [find_trained(model)]
     against = _start(models[0]) if against == START else against
     models += [] if against is None else [find_trained(against)]
+    for found in models:
+        messages_tokenizer(found)  # before the first of them answers
     talks = planned(goals, attacks, options.samples)
     judge = _judge(options, labelled)
     sides, bench = [], Bench()

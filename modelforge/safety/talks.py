@@ -78,6 +78,19 @@ def on_bench(bench: Bench) -> Callable[[Named], AbstractContextManager[Trained]]
     return opened
 
 
+def messages_tokenizer(found: Named) -> Any:
+    """A model's tokenizer, with a chat template.
+
+    Raises:
+        ModelError: If there is none, or it takes no messages.
+    """
+    tokenizer = load_tokenizer(found)
+    if not tokenizer.chat_template:
+        what = "its tokenizer has no chat template: it takes no messages"
+        raise ModelError(Problem(found.said, what, "name a chat model"))
+    return tokenizer
+
+
 def carry_out(
     found: Named, talks: Sequence[Talk], folder: Path, *, sampling: Sampling,
     batch_size: int = 8, system: str | None = None, constraints: str | None = None,
@@ -101,10 +114,7 @@ def carry_out(
         UserError: If the model takes no messages, no attack fits into its context, or the folder
             holds another job.
     """
-    tokenizer = load_tokenizer(found)
-    if not tokenizer.chat_template:
-        what = "its tokenizer has no chat template: it takes no messages"
-        raise ModelError(Problem(found.said, what, "name a chat model"))
+    tokenizer = messages_tokenizer(found)
     told = system or found.recorded.get("system_prompt")
     for talk in talks:
         talk.messages = [{"role": "system", "content": told}] if told else []
