@@ -6,6 +6,7 @@ that listing strategies and checking a config stay fast.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class LongestBatch:
     reference: bool = False
 
 
-class Strategy:
+class Strategy(ABC):
     """One way to train. Subclass it, set the class variables, fill the hooks.
 
     Class variables:
@@ -146,14 +147,14 @@ class Strategy:
         return ()
 
     @classmethod
+    @abstractmethod
     def trl_config_class(cls) -> type:
         """The TRL config class whose fields this strategy passes on."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def trl_trainer_class(cls) -> type[Any]:
         """The TRL trainer class."""
-        raise NotImplementedError
 
     def check(self, config: Config) -> Iterable[Problem]:
         """Problems of the config that only this strategy knows; imports no ML library."""
@@ -225,6 +226,7 @@ class Strategy:
         Raises:
             ConfigError: If it fails on them.
         """
+        return
 
     def arguments(self, config: Config) -> dict[str, Any]:
         """ModelForge's keys in the words of the TRL config class, over what `build_args` sets."""

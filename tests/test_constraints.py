@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelforge import ConfigError, load_config
@@ -257,6 +257,7 @@ RULES = st.one_of(
 
 @given(st.lists(st.tuples(RULES, st.sampled_from(["block", "rewrite"])), min_size=1, max_size=3),
        st.lists(st.text("abAé \n", max_size=5), max_size=8))  # fmt: skip
+@example([({"max_words": 1}, "block"), ({"max_words": 0}, "block")], ["A ", "A"])
 @settings(max_examples=150)
 def test_an_answer_is_the_same_in_any_pieces_and_never_shows_what_is_banned(rules, pieces):
     entries = [

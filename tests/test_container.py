@@ -44,7 +44,7 @@ def test_it_runs_as_a_user_without_rights_where_it_may_write():
     assert (
         "USER 1000:1000" in after
         and "--uid 1000" in after
-        and "chown modelforge:modelforge /work /cache" in after
+        and "chown modelforge:modelforge /data /cache" in after
     )
     assert 'ENTRYPOINT ["modelforge"]' in after and "HF_HOME=/cache" in after
 
@@ -64,7 +64,7 @@ def test_what_compose_starts_is_a_command_with_options_that_are_there(name):
     secret = {"serve": "MODELFORGE_API_KEY", "collect": "MODELFORGE_COLLECT_TOKEN"}[name]
     assert service["environment"][secret] == f"${{{secret}:-}}"
     assert service["user"] == "${UID:-1000}:${GID:-1000}"
-    assert ".:/work" in service["volumes"] and "models:/cache" in service["volumes"]
+    assert ".:/data" in service["volumes"] and "models:/cache" in service["volumes"]
 
 
 def test_one_service_starts_without_what_the_other_needs():

@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -82,9 +82,8 @@ def _answering(command: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
         for name, option in (("quiet", Quiet), ("verbose", Verbose))
     )
-    answering.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), *both]
-    )
+    # typer reads it in place of the parameters of `answering`.
+    cast(Any, answering).__signature__ = own.replace(parameters=[*own.parameters.values(), *both])
     return answering
 
 

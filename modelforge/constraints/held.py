@@ -91,8 +91,8 @@ class Held:
         self.raw += piece
         for stage in self.stages:
             piece = stage.feed(piece, final=final)
-            if stage.stopped:
-                final, self.blocked = True, self.blocked or stage.constraint
+            if stage.stopped:  # the last one cuts what those before it let through
+                final, self.blocked = True, stage.constraint
                 self.cut |= isinstance(stage.constraint.rule, PlaceRule)
         self.text += piece
         return piece

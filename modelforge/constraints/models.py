@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import re
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from modelforge.common.constraint import ConstraintEntry
+from modelforge.common.endpoint import word_of
 from modelforge.common.paths import find_path
 from modelforge.constraints.entries import URL
 from modelforge.constraints.rules import Scored
 from modelforge.errors import ConfigError, ModelError, Problem, RunError, did_you_mean
 
-KEYS = ("MODELFORGE_JUDGE_KEY", "OPENAI_API_KEY")
 _HALF = 0.5
 _ASK = (
     "{question}\n\nQuestion to the assistant: {prompt}\n\nText to look at: {text}\n\n"
     "Reply with yes or no only."
 )
 _WORDS = ("Yes", "No")
-# What an endpoint that is not there, or is no such endpoint, ends in; URLError is an OSError.
-_UNREAD = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError)
 
 
 def rule_by_model(entry: ConstraintEntry, base_dir: Path) -> Scored:
@@ -94,26 +88,12 @@ def _local(name: str, question: str, threshold: float, called: str) -> Scored:
 
 def _endpoint(url: str, model: str, question: str, threshold: float) -> Scored:
     """A model behind an OpenAI-compatible address; its key comes from the environment alone."""
-    address = url.rstrip("/")
-    address += "" if address.endswith("/chat/completions") else "/chat/completions"
 
     def score(prompt: str, text: str) -> float:
-        ask = [{"role": "user", "content": _ask(question, prompt, text)}]
-        body = {"model": model, "messages": ask, "temperature": 0, "max_tokens": 8}
-        headers = {"Content-Type": "application/json"}
-        key = next((os.environ[k] for k in KEYS if os.environ.get(k)), None)
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                said = json.load(answer)["choices"][0]["message"]["content"]
-        except _UNREAD as error:
-            fix = f"check the address, and the key in {KEYS[0]}"
-            raise RunError(Problem(url, f"gave no verdict: {error}", fix)) from None
-        verdict = re.match(r"\W*(yes|no)\b", str(said), re.IGNORECASE)
+        said = word_of(url, model, _ask(question, prompt, text))
+        verdict = re.match(r"\W*(yes|no)\b", said, re.IGNORECASE)
         if verdict is None:
-            what = f"said neither yes nor no: {str(said)[:40]!r}"
+            what = f"said neither yes nor no: {said[:40]!r}"
             raise RunError(Problem(url, what, "name a judge that answers at once"))
         return float(verdict[1].lower() == "yes")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 #: Seconds that one search for a pattern may take; a text that takes longer breaks the constraint.
 SECONDS = 1.0
@@ -38,9 +39,10 @@ class Place(NamedTuple):
     settled: bool
 
 
-class PlaceRule:
+class PlaceRule(ABC):
     """A rule that a place in a text breaks."""
 
+    @abstractmethod
     def find(self, text: str, at: int, *, final: bool) -> Place | None:
         """The first place from ``at`` on; None where all of the text can be no part of one.
 
@@ -49,7 +51,6 @@ class PlaceRule:
             at: Where the part begins that is not decided yet.
             final: Whether no more comes.
         """
-        raise NotImplementedError
 
     def broken(self, text: str, prompt: str) -> str | None:
         """What of the whole text breaks it, for a reader; None for nothing."""
@@ -61,12 +62,12 @@ class PlaceRule:
         return f"holds {_short(text[place.start : place.end])!r}"
 
 
-class WholeRule:
+class WholeRule(ABC):
     """A rule that only a whole text can be held to."""
 
+    @abstractmethod
     def broken(self, text: str, prompt: str) -> str | None:
         """What breaks it, for a reader; None for nothing."""
-        raise NotImplementedError
 
 
 Rule = PlaceRule | WholeRule
@@ -248,11 +249,10 @@ def _tree(pattern: str) -> Any:
     """The pattern as `re` reads it; None where only `regex` can."""
     if _FUZZY.search(pattern):
         return None
-    from re import _parser  # type: ignore[attr-defined]
-
+    parser = cast(Any, re)._parser  # without a public name since `sre_parse` is deprecated
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _parser.parse(pattern)
+            return parser.parse(pattern)
     except (re.error, RecursionError, OverflowError):
         return None
 

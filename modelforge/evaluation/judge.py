@@ -7,11 +7,7 @@ of 135 million parameters was seen to answer "A" whatever stood there.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from modelforge.common.console import say
+from modelforge.common.endpoint import word_of
 from modelforge.common.progress import Task
 from modelforge.data.load import plain_pairs
 from modelforge.data.sources import Asked
@@ -32,7 +29,6 @@ from modelforge.rewards.functions import names_file, source_of
 Case = tuple[str, str, str]
 Judge = Callable[[Sequence[Case]], list[float]]
 
-KEYS = ("MODELFORGE_JUDGE_KEY", "OPENAI_API_KEY")
 _ASK = (
     "Which answer to the question is better?\n\nQuestion: {}\n\nAnswer A: {}\n\nAnswer B: {}\n\n"
     "Reply with the letter A or B only."
@@ -267,28 +263,10 @@ def endpoint(url: str, model: str | None) -> Judge:
     """
     if model is None:
         raise ConfigError(Problem("JUDGE", f"{url} needs a model", "name it with --judge-model"))
-    address = url.rstrip("/")
-    address += "" if address.endswith("/chat/completions") else "/chat/completions"
 
     def one(case: Case) -> float:
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": _ASK.format(*case)}],
-            "temperature": 0,
-            "max_tokens": 8,
-        }
-        headers = {"Content-Type": "application/json"}
-        key = next((os.environ[k] for k in KEYS if os.environ.get(k)), None)
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                said = json.load(answer)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, OSError, ValueError, LookupError, TypeError) as error:
-            fix = f"check the address, and the key in {KEYS[0]}"
-            raise RunError(Problem(url, f"gave no verdict: {error}", fix)) from None
-        letter = str(said).strip().lstrip("*([\"'").upper()[:1]
+        said = word_of(url, model, _ASK.format(*case))
+        letter = said.strip().lstrip("*([\"'").upper()[:1]
         return {"A": 1.0, "B": 0.0}.get(letter, 0.5)
 
     return lambda cases: [one(case) for case in cases]
