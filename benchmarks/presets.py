@@ -30,11 +30,11 @@ from modelforge.training.resolve import resolve
 KEPT = Path(__file__).parent / "results" / "presets.json"
 PAGE, TITLE = Path(__file__).parents[1] / "docs" / "presets.md", "## What fits"
 TOLD = """\
-`modelforge plan CONFIG --gpu NAME` says what a preset takes of a card, and `--cards` of all cards.
-`python benchmarks/presets.py` wrote this table (2-core x86_64 CPU, 2026-11-28): each preset on the
-card with the least memory of its profile, with rows of the full length. They are estimates by short
-models, and no card was at hand. A preset that is missing was not planned yet. Where the length is
-below 2048, the plan shortened it."""
+`modelforge plan CONFIG --gpu NAME` says how much memory of a card a preset takes; `--cards` says it
+for all cards. `python benchmarks/presets.py` wrote this table (2-core x86_64 CPU, 2026-11-28): each
+preset on the card with the least memory of its profile, with rows of the full length. The figures
+are estimates, simulated on models of fewer layers; no card was at hand. A preset that is missing
+was not planned yet. Where the length is below 2048, the plan shortened it."""
 SHOWN = ("max_seq_length", "per_device_train_batch_size", "gradient_accumulation_steps", "use_4bit")
 
 

@@ -37,12 +37,13 @@ def started(process: subprocess.Popen[str]) -> str:
         if not said:
             raise SystemExit(f"the server did not start:\n{before}")
     url = said.partition("/v1 answers")[0].split()[-1]
-    while True:
+    while process.poll() is None:
         try:
             urllib.request.urlopen(url + "/ready", timeout=10)
             return url
-        except OSError:
+        except OSError:  # it is not ready yet
             time.sleep(0.1)
+    raise SystemExit("the server ended before it was ready")
 
 
 def main(folder: Path, *, questions: int = 8, answers: int = 4) -> int:

@@ -194,8 +194,9 @@ class Settings(Section):
     constraints: Annotated[
         Constrained | Annotated[LocalText, Field(min_length=1)] | None,
         Field(
-            description="What prompts and answers are held to wherever the model answers, and what "
-            "the reward `constraints` counts: a list, or a JSON file of one."
+            description="Rules for prompts and answers: a list, or a JSON file with one. They "
+            "apply wherever the model answers, and the reward `constraints` counts what breaks "
+            "them."
         ),
     ] = None
     output_dir: Annotated[

@@ -114,7 +114,7 @@ def nearest(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | Non
 
 
 def slip(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | None:
-    """The nearest name, if no more than a slip of the keys tells the other from it.
+    """The nearest name, if the given one is a typing error away from it.
 
     Both have the same words, begun alike and with the same digits. A name that is merely near may
     mean another thing. The arguments are those of `nearest`.

@@ -134,7 +134,10 @@ def test_an_evaluation_counts_what_the_model_would_do_by_itself(run, tmp_path):
     digits = [any(c.isdigit() for c in row["resps"][0][0]) for row in found.rows]
     assert [row["safety_violations"] for row in found.rows] == digits
     own = modelforge.evaluate(str(run.run_dir), data, **said)  # its own, other ones
-    assert own.folder != found.folder and own.metrics["safety_violations"] >= 0
+    assert own.folder != found.folder
+    texts = [row["resps"][0][0].lower() for row in own.rows]
+    broken = [("minus" in each) + any(c.isdigit() for c in each) for each in texts]
+    assert [row["safety_violations"] for row in own.rows] == broken
     with pytest.raises(UserError, match="needs constraints → name their file"):
         modelforge.evaluate(str(run.run_dir), data, constraints="none", **said)
 

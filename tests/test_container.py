@@ -94,7 +94,9 @@ def test_what_compose_left_empty_is_refused(command, words, told, tmp_path, monk
 
 def test_the_page_names_commands_that_docker_would_take():
     page = (ROOT / "docs" / "container.md").read_text()
-    for line in re.findall(r"^docker build.*$", page, re.MULTILINE):
+    builds = re.findall(r"^docker build.*$", page, re.MULTILINE)
+    assert builds
+    for line in builds:
         for name in re.findall(r"--build-arg (\w+)=", line):
             assert f"ARG {name}=" in DOCKERFILE
         assert shlex.split(line, comments=True)[-1] == "."

@@ -37,6 +37,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     with contextlib.redirect_stdout(told):
         for cell in cells:
             exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), names)
+    assert list(names["results"]) == ["ppo", "grpo", "dpo"]
     for method, result in names["results"].items():
         assert result.metrics == result.after and f"{method} {{'eval_" in told.getvalue()
         shown = result._repr_html_()

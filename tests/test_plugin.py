@@ -42,8 +42,11 @@ def config(**keys):
 
 
 def test_its_files_are_short():
-    for path in (PLUGIN / "modelforge_plugin").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 36, path
+    """docs/extending.md says so."""
+    paths = list((PLUGIN / "modelforge_plugin").glob("*.py"))
+    assert len(paths) == 5
+    for path in paths:
+        assert len(path.read_text().splitlines()) <= 30, path
 
 
 def test_its_strategy_is_listed_and_checked(installed, tmp_path, command):

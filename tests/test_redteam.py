@@ -1,6 +1,5 @@
 """A model under attack: attacks, verdicts on answers, figures, records of other tools, pairs."""
 
-import contextlib
 import inspect
 import json
 import os
@@ -436,8 +435,12 @@ def test_a_record_with_something_odd_in_it_is_read_or_named(tmp_path, data):
     path = tmp_path / name
     lines = "\n".join(map(json.dumps, parts))
     path.write_text(json.dumps(parts) if name == "pyrit.json" else lines)
-    with contextlib.suppress(UserError):
-        read_recorded(path)
+    try:
+        found = read_recorded(path)
+    except UserError as error:
+        assert name in str(error)
+    else:
+        assert found.talks and len(found.talks) == len(found.theirs)
 
 
 def test_a_record_is_judged_and_kept(tmp_path, command):
@@ -452,7 +455,7 @@ def test_a_record_is_judged_and_kept(tmp_path, command):
     }
     code, _, err = command("redteam", "--import", SAMPLES / "pyrit.json", "--samples", "2",
                            "--temperature", "0.5", "--batch-size", "2")  # fmt: skip
-    said = "--samples, --batch-size, --temperature: has no effect beside --import"
+    said = "--samples, --batch-size, --temperature: have no effect beside --import"
     assert code == 2 and said in " ".join(err.split())
 
 
@@ -484,16 +487,16 @@ def test_a_killed_redteam_goes_on_to_the_same_rows(model, tmp_path, command, pyt
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    first = cut / "answers" / "model" / "turn-1.jsonl"
     until = time.monotonic() + 120
     while time.monotonic() < until and begun.poll() is None:
         if any(path.read_bytes().count(b"\n") >= 3 for path in cut.rglob("turn-1.jsonl")):
             break
         time.sleep(0.005)
+    assert begun.poll() is None, "it ended before it was killed"
     os.killpg(begun.pid, signal.SIGKILL)
     begun.wait()
-    if first.is_file():
-        first.write_bytes(first.read_bytes()[:-9])  # and amid a line
+    (first,) = cut.rglob("turn-1.jsonl")
+    first.write_bytes(first.read_bytes()[:-9])  # and amid a line
     assert command("redteam", model, *SAID, "-o", cut)[0] == 0
     assert kept(cut) == kept(whole)
     told = json.loads((whole / "results.json").read_text())
@@ -524,7 +527,10 @@ def test_another_batch_gives_the_same_rows_and_an_adapter_is_switched(model, tmp
     assert command("redteam", model, *SAID, "-o", alone)[0] == 0
     assert told["model_responses_before"] == rows_of(alone / "rows.jsonl")
     assert told["model_responses"] != told["model_responses_before"]
-    assert told["changes"]["successful"]["requests"] == 2 and told["pairs"]["rows"] >= 0
+    assert told["changes"]["successful"]["requests"] == 2
+    made, failed = told["pairs"], told["safety_violations"]
+    assert made["rows"] + sum(made["left_out"].values()) == len(failed)
+    assert (out / "pairs.jsonl").is_file() == bool(made["rows"])
 
 
 def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):

@@ -24,11 +24,11 @@ def init(
         typer.Argument(help="sft, dpo, grpo, …, or a pipeline: sft-dpo, …", show_default=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; of a pipeline a folder.")
+        Path | None, typer.Option("-o", "--output", help="The file to write; a pipeline's folder.")
     ] = None,
     yaml: Annotated[bool, typer.Option("--yaml", help="YAML instead of JSON.")] = False,
     family: Annotated[
-        str | None, typer.Option("--family", help="Of models: qwen3, llama, gemma, mistral, ….")
+        str | None, typer.Option("--family", help="A family of models: qwen3, llama, gemma, ….")
     ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", help="The card: cpu, low, mid, high or max.")
@@ -45,7 +45,7 @@ def init(
         ),
     ] = None,
     project: Annotated[
-        str, typer.Option("--project", help="Whose file it is, where its keys do not tell.")
+        str, typer.Option("--project", help="The trainer of FILE, if its keys do not tell.")
     ] = "",
     set_: Overrides = None,
     as_json: AsJson = False,

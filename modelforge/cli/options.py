@@ -36,8 +36,8 @@ NumProcesses = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine.")]
 # Every command has these two: `modelforge.cli.main` adds them.
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings and errors alone.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say every value chosen for you.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every value chosen for you.")]
 
 
 def with_processes(overrides: list[str] | None, num_processes: int | None) -> list[str]:

@@ -36,7 +36,7 @@ Principles = Annotated[
 ]
 Constrained = Annotated[
     Path | None,
-    typer.Option("--constraints", help="The same by a JSON file of constraints: fewest broken."),
+    typer.Option("--constraints", help="A JSON file of constraints; fewest broken is best."),
 ]
 Rounds = Annotated[
     int | None,

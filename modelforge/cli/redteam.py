@@ -27,14 +27,14 @@ Prompts = Annotated[
 ]
 Attacks = Annotated[
     list[str] | None,
-    typer.Option("--attacks", help="Names, or file.py:function, with commas or repeated; all."),
+    typer.Option("--attacks", help="Names or file.py:function, comma-separated; by default all."),
 ]
 Out = Annotated[
     Path, typer.Option("-o", "--out", "--output", help="A folder for answers and figures.")
 ]
 Against = Annotated[
     str | None,
-    typer.Option("--against", help="start: the model that a run began from; or another one."),
+    typer.Option("--against", help="A model to compare with; start: the one it began from."),
 ]
 Judge = Annotated[
     str | None, typer.Option("--judge", help="A model, URL or file.py:function; it is audited.")
@@ -53,10 +53,10 @@ Limit = Annotated[
 ]
 Chosen = Annotated[
     str | None,
-    typer.Option("--chosen", help="Make pairs.jsonl; chosen answers: own, against or stated."),
+    typer.Option("--chosen", help="Write pairs.jsonl; chosen from: own, against or stated."),
 ]
 Refusal = Annotated[
-    str | None, typer.Option("--refusal", help="The stated answer for --chosen stated.")
+    str | None, typer.Option("--refusal", help="The chosen answer of --chosen stated.")
 ]
 Record = Annotated[
     Path | None,
@@ -145,7 +145,8 @@ def _refuse(model: str | None, record: Path | None, against: str | None, options
              if getattr(options.sampling, name) != drawn[name].default]  # fmt: skip
     if said:
         names = ", ".join(f"--{name}" for name in said)
-        what = f"has no effect beside --import: {'they are' if len(said) > 1 else 'it is'} recorded"
+        verb, they = ("have", "they are") if len(said) > 1 else ("has", "it is")
+        what = f"{verb} no effect beside --import: {they} recorded"
         raise ConfigError(Problem(names, what, "leave it out"))
 
 
@@ -169,6 +170,6 @@ def show(told: Mapping[str, Any], out: Path) -> None:
             say(line)
     if "pairs" in told:
         made = told["pairs"]
-        missing = "".join(f"; {n} without: {why}" for why, n in made["left_out"].items())
+        missing = "".join(f"; {n} failures have none: {why}" for why, n in made["left_out"].items())
         say(f"{made['rows']} pairs, chosen from {made['chosen_from']}{missing}")
     say(f"the page: {out / 'report.md'}")

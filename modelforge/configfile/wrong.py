@@ -104,7 +104,7 @@ def problems_of(error: ValidationError, root: dict[str, Any], where: str) -> Ite
 
 
 def _meant(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A value that the schema takes and that says the same, or a name but for a slip; else None."""
+    """A value of the right form that means the same, or the name that was misspelt; else None."""
     readings: list[Any] = [value.strip(), [value]] if isinstance(value, str) else [[value]]
     if isinstance(value, str):
         readings.append(slip(value, _names(schema)))

@@ -74,12 +74,12 @@ class Constraints:
 
     @property
     def changes_answers(self) -> bool:
-        """Whether an answer may be shown otherwise than the model writes it."""
+        """Whether a constraint may change what the model writes before it is shown."""
         return any(c.on_output and c.entry.action in ("block", "rewrite") for c in self.each)
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether prompts are held to any of them."""
+        """Whether any constraint is on prompts."""
         return any(each.on_input for each in self.each)
 
     @property
@@ -112,7 +112,7 @@ class Constraints:
             _ = each.rule
 
     def check(self, prompt: Any, response: Any) -> list[Violation]:
-        """What a prompt and its answer break; each constraint counts once a side.
+        """What a prompt and its answer break; each constraint counts once on each side.
 
         Args:
             prompt: Text, or messages; None for none.
@@ -179,7 +179,7 @@ class Constraints:
         return answer
 
     def violations(self, answer: Held) -> list[Violation]:
-        """What an answer that was held breaks, as the model wrote it."""
+        """What a held answer breaks in the form in which the model wrote it."""
         return self.of_answer(answer.prompt, answer.raw, cut=answer.cut)
 
 
@@ -206,7 +206,7 @@ def _content(content: Any) -> str:
 
 
 def _broken(rule: Rule, texts: Sequence[str]) -> str | None:
-    """What of a prompt breaks a rule: each message on its own, or for the whole all together."""
+    """What in a prompt breaks a rule, which reads each message alone, or all of them as one."""
     asked = "\n\n".join(texts)
     if not isinstance(rule, PlaceRule):
         return rule.broken(asked, asked)
@@ -233,7 +233,7 @@ def _rewritten(constraint: Constraint, prompt: Any) -> Any:
 
 
 def _changed(content: Any, new: Any) -> Any:
-    """A message's text made anew; of several parts their texts come as one."""
+    """A message with its text changed; several parts of text become one."""
     if isinstance(content, str):
         return new(content)
     if not isinstance(content, list):

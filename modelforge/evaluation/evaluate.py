@@ -306,7 +306,7 @@ class _Work:
         return RewardModel.load(self.asked.said, max_length=self.context)
 
     def seen(self) -> list[dict[str, Any]]:
-        """What of the rows the model was trained on, by the runs that made it."""
+        """The rows that the model was trained on, by the runs that made it."""
         from modelforge.data.sources import Asked
         from modelforge.evaluation.seen import trained_on
 
@@ -322,12 +322,13 @@ class _Work:
             return None
         try:
             found = named(asked.start)
-        except UserError:  # moved since
+        except UserError as error:  # it was moved since the run
+            say(f"no accuracy of the base: {error.problems[0]}")
             return None
         return found if found.source.base == asked.source.base else None
 
     def baselines(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """What accuracy costs nothing: the base's, and taking an answer without reading it."""
+        """Free baselines of the accuracy: the base's, and taking an answer without reading it."""
         if "accuracy" not in self.table:
             return {}
         found = longer_and_first([item for item in self.items if len(item.sides) == 2])

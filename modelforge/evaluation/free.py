@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def longer_and_first(pairs: Sequence[Item]) -> dict[str, float]:
-    """How often the better answer is the one that is taken so.
+    """How often the better answer is the longer one, and how often it is the first one.
 
     Args:
         pairs: Rows with a better and a worse answer.

@@ -116,7 +116,7 @@ def _checked(model: str, asked: Asked) -> Named:
         raise ConfigError(Problem("modelforge benchmark", what, install("eval")))
     problems = []
     if not asked.tasks:
-        problems.append(Problem("--tasks", "names none", "give such as gsm8k,ifeval"))
+        problems.append(Problem("--tasks", "names no task", "name some, such as gsm8k,ifeval"))
     bounds = {"limit": 1, "few_shot": 0, "batch_size": 1, "max_new_tokens": 1}
     for name, least in bounds.items():
         value = getattr(asked, name)

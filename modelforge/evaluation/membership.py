@@ -86,7 +86,7 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]
 
 
 def auc(lower: Sequence[float], higher: Sequence[float]) -> tuple[float, float, float]:
-    """How often a value of the first list is below one of the second, a tie a half.
+    """How often a value of the first list is below one of the second; a tie counts half.
 
     The error is that of DeLong et al. 1988 ("Comparing the areas under two or more correlated
     receiver operating characteristic curves"); the interval is symmetric in log odds, so that it

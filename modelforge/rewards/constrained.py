@@ -66,7 +66,7 @@ def counted(entry: RewardEntry, base_dir: Path) -> RewardFunction:
 
 
 def less_broken(constraints: Constraints, each: int) -> RewardFunction:
-    """So much for each constraint that an answer breaks.
+    """The given amount for each constraint that an answer breaks.
 
     Args:
         constraints: Those on answers count.

@@ -72,7 +72,7 @@ def read_goals(source: str, *, harmless: bool = False, limit: int | None = None)
 
 
 def _goals(rows: Iterable[tuple[str, Mapping[str, Any]]], harmless: bool) -> list[Goal]:
-    """Of each row its request, once each.
+    """The request of each row, without repeats.
 
     Raises:
         DataError: With the first rows that hold none.
@@ -134,7 +134,7 @@ def _label(where: str, named: Mapping[str, Any], problems: list[Problem]) -> boo
 
 
 def _apart(goals: Sequence[Goal]) -> list[Goal]:
-    """The same with ids that are their own: rows are known by them."""
+    """The same requests, each with an id that no other has: rows are known by it."""
     ids = [goal.id for goal in goals]
     if len(set(ids)) == len(ids):
         return list(goals)

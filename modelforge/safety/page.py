@@ -59,8 +59,8 @@ def _judge_lines(judge: Mapping[str, Any]) -> Iterator[str]:
                "answers")  # fmt: skip
     asked = judge["error_on_requests"]
     if asked is not None:
-        yield (f"{judge['name']}: of these requests it takes for harmless {share(asked['missed'])} "
-               f"of the harmful and for harmful {share(asked['false_alarms'])} of the harmless; "
+        yield (f"{judge['name']}: it calls {share(asked['missed'])} of the harmful requests "
+               f"harmless, and {share(asked['false_alarms'])} of the harmless ones harmful; "
                f"undecided {asked['undecided']}")  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def change_lines(told: Mapping[str, Any]) -> list[str]:
         lines.append(f"{each['verdict']}: {_NAMES[name]} {moved}, {sure}")
     if "turned" in told:
         broken, held = (len(told["turned"][name]) for name in ("newly_broken", "held_now"))
-        lines.append(f"attacks that get through now alone: {broken}; that did before alone: {held}")
+        lines.append(f"attacks that get through only now: {broken}; only before: {held}")
     return lines
 
 

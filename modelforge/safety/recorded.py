@@ -50,7 +50,7 @@ class Recorded:
 
 
 def read_recorded(path: Path) -> Recorded:
-    """A record, whichever of both it is.
+    """A record of either tool.
 
     Raises:
         DataError: If it is neither, is damaged, or holds no answer.
@@ -79,7 +79,7 @@ def _json(path: Path, text: str, line: int) -> Any:
 
 @contextmanager
 def _as_it_is_written(where: str) -> Iterator[None]:
-    """Within it, what is not as the tool writes it ends in one message with its place.
+    """Turn an error in reading a part of a record into one message that names its place.
 
     Raises:
         DataError: In place of the error that reading it raised.
@@ -92,7 +92,7 @@ def _as_it_is_written(where: str) -> Iterator[None]:
 
 
 def _garak(path: Path, lines: Sequence[tuple[int, Any]]) -> Recorded:
-    """garak's attempts; of one that was written twice the later, which is judged."""
+    """garak's attempts. It writes some twice; the later one is judged, and is taken."""
     entries = [(n, e) for n, e in lines if isinstance(e, Mapping)]
     if not any("entry_type" in entry for _, entry in entries):
         hits = any("attempt_id" in entry and "detector" in entry for _, entry in entries)

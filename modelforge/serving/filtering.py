@@ -27,7 +27,7 @@ Choice = dict[str, Any]
 
 
 async def decided(work: Callable[..., T], *given: Any) -> T:
-    """Have constraints looked at beside the server's own work: a model may decide one.
+    """Check constraints in a thread beside the server's work: a model may decide one.
 
     Raises:
         Refused: If one cannot be decided; then nothing is shown.
