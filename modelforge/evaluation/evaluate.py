@@ -113,8 +113,7 @@ def _key(asked: Named, start: Named | None, options: Options) -> list[Any]:
     models = [m for m in (asked, start) if m is not None]
     beside = [m for m in (options.reward_model, options.classifier) if m and Path(m).is_dir()]
     held = _constraints(asked, options)
-    if held is not None:
-        said["constraints"] = constraints_key(held)
+    said |= {} if held is None else {"constraints": constraints_key(held)}
     return [said, code, [fingerprint(m) for m in (*models, *map(named, beside))]]
 
 
