@@ -86,3 +86,13 @@ def test_what_is_missing_is_installed_by_its_own_name(extra):
     from modelforge.machine.versions import install
 
     assert re.fullmatch(rf"pip install '{extra}[<>=]\S+'", install(extra))
+
+
+def test_a_place_that_takes_no_config_is_answered_with_what_to_do(tmp_path, command):
+    (tmp_path / "file").write_text("")
+    for name in ("sft", "sft-dpo"):
+        code, _, error = command("init", name, "-o", str(tmp_path / "file" / "x.json"))
+        assert code == 2 and "cannot be written" in error and "another with --output" in error
+    (tmp_path / "sft.schema.json").mkdir()
+    code, _, error = command("init", "sft", "-o", str(tmp_path / "x.json"))
+    assert code == 2 and "cannot be written" in error and not (tmp_path / "x.json").exists()

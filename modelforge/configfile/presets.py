@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from yaml import safe_dump as to_yaml
 
 from modelforge import registry
+from modelforge.common.files import write_whole
 from modelforge.configfile import schema
 from modelforge.configfile.starts import Asked, pipeline, start
 from modelforge.errors import Problem, RunError
@@ -130,14 +131,17 @@ def _write(strategy: type[Strategy], said: dict[str, Any], target: Path, *, yaml
     else:
         text = json.dumps({"$schema": beside.name, **values}, indent=2) + "\n"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         new = not data.exists()
         if new:
-            data.write_text(_example_rows(examples), encoding="utf-8")
+            write_whole(data, _example_rows(examples))
+        write_whole(beside, json.dumps(document, indent=1) + "\n")
+        write_whole(target, text)  # last: where it is, all is
     except OSError as error:
-        raise RunError(Problem(str(target), f"cannot be written: {error.strerror}")) from None
+        raise RunError(
+            Problem(
+                str(target), f"cannot be written: {error.strerror}", "name another with --output"
+            )
+        ) from None
     return Written(target, data, new)
 
 
