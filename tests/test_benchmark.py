@@ -146,6 +146,11 @@ def test_rows_that_lm_eval_kept_are_held_together_row_by_row(tmp_path, command):
     (second / "samples_mine_2026-11-27T12-00-00.jsonl").write_text("{}")
     code, _, error = command("compare", f"a={first}", f"b={second}")
     assert code == 2 and "is damaged" in error
+    (half := tmp_path / "half").mkdir()
+    (half / "results.json").write_text('{"modelforge": ')
+    (half / "samples_mine.jsonl").write_text("{}")
+    code, _, error = command("compare", f"a={first}", f"b={half}")
+    assert code == 2 and "half: is damaged" in error, error
 
 
 @pytest.mark.skipif(not HAS, reason="lm-eval is not installed")

@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 import torch
+from filelock import FileLock
 from tiny import ROOT, few, quick
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from typer.testing import CliRunner
@@ -249,3 +250,16 @@ def test_a_classifier_decides_and_a_judge_is_asked(classifier):
     server.shutdown()
     local = Constraints([{"name": "j", "judge": MODEL, "question": "Rude?", "threshold": 1e-9}])
     assert local.check("Hi", "a")[0].what.startswith("the judge says yes: ")
+
+
+def test_answers_are_written_by_one_process_at_a_time(tmp_path):
+    out = tmp_path / "a.jsonl"
+    said = {"sampling": Sampling(max_new_tokens=2)}
+    with (
+        FileLock(tmp_path / ".a.jsonl.lock"),
+        pytest.raises(UserError, match="another process writes there → wait for it"),
+    ):
+        generate(MODEL, PROMPTS, out, **said)
+    assert not out.exists()
+    generate(MODEL, PROMPTS, out, **said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.job.json", "a.jsonl"]

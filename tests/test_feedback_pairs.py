@@ -143,3 +143,15 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(tmp_path, command):
     ):
         code, _, err = command(*said, *more)
         assert code == 2 and what in " ".join(err.split()), (more, err)
+
+
+def test_the_file_of_the_prompts_is_not_written_over(tmp_path, command):
+    prompts = shutil.copy(few("prompts_train", 2), tmp_path / "p.jsonl")
+    rules = tmp_path / "rules.json"
+    rules.write_text('[{"name": "a", "banned": ["7"]}]')
+    before = prompts.read_bytes()
+    for output in (prompts, rules):
+        code, _, error = command("feedback", "pairs", MODEL, "--prompts", str(prompts), "-o",
+                                 str(output), "--constraints", str(rules))  # fmt: skip
+        assert code == 2 and "is a file that this command reads" in error, error
+    assert prompts.read_bytes() == before and len(list(tmp_path.iterdir())) == 2

@@ -84,6 +84,7 @@ def feedback_pairs(
         if unused[1] is not None:
             ways = "--by, --judge or --constraints" if principles is not None else "--principles"
             raise ConfigError(Problem(unused[0], f"has no effect without {ways}", "leave it out"))
+        _refuse_over(output, prompts, audit, principles, constraints)
         folder = output.with_suffix(".files")
         if temperature is None:
             temperature = 0.0 if principles is not None else _DRAWN
@@ -122,6 +123,17 @@ def _rules(path: Path) -> Constraints:
         what, fix = "holds no constraint on answers", "set on to output or both"
         raise ConfigError(Problem(f"--constraints {path}", what, fix))
     return rules
+
+
+def _refuse_over(output: Path, *read: str | Path | None) -> None:
+    """See that what is written takes the place of nothing that is read.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if output.exists() and any(f and Path(f).exists() and output.samefile(f) for f in read):
+        what = "is a file that this command reads"
+        raise ConfigError(Problem(f"--output {output}", what, "name another file"))
 
 
 def _called(rules: Constraints | None) -> str:

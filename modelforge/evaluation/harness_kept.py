@@ -36,7 +36,11 @@ def read_kept(folder: Path, model: str) -> Evaluation:
         RunError: If its files are damaged.
     """
     path = _results(folder)
-    ours = path is not None and path.name == kept.RESULTS and "modelforge" in _object(path)
+    try:
+        ours = path is not None and path.name == kept.RESULTS and "modelforge" in _object(path)
+    except (OSError, ValueError, TypeError) as error:
+        fix = "delete the folder, and make it anew"
+        raise RunError(Problem(str(folder), f"is damaged: {error}", fix)) from None
     found = kept.read(folder) if ours else read_harness(folder, model)
     assert found is not None, "the folder holds a finished evaluation"
     return found

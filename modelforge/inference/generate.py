@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from filelock import FileLock, Timeout
+
 from modelforge.common.console import say
 from modelforge.common.files import digest, file_digest, write_whole, writing
 from modelforge.common.progress import track
@@ -297,7 +299,7 @@ def _going_on(output: Path, job: dict[str, Any], done: list[dict[str, Any]]) -> 
 
     fix = "free some space, or name another place with --output; what is written stays"
     try:
-        with writing(output, fix):
+        with writing(output, fix), _alone(output):
             write_whole(_about(output), json.dumps(job, indent=2) + "\n")
             write_whole(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in done))
             with output.open("a", encoding="utf-8") as file:
@@ -306,6 +308,28 @@ def _going_on(output: Path, job: dict[str, Any], done: list[dict[str, Any]]) -> 
         what = "out of memory; the answers so far are kept"
         fix = "run it again with a smaller --batch-size or --max-new-tokens"
         raise RunError(Problem(str(output), what, fix)) from None
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Within it no other process writes these answers; its end frees them, kill -9 too.
+
+    Raises:
+        RunError: If one does.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    place = output.with_name(f".{output.name}.lock")
+    lock = FileLock(place)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        fix = "wait for it, stop it, or name another place with --output"
+        raise RunError(Problem(str(output), "another process writes there", fix)) from None
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()
 
 
 def _within(
