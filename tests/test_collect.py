@@ -147,7 +147,9 @@ def test_who_may_not_come_gets_nothing(tmp_path, served):
     other.cookies = {name: "guessed" for name in other.cookies}
     assert "Your name" in other.ask()[1]
     assert not store.votes()
-    assert ann.ask("/nothing")[0] == 404 and ann.ask("/vote", {"x": "y" * (1 << 20)})[0] == 413
+    assert ann.ask("/nothing")[0] == 404
+    for size in (1 << 20, 16 << 20):  # the second is more than the sockets hold
+        assert ann.ask("/vote", {"x": "y" * size})[0] == 413
     policy = ann.last if ann.ask() else None
     assert "script-src 'self'" in policy["Content-Security-Policy"]
     assert policy["Referrer-Policy"] == "same-origin"  # no-referrer makes Chromium say Origin: null

@@ -229,6 +229,14 @@ class Own(Strategy):
 
     name, data_kind, measure = "own", "demonstration", Measure("eval_mine", "mine", True)
 
+    @classmethod
+    def trl_config_class(cls):
+        return trl.SFTConfig
+
+    @classmethod
+    def trl_trainer_class(cls):
+        return trl.SFTTrainer
+
 
 def test_a_figure_that_a_strategy_of_ones_own_does_not_name_is_refused():
     values = {"strategy": "sft", "model_name": "m", "dataset": "d", "eval_strategy": "steps"}

@@ -232,6 +232,12 @@ def test_what_is_not_for_clients_is_not_there(server):
     assert server.http.get("/v1/models", headers={"host": "evil.example"}).status_code == 400
 
 
+def test_a_body_that_is_too_long_is_told_so(server):
+    for size in (9 << 20, 64 << 20):  # the second is more than sockets and buffers hold
+        answer = server.chat(user="y" * size)
+        assert answer.status_code == 413 and "longer than 8 MiB" in answer.text
+
+
 def test_feedback_is_kept_and_becomes_rows(server, tmp_path):
     from modelforge.feedback.rows import labelled, preferences
     from modelforge.feedback.store import read

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -180,8 +181,23 @@ class _Pages(BaseHTTPRequestHandler):
         self._answer(self.give(Request(method, unquote(asked.path), query, form, told)))
 
     def _refuse(self, status: int, why: str) -> None:
-        self.close_connection = True  # a body may be left unread
+        self.close_connection = True
         self._answer(Response(why, status, "text/plain"))
+        self._read_out()
+
+    def _read_out(self) -> None:
+        """Read what is still on its way, and forget it.
+
+        Where a connection is closed with a body unread, the browser gets a broken connection in
+        place of the answer (RFC 9112, section 9.6).
+        """
+        end = monotonic() + _PATIENCE
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+            while monotonic() < end and self.connection.recv(1 << 16):
+                pass
+        except OSError:
+            pass  # the other side has gone
 
     def _answer(self, given: Response) -> None:
         body = given.body.encode("utf-8", "replace")
