@@ -4,7 +4,8 @@
     python benchmarks/contract.py [--examples 50] [--seed 1]
 
 It serves the tiny model, the same with a template that takes tools, and the same held to
-constraints. Beside the status of each answer it holds its content type and its form against the schema.
+constraints. Beside the status of each answer it holds its content type and its form against
+the schema.
 It needs the extra `serve`.
 """
 
