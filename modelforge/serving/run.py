@@ -15,6 +15,9 @@ from modelforge.serving import create_app
 
 KEY = "MODELFORGE_API_KEY"  # an environment variable
 _LOOPBACK = ("127.0.0.1", "localhost")
+# Seconds until an idle connection is closed, as in nginx. At uvicorn's 5, a client that drops it
+# after 5 too, such as OpenAI's, may ask on one that is just being closed, and loses the answer.
+_IDLE = 75
 
 
 def run(
@@ -68,7 +71,12 @@ def run(
         )
         rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=rest)
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                timeout_graceful_shutdown=rest,
+                timeout_keep_alive=_IDLE,
+            )
         )
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listening.getsockname()[1]}"
