@@ -23,6 +23,7 @@ from modelforge.export.merge import Base
 from modelforge.export.proof import Bound, Case, answers_differ, compared
 from modelforge.export.reference import Reference, padded, scores_differ
 from modelforge.inference.trained import load_tokenizer
+from modelforge.models.saved import load_saved
 
 if TYPE_CHECKING:
     import torch
@@ -87,10 +88,15 @@ def _write_scores(found: Named, whole: Path, folder: Path) -> None:
         RunError: If it cannot.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        whole, dtype=torch.float32, trust_remote_code=found.source.trust_remote_code
+    tokenizer = load_tokenizer(found)
+    model = load_saved(
+        whole,
+        tokenizer=tokenizer,
+        head="reward",
+        dtype=torch.float32,
+        device="cpu",
+        trust_remote_code=found.source.trust_remote_code,
     )
 
     class Scores(torch.nn.Module):
@@ -128,7 +134,7 @@ def _write_scores(found: Named, whole: Path, folder: Path) -> None:
         first = str(error).strip().splitlines()[0]
         what = f"torch's exporter cannot write it: {first}"
         raise RunError(Problem(found.said, what, "use --format merged")) from None
-    load_tokenizer(found).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     shutil.rmtree(whole)
 
 
@@ -162,7 +168,7 @@ def differences(
         The figures, and what is wrong in words.
     """
     if reference.scores is not None:
-        return _scores_differ(folder, reference, bound)
+        return _scores_differ(found, folder, reference, bound)
     import onnxruntime_genai as genai
 
     model = genai.Model(str(folder))
@@ -185,18 +191,20 @@ def differences(
 
 
 def _scores_differ(
-    folder: Path, reference: Reference, bound: Bound
+    found: Named, folder: Path, reference: Reference, bound: Bound
 ) -> tuple[dict[str, Any], list[str]]:
     """The same for a reward model, by the tokenizer that lies beside it."""
     import onnxruntime
     import torch
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=found.source.trust_remote_code
+    )
     batch = padded(tokenizer, reference.texts)
     session = onnxruntime.InferenceSession(folder / _MODEL)
-    found = session.run(None, {name: batch[name].numpy() for name in _INPUTS})[0]
-    return scores_differ(tokenizer, torch.from_numpy(found)[:, 0], reference, bound)
+    scores = session.run(None, {name: batch[name].numpy() for name in _INPUTS})[0]
+    return scores_differ(tokenizer, torch.from_numpy(scores)[:, 0], reference, bound)
 
 
 def _generator(genai: Any, model: Any, case: Case) -> Any:

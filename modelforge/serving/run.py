@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from modelforge.common.console import say
 from modelforge.errors import Problem, RunError
@@ -69,15 +70,7 @@ def run(
             hosts=_LOOPBACK if inside else None,
             failed=failed,
         )
-        rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                timeout_graceful_shutdown=rest,
-                timeout_keep_alive=_IDLE,
-            )
-        )
+        server = uvicorn.Server(_config(app, timeout))
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listening.getsockname()[1]}"
         say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
@@ -85,6 +78,13 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _config(app: FastAPI, timeout: float) -> uvicorn.Config:
+    rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
+    return uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=rest, timeout_keep_alive=_IDLE
+    )
 
 
 def _listening(host: str, port: int) -> socket.socket:
