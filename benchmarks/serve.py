@@ -222,7 +222,7 @@ async def stopped(server: Server, http: httpx.AsyncClient) -> dict:
         asyncio.create_task(ask(http, model="tiny", prompt="What is 3 plus 4?", **words))
         for _ in range(8)
     ]
-    while (in_flight := server.figure("modelforge_active")) < 8:
+    while (in_flight := await asyncio.to_thread(server.figure, "modelforge_active")) < 8:
         assert not any(job.done() for job in jobs), "one was answered before all had come"
         await asyncio.sleep(0.005)
     server.process.send_signal(signal.SIGTERM)

@@ -38,6 +38,8 @@ def create_app(
     api_key: str | None = None,
     constraints: str | Path | None = None,
     hosts: Sequence[str] | None = None,
+    reward_model: str | Path | None = None,
+    reward_share: float | None = None,
     failed: Callable[[str], None] = lambda said: None,
 ) -> FastAPI:
     """An app for uvicorn that answers for one or several models, in OpenAI's words.
@@ -54,6 +56,9 @@ def create_app(
         constraints: A file of what prompts and answers are held to, or ``none``; by default each
             run to those that it was trained with.
         hosts: The host names that clients may use; None for all.
+        reward_model: A reward model's run or folder, which scores a share of the answers for
+            ``/metrics``; None for none.
+        reward_share: The share that it scores, drawn at random; by default 0.05.
         failed: Is told what an engine's log said, if it never came to answer.
 
     Raises:
@@ -67,17 +72,21 @@ def create_app(
     said = [model_path] if isinstance(model_path, str | Path) else list(model_path)
     if not said:
         wrong.append(Problem("model_path", "names no model", "name a finished run"))
+    if reward_share is not None and reward_model is None:
+        fix = "name a reward model too, or leave it out"
+        wrong.append(Problem("reward_share", "has no effect without a reward model", fix))
     if wrong:
         raise RunError(*wrong)
     from modelforge.serving.app import build
     from modelforge.serving.found import engines_of
+    from modelforge.serving.rewarded import SHARE, load
 
+    held = None if constraints is None else str(constraints)
+    engines = engines_of([str(each) for each in said], max_batch_size, held)
+    share = SHARE if reward_share is None else reward_share
     return build(
-        engines_of(
-            [str(each) for each in said],
-            max_batch_size,
-            None if constraints is None else str(constraints),
-        ),
+        engines,
+        reward=None if reward_model is None else (load(str(reward_model), share), share),
         size=max_batch_size,
         limit=max_concurrent_requests,
         timeout=timeout,

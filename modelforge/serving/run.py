@@ -31,6 +31,8 @@ def run(
     timeout: float,
     feedback: Path,
     constraints: str | None = None,
+    reward_model: str | None = None,
+    reward_share: float | None = None,
 ) -> None:
     """Serve until a signal says to end.
 
@@ -43,6 +45,8 @@ def run(
         timeout: Seconds for an answer.
         feedback: The file for what users say.
         constraints: A file of those that all models are held to, or ``none``; None: each run's own.
+        reward_model: Scores a share of the answers; None for none.
+        reward_share: The share; None: as `create_app` has it.
 
     Raises:
         UserError: If it cannot be served here, or an engine never answers.
@@ -66,6 +70,8 @@ def run(
             feedback=feedback,
             api_key=key,
             constraints=constraints,
+            reward_model=reward_model,
+            reward_share=reward_share,
             # A page of another site cannot reach a server of this machine under its own name.
             hosts=_LOOPBACK if inside else None,
             failed=failed,
