@@ -342,6 +342,19 @@ def test_more_than_the_limit_is_told_to_come_again(server):
     assert server.figure('modelforge_requests_total{code="429"') > 0
 
 
+def test_a_connection_may_rest_longer_than_a_clients_own_five_seconds(server):
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    connection.connect()
+    used = connection.sock
+    for pause in (6, 0):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        assert connection.sock is used
+        time.sleep(pause)
+
+
 def test_who_hangs_up_stops_the_work(server):
     body = {"model": "tiny", "messages": ASK, "temperature": 2.0, "max_tokens": 450, "n": 4}
     hungry = body | {"stream": True}
