@@ -677,7 +677,7 @@ def test_a_reward_model_scores_a_share_of_the_answers_for_the_metrics(tmp_path):
     from modelforge.serving.rewarded import load
 
     run = quick("reward", tmp_path, "save_strategy=no", max_steps=1).run_dir
-    reward = load(str(run), 1.0)
+    reward, _ = load(run, 1.0)
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is 3 plus 4?"}]}]
     bodies = [{"messages": messages, "n": 2}, {"prompt": ["One", "Two"]}, {"prompt": [3, 4]}]
     asked = [exchange_of({"model": "tiny", **b}, "It is 7.", "9, it is.") for b in bodies]

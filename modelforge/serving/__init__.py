@@ -65,28 +65,21 @@ def create_app(
         UserError: If something is not installed, or a model is not there.
     """
     require_installed()
-    numbers = {"max_batch_size": max_batch_size, "max_concurrent_requests": max_concurrent_requests}
-    wrong = [Problem(name, f"is {n}", "set 1 or more") for name, n in numbers.items() if n < 1]
-    if not (math.isfinite(timeout) and timeout > 0):
-        wrong.append(Problem("timeout", f"is {timeout}", "set a number of seconds above 0"))
+    wrong = _wrong(max_batch_size, max_concurrent_requests, timeout)
     said = [model_path] if isinstance(model_path, str | Path) else list(model_path)
     if not said:
         wrong.append(Problem("model_path", "names no model", "name a finished run"))
-    if reward_share is not None and reward_model is None:
-        fix = "name a reward model too, or leave it out"
-        wrong.append(Problem("reward_share", "has no effect without a reward model", fix))
     if wrong:
         raise RunError(*wrong)
     from modelforge.serving.app import build
     from modelforge.serving.found import engines_of
-    from modelforge.serving.rewarded import SHARE, load
+    from modelforge.serving.rewarded import load
 
     held = None if constraints is None else str(constraints)
     engines = engines_of([str(each) for each in said], max_batch_size, held)
-    share = SHARE if reward_share is None else reward_share
     return build(
         engines,
-        reward=None if reward_model is None else (load(str(reward_model), share), share),
+        reward=load(reward_model, reward_share),
         size=max_batch_size,
         limit=max_concurrent_requests,
         timeout=timeout,
@@ -95,3 +88,12 @@ def create_app(
         hosts=hosts,
         failed=failed,
     )
+
+
+def _wrong(max_batch_size: int, max_concurrent_requests: int, timeout: float) -> list[Problem]:
+    """What is wrong with the numbers."""
+    numbers = {"max_batch_size": max_batch_size, "max_concurrent_requests": max_concurrent_requests}
+    wrong = [Problem(name, f"is {n}", "set 1 or more") for name, n in numbers.items() if n < 1]
+    if not (math.isfinite(timeout) and timeout > 0):
+        wrong.append(Problem("timeout", f"is {timeout}", "set a number of seconds above 0"))
+    return wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 from threading import BoundedSemaphore
 from typing import Any
@@ -20,20 +21,26 @@ _WAITING = 64  # answers that wait for their scores; further ones are left out
 Reward = Callable[..., list[float]]
 
 
-def load(name: str, share: float) -> Reward:
-    """The reward model of a run's or a model's folder, or of a hub id.
+def load(name: str | Path | None, share: float | None) -> tuple[Reward, float] | None:
+    """The reward model of a run's or a model's folder, or of a hub id, and the share; None for none.
 
     Raises:
         UserError: If it is none, or the share is not one.
     """
+    if name is None:
+        if share is None:
+            return None
+        fix = "name a reward model too, or leave it out"
+        raise RunError(Problem("reward_share", "has no effect without a reward model", fix))
+    share = SHARE if share is None else share
     if not 0 < share <= 1:
         raise RunError(Problem("reward_share", f"is {share:g}", "set more than 0, and 1 at most"))
     from modelforge.rewards.model import RewardModel
 
-    found = RewardModel.load(name, batch_size=1)
+    found = RewardModel.load(str(name), batch_size=1)
     context = getattr(found.model.config.get_text_config(), "max_position_embeddings", None)
     found.max_length = context
-    return found
+    return found, share
 
 
 class Scored:
