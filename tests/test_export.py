@@ -137,6 +137,20 @@ def test_a_reward_model_keeps_its_head(tmp_path):
         verify(made.folder)
     with pytest.raises(UserError, match="a reward model's head has no place in it"):
         export(str(run), format="gguf")
+    if onnx.missing(scores=True):
+        return
+    for kind, most in (("int4", 0.5), ("f32", 1e-4)):
+        made = export(str(run), format="onnx", kind=kind)
+        assert made.about["proof"]["largest_difference"] < most
+    assert verify(made.folder).about["proof"] == made.about["proof"]
+    package = importlib.import_module("onnx")
+    graph = package.load(made.folder / "model.onnx")
+    lost = weights["score.weight"].numpy().T
+    (head,) = (each for each in graph.graph.initializer if tuple(each.dims) == lost.shape)
+    head.CopyFrom(package.numpy_helper.from_array(lost, head.name))
+    package.save(graph, made.folder / "model.onnx")
+    with pytest.raises(UserError, match="its scores differ by"):
+        verify(made.folder)
 
 
 @pytest.mark.parametrize(

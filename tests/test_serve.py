@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -222,6 +223,31 @@ def test_a_wrong_request_is_told_why(server, path, body, status, says):
         f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
     )
     assert answer.status_code == status and says in answer.json()["error"]["message"]
+    assert str(ROOT) not in answer.text
+
+
+@pytest.mark.skipif(not find_spec("schemathesis"), reason="schemathesis is not installed")
+def test_no_request_that_the_schema_allows_or_forbids_breaks_the_server(server, tmp_path):
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis as s; s()"]
+    command += ["run", f"{server.url}/openapi.json", "--checks", checks, "--max-examples", "20"]
+    command += ["--phases", "fuzzing", "--seed", "1", "--warnings", "off"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "9 passed" in done.stdout
+
+
+def test_the_schema_says_what_a_body_may_hold(server):
+    said = server.http.get("/openapi.json").json()
+    forms = said["components"]["schemas"]
+    for path, form in (("chat/completions", "ChatAsked"), ("feedback", "Said")):
+        route = said["paths"][f"/v1/{path}"]["post"]
+        body = route["requestBody"]["content"]["application/json"]["schema"]
+        assert body == {"$ref": f"#/components/schemas/{form}"}
+        assert {"200", "400", "404", "415", "503"} <= set(route["responses"])
+    assert forms["ChatAsked"]["required"] == ["messages"]
+    assert forms["ChatAsked"]["properties"]["model"]["enum"][:3] == ["tiny", "a", "b"]
+    assert "#/$defs/" not in json.dumps(said)
 
 
 def test_what_is_not_for_clients_is_not_there(server):
@@ -316,6 +342,19 @@ def test_more_than_the_limit_is_told_to_come_again(server):
     assert server.figure('modelforge_requests_total{code="429"') > 0
 
 
+def test_a_connection_may_rest_longer_than_a_clients_own_five_seconds(server):
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    connection.connect()
+    used = connection.sock
+    for pause in (6, 0):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        assert connection.sock is used
+        time.sleep(pause)
+
+
 def test_who_hangs_up_stops_the_work(server):
     body = {"model": "tiny", "messages": ASK, "temperature": 2.0, "max_tokens": 450, "n": 4}
     hungry = body | {"stream": True}
@@ -358,6 +397,7 @@ def test_a_key_is_asked_for(tmp_path):
     assert client.get("/health").status_code == 200
     assert client.get("/v1/models").status_code == 401
     assert client.get("/metrics", headers={"authorization": "Bearer words"}).status_code == 401
+    assert client.get("/openapi.json", headers=key).json()["security"] == [{"key": []}]
     assert client.get("/v1/models", headers=key).json()["data"][0]["id"] == "model"
     assert client.get("/ready").status_code == 503
     answer = client.post("/v1/chat/completions", json={"messages": ASK}, headers=key)

@@ -200,7 +200,8 @@ def _names(t: Theirs, key: str) -> Iterable[tuple[str, str]]:
     if rest and head in t.table.sections:
         yield key, key.rpartition(".")[2]
         yield key, rest
-    if rest and head in (*t.table.converted, *t.table.unneeded, *t.table.lost):
+    whole = t.table.converted.get(head, ("quietly",))[0] != "quietly"  # which reads one value
+    if rest and (whole or head in (*t.table.unneeded, *t.table.lost)):
         yield head, head
 
 

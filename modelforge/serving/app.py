@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -18,6 +18,7 @@ from modelforge.common.console import warn
 from modelforge.errors import DataError
 from modelforge.feedback.store import Store
 from modelforge.serving.asked import Refused
+from modelforge.serving.described import describe
 from modelforge.serving.engines import Engine
 from modelforge.serving.heard import Answers
 from modelforge.serving.metrics import Metrics
@@ -84,6 +85,7 @@ def build(
     _add_routes(app, relay, answers, store)
     _add_figures(app, engines, metrics)
     _add_page(app, list(relay.of), locked=api_key is not None)
+    describe(app, list(relay.of), locked=api_key is not None)
     return app
 
 
@@ -137,12 +139,12 @@ def _add_figures(app: FastAPI, engines: Sequence[Engine], metrics: Metrics) -> N
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses={503: {"description": "An engine does not answer yet"}})
     async def ready() -> Response:
         found = {name: engine.ready for engine in engines for name in engine.models}
         return JSONResponse({"ready": found}, 200 if all(found.values()) else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def text() -> Response:
         for number, engine in enumerate(engines):
             metrics.ready.labels(f"{engine.kind}-{number}").set(engine.ready)
@@ -160,10 +162,10 @@ def _add_page(app: FastAPI, models: Sequence[str], *, locked: bool) -> None:
     page = render("serve.html", title=title, models=models, locked=locked)
     words = script("chat.js")
 
-    @app.get("/")
+    @app.get("/", response_class=HTMLResponse)
     async def shown() -> Response:
         return Response(page, media_type="text/html; charset=utf-8", headers=_STRICT)
 
-    @app.get("/chat.js")
+    @app.get("/chat.js", include_in_schema=False)
     async def acting() -> Response:
         return Response(words, media_type="text/javascript; charset=utf-8", headers=_STRICT)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from modelforge.common.console import say
 from modelforge.errors import Problem, RunError
@@ -15,6 +16,9 @@ from modelforge.serving import create_app
 
 KEY = "MODELFORGE_API_KEY"  # an environment variable
 _LOOPBACK = ("127.0.0.1", "localhost")
+# Seconds until an idle connection is closed, as in nginx. At uvicorn's 5, a client that drops it
+# after 5 too, such as OpenAI's, may ask on one that is just being closed, and loses the answer.
+_IDLE = 75
 
 
 def run(
@@ -66,10 +70,7 @@ def run(
             hosts=_LOOPBACK if inside else None,
             failed=failed,
         )
-        rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=rest)
-        )
+        server = uvicorn.Server(_config(app, timeout))
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listening.getsockname()[1]}"
         say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
@@ -77,6 +78,13 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _config(app: FastAPI, timeout: float) -> uvicorn.Config:
+    rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
+    return uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=rest, timeout_keep_alive=_IDLE
+    )
 
 
 def _listening(host: str, port: int) -> socket.socket:
