@@ -89,11 +89,6 @@ def build(
     if api_key is not None:
         app.add_middleware(_WithKey, key=api_key)
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        found = Refused(error.status_code, str(error.detail))
-        return JSONResponse(found.body(), error.status_code, error.headers)
-
     _add_routes(app, relay, answers, store)
     _add_figures(app, engines, metrics)
     _add_page(app, list(relay.of), locked=api_key is not None)
@@ -118,6 +113,11 @@ class _WithKey:
 
 
 def _add_routes(app: FastAPI, relay: Relay, answers: Answers, store: Store) -> None:
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        found = Refused(error.status_code, str(error.detail))
+        return JSONResponse(found.body(), error.status_code, error.headers)
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await relay(request)

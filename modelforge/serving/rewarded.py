@@ -22,7 +22,7 @@ Reward = Callable[..., list[float]]
 
 
 def load(name: str | Path | None, share: float | None) -> tuple[Reward, float] | None:
-    """The reward model of a run's or a model's folder, or of a hub id, and the share; None for none.
+    """The reward model of a run, a folder or a hub id, and the share; None for none.
 
     Raises:
         UserError: If it is none, or the share is not one.
