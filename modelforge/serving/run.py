@@ -51,10 +51,7 @@ def run(
     Raises:
         UserError: If it cannot be served here, or an engine never answers.
     """
-    key, inside = os.environ.get(KEY) or None, host in _LOOPBACK
-    if not inside and key is None:
-        fix = f"set {KEY} to a long random word, or leave --host out"
-        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    key, inside = _key(host), host in _LOOPBACK
     failures: list[str] = []
 
     def failed(said: str) -> None:
@@ -84,6 +81,19 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _key(host: str) -> str | None:
+    """What clients have to name.
+
+    Raises:
+        RunError: If it is None, and others can reach the host.
+    """
+    key = os.environ.get(KEY) or None
+    if host not in _LOOPBACK and key is None:
+        fix = f"set {KEY} to a long random word, or leave --host out"
+        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    return key
 
 
 def _config(app: FastAPI, timeout: float) -> uvicorn.Config:
