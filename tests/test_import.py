@@ -241,6 +241,23 @@ def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("packing", ["", "packing: false\n", "packing: true\n"])
+def test_pretraining_of_llamafactory_reads_the_prompt_as_plain_text_and_packs(tmp_path, packing):
+    sets = {"plain": {"file_name": "plain.jsonl", "columns": {"prompt": "content"}},
+            "usual": {"file_name": "usual.jsonl", "columns": {"prompt": "text"}}}  # fmt: skip
+    (tmp_path / "dataset_info.json").write_text(json.dumps(sets))
+    for name, column in (("plain", "content"), ("usual", "text")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({column: "Once there was."}) + "\n")
+    text = "model_name_or_path: m\nstage: pt\ndo_train: true\nfinetuning_type: lora\n"
+    text += f"template: default\ndataset: plain,usual\ndataset_dir: {tmp_path}\n{packing}"
+    config = imported(tmp_path, text).config
+    plain, usual = config["dataset"]
+    assert plain["columns"] == {"text": "content"} and isinstance(usual, str)
+    packs = "false" not in packing
+    assert config.get("packing") is packs
+    assert config.get("packing_strategy") == ("wrapped" if packs else None)
+
+
 def test_names_without_a_dataset_info_are_to_settle_one_by_one(tmp_path):
     left = became(imported(tmp_path, LLAMAFACTORY), "open")
     assert [left[f"dataset[{at}]"].value for at in (0, 1)] == ["mine", "other"]
