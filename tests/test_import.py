@@ -350,6 +350,17 @@ def test_a_script_of_swift_and_its_environment(tmp_path):
     assert any("rewards.py" in str(line.note) for line in found.lines)
 
 
+def test_evaluations_without_rows_to_evaluate_on_are_left_out(tmp_path):
+    text = SWIFT.replace("--split_dataset_ratio 0.1", "--eval_steps 100").replace("run.sh", "")
+    found = imported(tmp_path, text, "run.sh")
+    assert "eval_steps" not in found.config and found.config["eval_split"] == 0
+    assert "no rows are held out" in became(found, "unneeded")["eval_steps"].note
+    text = AXOLOTL + "eval_steps: 10\nload_best_model_at_end: true\n"
+    assert not {"eval_steps", "load_best_model_at_end"} & set(imported(tmp_path, text).config)
+    held = imported(tmp_path, SWIFT.replace("--deepspeed", "--eval_steps 100 --deepspeed"), "r.sh")
+    assert held.config["eval_steps"] == 100
+
+
 def test_a_reward_that_cannot_be_is_to_settle_and_the_others_stay(tmp_path):
     text = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nreward_weights: [1.0, 0.5]\n"
     found = imported(tmp_path, text + "reward_funcs: [no_such_module.mine, think_format_reward]\n")
