@@ -133,7 +133,7 @@ GROUP_RATES = Ends(
     "Qwen3.5-9B",
 )  # fmt: skip
 PPO_RATES = Ends(
-    1e-3, 1e-5, 3,
+    3e-4, 1e-5, 3,
     "Tinker's RLHF on Llama-3.2-3B, ms-swift's and LLaMA-Factory's PPO with LoRA on Llama 3 8B",
 )  # fmt: skip
 
