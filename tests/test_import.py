@@ -241,6 +241,23 @@ def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("packing", ["", "packing: false\n", "packing: true\n"])
+def test_pretraining_of_llamafactory_reads_the_prompt_as_plain_text_and_packs(tmp_path, packing):
+    sets = {"plain": {"file_name": "plain.jsonl", "columns": {"prompt": "content"}},
+            "usual": {"file_name": "usual.jsonl", "columns": {"prompt": "text"}}}  # fmt: skip
+    (tmp_path / "dataset_info.json").write_text(json.dumps(sets))
+    for name, column in (("plain", "content"), ("usual", "text")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({column: "Once there was."}) + "\n")
+    text = "model_name_or_path: m\nstage: pt\ndo_train: true\nfinetuning_type: lora\n"
+    text += f"template: default\ndataset: plain,usual\ndataset_dir: {tmp_path}\n{packing}"
+    config = imported(tmp_path, text).config
+    plain, usual = config["dataset"]
+    assert plain["columns"] == {"text": "content"} and isinstance(usual, str)
+    packs = "false" not in packing
+    assert config.get("packing") is packs
+    assert config.get("packing_strategy") == ("wrapped" if packs else None)
+
+
 def test_names_without_a_dataset_info_are_to_settle_one_by_one(tmp_path):
     left = became(imported(tmp_path, LLAMAFACTORY), "open")
     assert [left[f"dataset[{at}]"].value for at in (0, 1)] == ["mine", "other"]
@@ -331,6 +348,17 @@ def test_a_script_of_swift_and_its_environment(tmp_path):
     assert config["model_name"] == "Qwen/Qwen2.5-3B-Instruct"
     assert "CUDA_VISIBLE_DEVICES" in became(found, "unneeded")
     assert any("rewards.py" in str(line.note) for line in found.lines)
+
+
+def test_evaluations_without_rows_to_evaluate_on_are_left_out(tmp_path):
+    text = SWIFT.replace("--split_dataset_ratio 0.1", "--eval_steps 100").replace("run.sh", "")
+    found = imported(tmp_path, text, "run.sh")
+    assert "eval_steps" not in found.config and found.config["eval_split"] == 0
+    assert "no rows are held out" in became(found, "unneeded")["eval_steps"].note
+    text = AXOLOTL + "eval_steps: 10\nload_best_model_at_end: true\n"
+    assert not {"eval_steps", "load_best_model_at_end"} & set(imported(tmp_path, text).config)
+    held = imported(tmp_path, SWIFT.replace("--deepspeed", "--eval_steps 100 --deepspeed"), "r.sh")
+    assert held.config["eval_steps"] == 100
 
 
 def test_a_reward_that_cannot_be_is_to_settle_and_the_others_stay(tmp_path):

@@ -22,7 +22,8 @@ from modelforge.serving.described import describe
 from modelforge.serving.engines import Engine
 from modelforge.serving.heard import Answers
 from modelforge.serving.metrics import Metrics
-from modelforge.serving.relay import Relay, read_body
+from modelforge.serving.relay import Exchange, Relay, read_body
+from modelforge.serving.rewarded import Reward, Scored
 from modelforge.web.page import render, script
 
 _OPEN = ("/", "/chat.js", "/health", "/ready")  # without a key
@@ -45,6 +46,7 @@ def build(
     api_key: str | None,
     hosts: Sequence[str] | None,
     failed: Callable[[str], None],
+    reward: tuple[Reward, float] | None = None,
 ) -> FastAPI:
     """The app before these engines; it starts them, and ends them when it is shut down.
 
@@ -57,9 +59,17 @@ def build(
         api_key: That clients have to name; None for none.
         hosts: The host names that clients may use; None for all.
         failed: Is told of an engine that never answered.
+        reward: A reward model, and the share of the answers that it scores; None for none.
     """
     metrics, answers, store = Metrics(size), Answers(), Store(feedback)
-    relay = Relay(engines, metrics, limit=limit, timeout=timeout, done=answers.add)
+    scored = None if reward is None else Scored(*reward, metrics)
+
+    def done(exchange: Exchange) -> None:
+        answers.add(exchange)
+        if scored is not None:
+            scored.add(exchange)
+
+    relay = Relay(engines, metrics, limit=limit, timeout=timeout, done=done)
 
     @asynccontextmanager
     async def alive(app: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +78,8 @@ def build(
         yield  # every accepted request is answered by now: only then may the engines go
         await asyncio.gather(*(engine.stop() for engine in engines))
         await relay.close()
+        if scored is not None:
+            await asyncio.to_thread(scored.close)
         store.close()
 
     app = FastAPI(lifespan=alive, title="ModelForge", docs_url=None, redoc_url=None)
@@ -76,11 +88,6 @@ def build(
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     if api_key is not None:
         app.add_middleware(_WithKey, key=api_key)
-
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        found = Refused(error.status_code, str(error.detail))
-        return JSONResponse(found.body(), error.status_code, error.headers)
 
     _add_routes(app, relay, answers, store)
     _add_figures(app, engines, metrics)
@@ -106,6 +113,11 @@ class _WithKey:
 
 
 def _add_routes(app: FastAPI, relay: Relay, answers: Answers, store: Store) -> None:
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        found = Refused(error.status_code, str(error.detail))
+        return JSONResponse(found.body(), error.status_code, error.headers)
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await relay(request)

@@ -31,6 +31,8 @@ def run(
     timeout: float,
     feedback: Path,
     constraints: str | None = None,
+    reward_model: str | None = None,
+    reward_share: float | None = None,
 ) -> None:
     """Serve until a signal says to end.
 
@@ -43,14 +45,13 @@ def run(
         timeout: Seconds for an answer.
         feedback: The file for what users say.
         constraints: A file of those that all models are held to, or ``none``; None: each run's own.
+        reward_model: Scores a share of the answers; None for none.
+        reward_share: The share; None: as `create_app` has it.
 
     Raises:
         UserError: If it cannot be served here, or an engine never answers.
     """
-    key, inside = os.environ.get(KEY) or None, host in _LOOPBACK
-    if not inside and key is None:
-        fix = f"set {KEY} to a long random word, or leave --host out"
-        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    key, inside = _key(host), host in _LOOPBACK
     failures: list[str] = []
 
     def failed(said: str) -> None:
@@ -66,6 +67,8 @@ def run(
             feedback=feedback,
             api_key=key,
             constraints=constraints,
+            reward_model=reward_model,
+            reward_share=reward_share,
             # A page of another site cannot reach a server of this machine under its own name.
             hosts=_LOOPBACK if inside else None,
             failed=failed,
@@ -78,6 +81,19 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _key(host: str) -> str | None:
+    """What clients have to name.
+
+    Raises:
+        RunError: If it is None, and others can reach the host.
+    """
+    key = os.environ.get(KEY) or None
+    if host not in _LOOPBACK and key is None:
+        fix = f"set {KEY} to a long random word, or leave --host out"
+        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    return key
 
 
 def _config(app: FastAPI, timeout: float) -> uvicorn.Config:

@@ -148,6 +148,7 @@ async function figures() {
     "First token, seconds": found.first_token,
     "Tokens a second": found.tokens_per_second,
   };
+  if (found.reward.count) rows["Reward of a share"] = found.reward;
   of("figures").replaceChildren();
   for (const [name, values] of Object.entries(rows)) {
     const row = part("tr", "", of("figures"));
