@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.data.check import LongRows, Tokenised
 from modelforge.data.convert import DataKind, Mode
 from modelforge.data.converted import Pair, convert_all
-from modelforge.data.encode import Encode, encode_held
+from modelforge.data.encode import Encode, encode_held, few_collections
 from modelforge.data.large import large_rows
 from modelforge.data.ledger import Ledger
 from modelforge.data.overlap import Named
@@ -85,18 +85,19 @@ def read_rows(
     ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
-    parts = read_parts(asked, ledger)
-    weights = [part.weight for part in parts.train]
-    own = [part.held_out for part in parts.train]
-    reason = parts.reason
-    encode = Encode(mode, tokenizer, how, system_prompt)
-    found: Sequence[Sequence[Tokenised]]
-    if parts.large:
-        found = large_rows(parts, encode, ledger, asked=repr(asked), processes=processes)
-    else:
-        made: list[list[Pair]] = convert_all(parts, mode, ledger, tokenizer, list)
-        del parts  # from here on the examples are enough
-        found = encode_held(made, encode, ledger)
+    with few_collections():
+        parts = read_parts(asked, ledger)
+        weights = [part.weight for part in parts.train]
+        own = [part.held_out for part in parts.train]
+        reason = parts.reason
+        encode = Encode(mode, tokenizer, how, system_prompt)
+        found: Sequence[Sequence[Tokenised]]
+        if parts.large:
+            found = large_rows(parts, encode, ledger, asked=repr(asked), processes=processes)
+        else:
+            made: list[list[Pair]] = convert_all(parts, mode, ledger, tokenizer, list)
+            del parts  # from here on the examples are enough
+            found = encode_held(made, encode, ledger)
     return Rows(
         parts=found,
         weights=weights,
