@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ALPHA = 32
 #: What a language model's head is called; a reward model has none.
 LANGUAGE_HEADS = {"lm_head"}
+# What transformers calls these optimisers of bitsandbytes where they are not paged.
+_IN_32_BITS = {"adamw_32bit": "adamw_torch", "ademamix_32bit": "ademamix"}
 
 
 def lora_config(
@@ -193,6 +195,7 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "machine", why)
         if str(config.get("optim", "")).startswith("paged_"):
             optim = config.get("optim").removeprefix("paged_")
+            optim = _IN_32_BITS.get(optim, optim)
             why = "there is no GPU memory to page out of"
             choices["optim"] = Choice(optim, "machine", why)
     return choices
