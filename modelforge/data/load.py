@@ -51,6 +51,7 @@ def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: 
     return read_rows(**source).within(max_length, long_rows=long_rows)
 
 
+@few_collections()
 def read_rows(
     *,
     kind: DataKind,
@@ -85,19 +86,18 @@ def read_rows(
     ledger = Ledger(kind, chat_template=described(chat_template), watched=watched)
     mode = Mode(kind, conversational=bool(tokenizer.chat_template))
     how = replace(how or How(), end_ids=end_ids(tokenizer, eos_token_ids))
-    with few_collections():
-        parts = read_parts(asked, ledger)
-        weights = [part.weight for part in parts.train]
-        own = [part.held_out for part in parts.train]
-        reason = parts.reason
-        encode = Encode(mode, tokenizer, how, system_prompt)
-        found: Sequence[Sequence[Tokenised]]
-        if parts.large:
-            found = large_rows(parts, encode, ledger, asked=repr(asked), processes=processes)
-        else:
-            made: list[list[Pair]] = convert_all(parts, mode, ledger, tokenizer, list)
-            del parts  # from here on the examples are enough
-            found = encode_held(made, encode, ledger)
+    parts = read_parts(asked, ledger)
+    weights = [part.weight for part in parts.train]
+    own = [part.held_out for part in parts.train]
+    reason = parts.reason
+    encode = Encode(mode, tokenizer, how, system_prompt)
+    found: Sequence[Sequence[Tokenised]]
+    if parts.large:
+        found = large_rows(parts, encode, ledger, asked=repr(asked), processes=processes)
+    else:
+        made: list[list[Pair]] = convert_all(parts, mode, ledger, tokenizer, list)
+        del parts  # from here on the examples are enough
+        found = encode_held(made, encode, ledger)
     return Rows(
         parts=found,
         weights=weights,
