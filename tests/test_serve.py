@@ -758,8 +758,8 @@ def calling_run(folder):
     (folder / "calling.jinja").write_text(CALLING)
     said = {
         "strategy": "sft", "model_name": str(MODEL), "dataset": str(folder / "rows.jsonl"),
-        "chat_template": str(folder / "calling.jinja"), "lora_r": 0, "learning_rate": 0.004, "max_steps": 40,
-        "per_device_train_batch_size": 2, "eval_split": 0, "max_seq_length": 512,
+        "chat_template": str(folder / "calling.jinja"), "lora_r": 0, "learning_rate": 0.004,
+        "max_steps": 40, "per_device_train_batch_size": 2, "eval_split": 0, "max_seq_length": 512,
         "report_to": "none", "save_strategy": "no", "output_dir": str(folder / "runs"),
     }  # fmt: skip
     return modelforge.train(said).run_dir
