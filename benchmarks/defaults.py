@@ -289,7 +289,18 @@ From the size in the column "published from" on, the rate is what published reci
 take. Between the two sizes it is interpolated, the logarithm of the rate against that of the
 weights, and no sweep has checked that. The recipes we read do not agree: for GRPO, Tinker's run
 from 1e-5 (terminal tasks) over 2e-5 (MATH) and 4e-5 (code) to 8e-5 (GSM8K), verl's example with
-LoRA takes 3e-6; for DPO, ms-swift takes 1e-4."""
+LoRA takes 3e-6; for DPO, ms-swift takes 1e-4.
+
+The small ends are judgements on the table below. For `reward`, 1e-3 is the best on real pairs
+(hh), and the tiny model's own would have three to ten times more. For `dpo`, 3e-4 is the only
+rate at which the loss on real pairs stays below its start (0.693); the tiny model's own pairs
+would have thirty times more. For `ppo`, 3e-4 is a careful choice: on the tiny model 1e-3 and
+3e-3 gain more in so few steps, and configs/tiny/ppo.json takes 1e-3; on stories260K with real
+pairs 1e-3 moves the policy 8 to 10 nats an answer within 24 steps, one way or the other
+([rlhf_real.md](../benchmarks/results/rlhf_real.md)), and no rate of the sweep gained. For
+`grpo`, 2e-3 lies between the best two, and is what configs/tiny/grpo.json has gained with over
+three seeds ([grpo_batch.md](../benchmarks/results/grpo_batch.md)). `kto` takes the rates of
+`dpo`, and `rloo` those of `grpo`, unmeasured."""
 CARDS = (
     "A profile decides memory alone. The plan then fits micro-batch and accumulation to the card."
 )

@@ -105,8 +105,8 @@ def test_the_rate_follows_family_and_size(family, weights, rate, says):
 
 @pytest.mark.parametrize(
     ("strategy", "small", "large"),
-    [("reward", 1e-3, 1e-4), ("dpo", 1e-3, 5e-6), ("kto", 1e-3, 5e-6),
-     ("grpo", 2e-3, 1e-5), ("rloo", 2e-3, 1e-5), ("ppo", 1e-3, 1e-5)],
+    [("reward", 1e-3, 1e-4), ("dpo", 3e-4, 5e-6), ("kto", 3e-4, 5e-6),
+     ("grpo", 2e-3, 1e-5), ("rloo", 2e-3, 1e-5), ("ppo", 3e-4, 1e-5)],
 )  # fmt: skip
 def test_a_rate_falls_from_the_measured_end_to_the_published_one(strategy, small, large):
     sizes = (1e5, 2.6e5, 1.35e8, 4e8, 3e9, 8e9)
@@ -130,7 +130,7 @@ def test_a_rate_among_a_strategys_defaults_holds_for_every_model():
 
     config = load_config(values_of("dpo"))
     assert rate(config, Mine(), Size("llama", 260_000))["learning_rate"].value == 3e-5
-    assert rate(config, DPO(), Size("llama", 260_000))["learning_rate"].value == 1e-3
+    assert rate(config, DPO(), Size("llama", 260_000))["learning_rate"].value == 3e-4
 
 
 def test_all_weights_take_a_tenth_of_the_rate():

@@ -17,8 +17,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_tool_rows import CALLING
 from tiny import ROOT, quick, talking
 
+import modelforge
 from modelforge.export import gguf
 
 httpx = pytest.importorskip("httpx")
@@ -728,3 +730,68 @@ def test_a_server_shows_the_scores_of_what_it_answered(tmp_path):
     finally:
         found.process.terminate()
     assert found.process.wait(60) in (0, -signal.SIGTERM, 143)
+
+
+# --- calls of tools -------------------------------------------------------------------------------
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+
+
+def calling_run(folder):
+    """A model that learned one row: a call, and the answer once its result is there."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 3, "b": 4}}}
+    talk = [
+        *ASK,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "7"},
+        {"role": "assistant", "content": "It is 7."},
+    ]
+    rows = [{"messages": talk, "tools": [ADD]}, {"messages": [*ASK, talk[-1]]}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "calling.jinja").write_text(CALLING)
+    said = {
+        "strategy": "sft", "model_name": str(MODEL), "dataset": str(folder / "rows.jsonl"),
+        "chat_template": str(folder / "calling.jinja"), "lora_r": 0, "learning_rate": 0.004,
+        "max_steps": 40, "per_device_train_batch_size": 2, "eval_split": 0, "max_seq_length": 512,
+        "report_to": "none", "save_strategy": "no", "output_dir": str(folder / "runs"),
+    }  # fmt: skip
+    return modelforge.train(said).run_dir
+
+
+def test_the_openai_client_calls_a_tool_and_gives_back_its_result(tmp_path):
+    openai = pytest.importorskip("openai")
+    run = calling_run(tmp_path)
+    found = Server(tmp_path, [f"caller={run}"], OMP_NUM_THREADS="1").until_ready()
+    try:
+        client = openai.OpenAI(base_url=f"{found.url}/v1", api_key="none")
+        asked = {"model": "caller", "temperature": 0, "tools": [ADD], "max_tokens": 120}
+        choice = client.chat.completions.create(messages=ASK, **asked).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "add"
+        assert json.loads(call.function.arguments) == {"a": 3, "b": 4}
+        with client.chat.completions.stream(messages=ASK, **asked) as stream:
+            events = [event.type for event in stream]
+            final = stream.get_final_completion().choices[0]
+        assert "tool_calls.function.arguments.done" in events
+        assert final.finish_reason == "tool_calls"
+        (streamed_call,) = final.message.tool_calls
+        assert streamed_call.function.name == "add"
+        assert streamed_call.function.arguments == call.function.arguments
+        result = {"role": "tool", "tool_call_id": call.id, "content": "7"}
+        talk = [*ASK, choice.message.model_dump(exclude_none=True), result]
+        done = client.chat.completions.create(messages=talk, **asked).choices[0]
+        assert (done.message.content, done.finish_reason) == ("It is 7.", "stop")
+        assert done.message.tool_calls is None
+        plain = client.chat.completions.create(messages=ASK, **asked | {"tool_choice": "none"})
+        assert plain.choices[0].message.tool_calls is None
+    finally:
+        found.process.kill()
+        found.process.wait()

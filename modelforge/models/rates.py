@@ -108,7 +108,7 @@ class Ends:
         if billions >= self.at:
             return self.large, self.seen
         if billions <= MEASURED:
-            return self.small, f"among the best rates on {OURS} (benchmarks/defaults.py)"
+            return self.small, f"by our sweeps on {OURS} (benchmarks/defaults.py)"
         share = log(billions / MEASURED) / log(self.at / MEASURED)
         why = (
             f"interpolated for {size(weights)}, between {self.small:g}, measured on {OURS}, and "
@@ -123,7 +123,7 @@ REWARD_RATES = Ends(
     "Qwen2.5-7B",
 )  # fmt: skip
 PAIR_RATES = Ends(
-    1e-3, 5e-6, 0.5,
+    3e-4, 5e-6, 0.5,
     "TRL's DPO example with LoRA on Qwen2-0.5B, LLaMA-Factory's DPO and KTO on Qwen3-4B; half of "
     "Tinker's 1e-5 for 256 pairs a step",
 )  # fmt: skip
@@ -133,7 +133,7 @@ GROUP_RATES = Ends(
     "Qwen3.5-9B",
 )  # fmt: skip
 PPO_RATES = Ends(
-    1e-3, 1e-5, 3,
+    3e-4, 1e-5, 3,
     "Tinker's RLHF on Llama-3.2-3B, ms-swift's and LLaMA-Factory's PPO with LoRA on Llama 3 8B",
 )  # fmt: skip
 
