@@ -84,9 +84,15 @@ def outcomes(path: Path) -> Iterator[str]:
     yield "imported"
     became = {line.became for line in found.lines}
     yield from became & {"lost", "open"}
-    told = [line.theirs for line in found.lines if line.theirs]
+    told = [line for line in found.lines if line.theirs]
     for key, _ in leaves(values):
-        if not any(within(key, place) or within(place, key) for place in told):
+        # A line of a whole section that was read with other keys says nothing of what is in it.
+        if not any(
+            line.theirs == key
+            or within(line.theirs, key)
+            or (within(key, line.theirs) and "read with" not in line.note)
+            for line in told
+        ):
             yield "unsaid"
 
 

@@ -6,8 +6,9 @@
 MODEL is a folder; PAIRS and HELD_OUT are files of preference pairs, such as Anthropic's hh-rlhf. A
 reward model is trained on PAIRS, then PPO on their prompts against it. Only model, data and what
 bounds the time are said: the steps, the longest row in characters, and what `--set` gives. Printed
-are the reward model's held-out accuracy, the critic's explained variance by rollout, each alarm,
-and the held-out reward before and after with the 95 % interval of the change.
+are the reward model's held-out accuracy, how far its scores hang on where an answer is cut, the
+critic's explained variance by rollout, each alarm, and the held-out reward before and after with
+the 95 % interval of the change.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+#: How many places one answer is cut at.
+CUTS = 8
 
 
 def short_rows(source: Path, longest: int, folder: Path) -> Path:
@@ -30,6 +36,34 @@ def short_rows(source: Path, longest: int, folder: Path) -> Path:
     path = folder / source.name
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
+
+
+def by_the_cut(reward: Path, answers: list[dict]) -> str:
+    """What of the scores is the answer, and what the place where it is cut.
+
+    Args:
+        reward: The run of the reward model.
+        answers: Lines of a run's rollouts, as conversations.
+    """
+    from modelforge.rewards.model import RewardModel
+
+    model = RewardModel.load(str(reward))
+    prompts = [answer["prompt"] for answer in answers]
+    tokens = [model.tokenizer(a["completion"][-1]["content"])["input_ids"] for a in answers]
+    scores = []
+    for cut in range(CUTS):
+        texts = [
+            model.tokenizer.decode(ids[: len(ids) - cut], skip_special_tokens=True)
+            for ids in tokens
+        ]
+        messages = [[{"role": "assistant", "content": text}] for text in texts]
+        scores.append(model(prompts=prompts, completions=messages))
+    within = statistics.mean(statistics.stdev(of_one) for of_one in zip(*scores, strict=True))
+    return (
+        f"standard deviation of the score: {statistics.stdev(scores[0]):.3f} between "
+        f"{len(answers)} sampled answers, {within:.3f} of one answer cut 0 to {CUTS - 1} tokens "
+        "earlier"
+    )
 
 
 def told(root: Path, seconds: float) -> list[str]:
@@ -43,12 +77,14 @@ def told(root: Path, seconds: float) -> list[str]:
     of_rollouts = (tuple(row[name] for name in told_by) for row in rows if told_by[0] in row)
     variances = [key[0] for key in dict.fromkeys(of_rollouts)]  # a rollout serves several updates
     results = json.loads((policy / "results.json").read_text())
+    answers = [json.loads(line) for line in (policy / "rollouts.jsonl").open()]
     alarms = policy / "warnings.jsonl"
     warned = [json.loads(line) for line in alarms.open()] if alarms.is_file() else []
     before, after = (results[when]["eval_reward"] for when in ("before", "after"))
     low, high = results["interval"]
     return [
         f"reward model: right on {right:.1%} of {pairs} held-out pairs",
+        by_the_cut(reward, answers),
         f"explained variance by rollout: {' '.join(f'{value:.2f}' for value in variances)}",
         f"held-out reward: {before:.3f} → {after:.3f}, 95 % interval of the change "
         f"{low:+.3f} to {high:+.3f}, {results['rows']} prompts, {results['steps']} steps",

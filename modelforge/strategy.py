@@ -167,11 +167,13 @@ class Strategy(ABC):
     def learning_rate(self, model_type: str, weights: float) -> tuple[float, str] | None:
         """LoRA's rate for a model, and why; None leaves it to TRL.
 
+        A ``learning_rate`` among `defaults` holds for every model, and comes before this.
+
         Args:
             model_type: The model's family, as in its config.json.
             weights: How many it has; 0 where that is unknown.
         """
-        return self.defaults.get("learning_rate")
+        return None
 
     def answer_tokens(self, config: Config, *, thinks: bool) -> tuple[int, str]:
         """The longest answer that its trainer samples by default, in tokens, and why; 0 for none.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from modelforge.common.paths import LocalText
+from modelforge.common.paths import IsPath
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, Problem
 from modelforge.strategies.sampled import Sampled, SampledSettings
@@ -21,7 +21,8 @@ class DistillSettings(SampledSettings):
     """What distillation adds to ModelForge's keys."""
 
     teacher_model: Annotated[
-        LocalText,
+        str,
+        IsPath(True, "teacher"),
         Field(description="The teacher: a model folder, run folder or hub id.", min_length=1),
     ]
     teacher_use_4bit: Annotated[

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelforge.config import Config
 from modelforge.errors import Problem
+from modelforge.models.rates import PAIR_RATES
 from modelforge.strategy import (
     STAND_IN_ID,
     STAND_IN_WORD,
@@ -33,7 +34,6 @@ class DPO(Strategy):
     summary = "direct preference optimisation on preference pairs (LoRA)"
     data_kind = "preference"
     defaults = {
-        "learning_rate": (5e-6, "usual for DPO with LoRA"),
         "num_train_epochs": (1, "DPO overfits after one to two passes"),
         "warmup_ratio": (0.1, "usual for DPO"),
         "beta": (0.1, "the paper's trade between preference and closeness to the start"),
@@ -73,6 +73,9 @@ class DPO(Strategy):
                 return super()._prepare_dataset(dataset, *args, **kwargs)
 
         return DPOTrainer
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return PAIR_RATES.rate(weights)
 
     def check(self, config: Config) -> Iterable[Problem]:
         """What TRL would say at the first step, or not at all."""

@@ -15,6 +15,7 @@ from modelforge.common.paths import LocalText
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import processes_of
+from modelforge.models.rates import GROUP_RATES
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings
 from modelforge.strategy import Parts
 
@@ -75,7 +76,6 @@ class GRPO(Rewarded):
     summary = "reinforcement learning from verifiable or learned rewards (LoRA)"
     settings = GRPOSettings
     defaults = {
-        "learning_rate": (1e-5, "usual for GRPO with LoRA"),
         "num_train_epochs": (1, "each prompt is sampled several times a pass"),
         "num_generations": (8, "the paper samples 64; 8 is enough to rank and fits one card"),
         "beta": (0.0, "LoRA stays close to the start without a KL term"),
@@ -95,6 +95,9 @@ class GRPO(Rewarded):
         from modelforge.rewards.refill import refilling
 
         return refilling(carrying(GRPOTrainer))
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return GROUP_RATES.rate(weights)
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)

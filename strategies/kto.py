@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, Problem
+from modelforge.models.rates import PAIR_RATES
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ class KTO(Strategy):
     summary = "learning from answers labelled good or bad, without pairs (LoRA)"
     data_kind = "labelled"
     defaults = {
-        "learning_rate": (5e-6, "the paper's for its larger models; as dpo with LoRA"),
         "num_train_epochs": (1, "the paper trains one pass"),
         "warmup_ratio": (0.1, "usual for DPO, whose setting KTO shares"),
         "beta": (0.1, "the paper's trade between labels and closeness to the start"),
@@ -64,6 +64,9 @@ class KTO(Strategy):
                 return super()._prepare_dataset(dataset, *args, **kwargs)
 
         return KTOTrainer
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return PAIR_RATES.rate(weights)
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)

@@ -10,6 +10,7 @@ from pydantic import Field
 from modelforge.common.console import say
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
+from modelforge.models.rates import PPO_RATES
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
@@ -38,7 +39,6 @@ class PPO(Rewarded):
     summary = "proximal policy optimisation against reward models or functions (LoRA)"
     settings = PPOSettings
     defaults = {
-        "learning_rate": (1.41e-5, "usual for PPO on language models"),
         "num_train_epochs": (1, "each rollout is learned from several times"),
     }
     # Dropout would make the policy that sampled another than the one that is updated.
@@ -61,6 +61,9 @@ class PPO(Rewarded):
         from modelforge.rewards.prompts import carrying
 
         return carrying(PPOTrainer)
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return PPO_RATES.rate(weights)
 
     def check(self, config: Config) -> Iterable[Problem]:
         yield from super().check(config)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from modelforge.config import Config
+from modelforge.models.rates import REWARD_RATES
 from modelforge.strategy import STAND_IN_ID, LongestBatch, Measure, Parts, Strategy
 
 
@@ -17,7 +18,6 @@ class Reward(Strategy):
     data_kind = "preference"
     head = "reward"
     defaults = {
-        "learning_rate": (1e-4, "usual for a reward model with LoRA"),
         "num_train_epochs": (1, "reward models overfit after one pass"),
         "warmup_ratio": (0.03, "a short warm-up steadies the fresh score head"),
         "center_rewards_coefficient": (0.01, "keeps scores near zero, comparable between runs"),
@@ -37,6 +37,9 @@ class Reward(Strategy):
         from trl import RewardTrainer
 
         return RewardTrainer
+
+    def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
+        return REWARD_RATES.rate(weights)
 
     def arguments(self, config: Config) -> dict[str, Any]:
         return {"max_length": config.settings.max_seq_length}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from modelforge.common.console import say, warn
-from modelforge.common.paths import LocalText
+from modelforge.common.paths import IsPath
 from modelforge.config import REWARD_MODEL, Choice, Config, RewardEntry, Rewards
 from modelforge.errors import ConfigError, Problem
 from modelforge.strategies.sampled import Sampled, SampledSettings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-RewardModel = Annotated[LocalText, Field(min_length=1)]
+RewardModel = Annotated[str, IsPath(True, "reward model"), Field(min_length=1)]
 RewardModels = RewardModel | Annotated[list[RewardModel | RewardEntry], Field(min_length=1)]
 
 # What TRL's trainers that sample measure in an evaluation. Some need a KL term, a loss, or vLLM.
@@ -50,7 +50,7 @@ class RewardedSettings(SampledSettings):
         ),
     ] = None
     judge_model: Annotated[
-        LocalText | None,
+        Annotated[str, IsPath(True, "judge")] | None,
         Field(
             description="A reward model that scores but is not trained on: it shows whether the "
             "reward rises because the answers are better.",

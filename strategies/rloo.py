@@ -12,7 +12,6 @@ class RLOO(GRPO):
     settings = GroupSettings  # TRL's trainer has no tools
     summary = "REINFORCE with a leave-one-out baseline, from rewards (LoRA)"
     defaults = {
-        "learning_rate": (1e-5, "usual for RLOO with LoRA"),
         "num_train_epochs": (1, "each prompt is sampled several times a pass"),
         "num_generations": (8, "as grpo: the baseline is the mean of the other seven"),
         "beta": (0.05, "the paper's weight of the KL to the start"),

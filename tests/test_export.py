@@ -137,6 +137,20 @@ def test_a_reward_model_keeps_its_head(tmp_path):
         verify(made.folder)
     with pytest.raises(UserError, match="a reward model's head has no place in it"):
         export(str(run), format="gguf")
+    if onnx.missing(scores=True):
+        return
+    for kind, most in (("int4", 0.5), ("f32", 1e-4)):
+        made = export(str(run), format="onnx", kind=kind)
+        assert made.about["proof"]["largest_difference"] < most
+    assert verify(made.folder).about["proof"] == made.about["proof"]
+    package = importlib.import_module("onnx")
+    graph = package.load(made.folder / "model.onnx")
+    lost = weights["score.weight"].numpy().T
+    (head,) = (each for each in graph.graph.initializer if tuple(each.dims) == lost.shape)
+    head.CopyFrom(package.numpy_helper.from_array(lost, head.name))
+    package.save(graph, made.folder / "model.onnx")
+    with pytest.raises(UserError, match="its scores differ by"):
+        verify(made.folder)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +171,41 @@ def test_what_cannot_be_exported_is_said_first(run, tmp_path, keys, said):
     with pytest.raises(UserError) as caught:
         export(given.pop("model"), **given)
     assert said in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_constraints_travel_with_an_export_and_are_held_to(tmp_path):
+    from modelforge.inference.generate import generate
+    from modelforge.serving.found import engines_of
+
+    run = tmp_path / "held"
+    shutil.copytree(MODEL, run / "model")
+    rules = [{"name": "no seven", "banned": ["7"]}]
+    said = {"strategy": "sft", "model_name": MODEL, "constraints": rules}
+    (run / "config.json").write_text(json.dumps(said))
+    (run / "choices.json").write_text(json.dumps({"said": said, "choices": {}}))
+    made = export(str(run), kind="f32")
+    assert "Its constraints (no seven) lie in constraints.json" in made.told()
+    assert made.about["constraints"] == ["no seven"]
+    verify(made.folder)
+    shutil.copytree(made.folder, tmp_path / "gguf")
+    (tmp_path / "gguf/model.gguf").write_bytes(b"GGUF")
+    (engine,) = engines_of([str(made.folder)], 1)
+    (held,) = engine.constraints.values()
+    assert held.told()[0]["banned"] == ["7"]
+    assert [e.constraints for e in engines_of([str(made.folder)], 1, "none")] == [{}]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": [{"role": "user", "content": "What is 3 plus 4?"}]}))
+    texts = []
+    for number, model in enumerate((MODEL, made.folder)):
+        path = tmp_path / f"{number}.jsonl"
+        generate(str(model), str(prompts), path)
+        texts.append(json.loads(path.read_text())["completion"])
+    assert "7" in texts[0] and "7" not in texts[1]
+    (made.folder / "constraints.json").unlink()
+    with pytest.raises(UserError, match=r"there is no file .*constraints\.json"):
+        engines_of([str(made.folder)], 1)
+    with pytest.raises(UserError, match=r"there is no file .*constraints\.json"):
+        verify(made.folder)
 
 
 def test_a_failed_proof_leaves_nothing(run, tmp_path, monkeypatch):

@@ -155,3 +155,33 @@ def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, capfd, tmp_path)
         assert err.count("cannot be reached") == 1 and "Retry" not in err
     hub._work_offline("")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("key", ["reward_model", "judge_model", "rewards", "teacher_model", "file"])
+def test_every_model_that_a_config_names_is_looked_for_before_one_is_loaded(
+    key, monkeypatch, tmp_path
+):
+    from modelforge import load_config
+    from modelforge.errors import ModelError
+    from modelforge.training.prepare import prepare
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rules = tmp_path / "rules.json"
+    judge = {"name": "kind", "judge": "org/judge", "question": "Is it unkind?"}
+    rules.write_text(json.dumps([judge, {"name": "toxic", "classifier": "org/other"}]))
+    prompts = str(TINY / "data" / "prompts_eval.jsonl")
+    config = {"strategy": "grpo", "model_name": str(TINY / "model"), "dataset": prompts}
+    config |= {"report_to": "none", "output_dir": str(tmp_path / "runs"), "max_seq_length": 128}
+    config |= {"rewards": ["json_validity"], "eval_split": 8}
+    if key == "teacher_model":
+        config |= {"strategy": "distill", key: "org/other"}
+        del config["rewards"]
+    elif key == "file":
+        config["constraints"] = str(rules)
+    else:
+        config[key] = ["org/other"] if key == "rewards" else "org/other"
+    with pytest.raises(ModelError, match="org/other") as refused:
+        prepare(load_config(config))
+    assert "not in the cache" in str(refused.value)
+    assert ("org/judge" in str(refused.value)) == (key == "file")
+    assert not (tmp_path / "runs").exists()

@@ -169,16 +169,15 @@ def became(found, kind):
 
 def unsaid(found, values):
     """The keys of a file that no line speaks of."""
-    told = [line.theirs for line in found.lines]
+    told = [(line.theirs, line.note) for line in found.lines if line.theirs]
     return [
         key
         for key, _ in peers.leaves(values)
         if not any(
             at == key
-            or key.startswith((f"{at}.", f"{at}["))
+            or (key.startswith((f"{at}.", f"{at}[")) and "read with the others" not in note)
             or at.startswith((f"{key}.", f"{key}["))
-            for at in told
-            if at
+            for at, note in told
         )
     ]
 
@@ -240,6 +239,23 @@ def test_a_config_of_llamafactory_is_carried_over_checked_and_trained(
     assert json.loads(model.read_text())["r"] == 4
     assert run(monkeypatch, "init", "--from", theirs, "-o", ours) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packing", ["", "packing: false\n", "packing: true\n"])
+def test_pretraining_of_llamafactory_reads_the_prompt_as_plain_text_and_packs(tmp_path, packing):
+    sets = {"plain": {"file_name": "plain.jsonl", "columns": {"prompt": "content"}},
+            "usual": {"file_name": "usual.jsonl", "columns": {"prompt": "text"}}}  # fmt: skip
+    (tmp_path / "dataset_info.json").write_text(json.dumps(sets))
+    for name, column in (("plain", "content"), ("usual", "text")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({column: "Once there was."}) + "\n")
+    text = "model_name_or_path: m\nstage: pt\ndo_train: true\nfinetuning_type: lora\n"
+    text += f"template: default\ndataset: plain,usual\ndataset_dir: {tmp_path}\n{packing}"
+    config = imported(tmp_path, text).config
+    plain, usual = config["dataset"]
+    assert plain["columns"] == {"text": "content"} and isinstance(usual, str)
+    packs = "false" not in packing
+    assert config.get("packing") is packs
+    assert config.get("packing_strategy") == ("wrapped" if packs else None)
 
 
 def test_names_without_a_dataset_info_are_to_settle_one_by_one(tmp_path):
@@ -334,6 +350,17 @@ def test_a_script_of_swift_and_its_environment(tmp_path):
     assert any("rewards.py" in str(line.note) for line in found.lines)
 
 
+def test_evaluations_without_rows_to_evaluate_on_are_left_out(tmp_path):
+    text = SWIFT.replace("--split_dataset_ratio 0.1", "--eval_steps 100").replace("run.sh", "")
+    found = imported(tmp_path, text, "run.sh")
+    assert "eval_steps" not in found.config and found.config["eval_split"] == 0
+    assert "no rows are held out" in became(found, "unneeded")["eval_steps"].note
+    text = AXOLOTL + "eval_steps: 10\nload_best_model_at_end: true\n"
+    assert not {"eval_steps", "load_best_model_at_end"} & set(imported(tmp_path, text).config)
+    held = imported(tmp_path, SWIFT.replace("--deepspeed", "--eval_steps 100 --deepspeed"), "r.sh")
+    assert held.config["eval_steps"] == 100
+
+
 def test_a_reward_that_cannot_be_is_to_settle_and_the_others_stay(tmp_path):
     text = "model_name_or_path: m\ndataset_name: d\nuse_peft: true\nreward_weights: [1.0, 0.5]\n"
     found = imported(tmp_path, text + "reward_funcs: [no_such_module.mine, think_format_reward]\n")
@@ -394,6 +421,8 @@ trainer = SFTTrainer(model=model, args=SFTConfig(max_steps=5, seed={3407}))
         ("model: m\ntuner_type: lora\ndataset: [d]\ntask_type: reranker\n", "reranker"),
         ("model: m\ntuner_type: lora\nrlhf_type: cpo\ndataset: [d]\n", "CPO"),
         ("model: m\ntuner_type: lora\nsequence_parallel_size: 4\ndataset: [d]\n", "another engine"),
+        ("model: m\nrlhf_type: grpo\ndataset: [d]\ntrain: {gpus: 4}\n", "another engine"),
+        ("model: m\ndataset: [d]\nsampler_type: distill\n", "no training"),
         ("distributed_type: FSDP\nnum_processes: 2\n", "Accelerate's file"),
         ("model_name_or_path: m\nstage: sft\nfinetuning_type: lora\n", "is no training"),
         ("model_name_or_path: m\nuse_peft: true\ndataset_train_split: a\n", "names no data set"),
@@ -483,6 +512,40 @@ def test_no_key_of_a_file_vanishes_unsaid(data, tmp_path_factory):
     assert not unsaid(found, values)
     load_config(found.config)
     assert all(isinstance(line, str) for line in table_of(found))
+
+
+@pytest.mark.parametrize("project", peers.PROJECTS)
+def test_a_key_that_nobody_knows_is_named_in_whatever_section_it_stands(project, tmp_path):
+    path = tmp_path / "their.json"
+    said = ["model_name=m", "dataset=d.jsonl"]
+    whole = {"llamafactory": {"train_dataset": "d"}, "torchtune": {"optimizer": {"lr": 1}}}
+    for section in peers.table(project).sections:
+        values = {"model": {"x": 1}, **whole.get(project, {}), section: {"made_up": 7, "seed": 3}}
+        path.write_text(json.dumps(values))
+        found = import_config(path, project=project, overrides=said, strategy="grpo")
+        lines = {line.theirs: line for line in found.lines}
+        line = lines.get(f"{section}.made_up") or lines[section]  # a section may be told as one
+        assert line.became in ("lost", "unneeded") and "read with" not in line.note, section
+
+
+def test_the_grpo_of_axolotl_keeps_its_section(tmp_path):
+    text = """
+base_model: m
+rl: gdpo
+adapter: lora
+datasets: [{path: openai/gsm8k, type: rewards.transform}]
+trl: {beta: 0.001, num_generations: 4, max_completion_length: 128, temperature: 0.7,
+      scale_rewards: true, reward_funcs: [accuracy_reward], made_up: 3}
+"""
+    found = imported(tmp_path, text)
+    config = found.config
+    assert config["strategy"] == "grpo"
+    assert config["multi_objective_aggregation"] == "normalize_then_sum"
+    assert (config["beta"], config["num_generations"]) == (0.001, 4)
+    assert config["generation"] == {"max_new_tokens": 128, "temperature": 0.7}
+    assert config["scale_rewards"] == "group" and config["rewards"]
+    assert set(became(found, "lost")) == {"trl.made_up"}
+    assert "datasets[0].type" in became(found, "open")
 
 
 @pytest.mark.skipif(not PEERS.is_dir(), reason="needs the folder of real configs")

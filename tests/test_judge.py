@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from modelforge.cli.main import app
 from modelforge.errors import ConfigError, DataError, RunError
-from modelforge.evaluation.contest import contests
+from modelforge.evaluation.contest import contests, of_the_data
 from modelforge.evaluation.evaluate import evaluate
 from modelforge.evaluation.judge import audit, open_judge, read_pairs
 from modelforge.evaluation.kept import Evaluation
@@ -165,6 +165,12 @@ def test_a_judge_awards_wins_in_both_orders_and_strengths():
     assert tied["wins"] == 0.5 and tied["low"] < 0.5 < tied["high"]
     first = contests(lambda cases: [1.0] * len(cases), [worst, best])["contests"][0]
     assert first["wins"] == 0.5  # one that likes a place gives half to each
+    rows = [{**row, "target": "b"} for row in best.rows]
+    own = of_the_data(replace(best, rows=rows))
+    against = {c["model"]: c["wins"] for c in contests(knows, [own, worst, best])["contests"][:2]}
+    assert own.model == "data" and against == {"a": 0.0, "c": 1.0}
+    with pytest.raises(DataError, match="has no answers of its own"):
+        of_the_data(replace(best, rows=[{**row, "target": ""} for row in best.rows]))
     with pytest.raises(ConfigError, match="a judge reads them"):
         contests(knows, [replace(worst, table={}), best])
 
@@ -220,6 +226,7 @@ def test_a_judge_without_pairs_or_numbers_is_named(tmp_path):
     arguments = ["compare", f"a={model}", f"b={model}", "-o", str(tmp_path / "out")]
     for more, told in (
         (["--data", PAIRS, "--judge-model", "m"], "--judge-model: has no effect"),
+        (["--data", PAIRS, "--against-data"], "--against-data: has no effect"),
         (["--data", str(few("sft_eval", 8)), "--judge", f"{file}:words"], "--judge-data"),
     ):
         done = CliRunner().invoke(app, [*arguments, *more])

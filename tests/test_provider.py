@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from machines import CPU, card
+from transformers.training_args import OptimizerNames
 
 import modelforge
 from modelforge import ModelError, Problem, get_strategy, load_config
@@ -95,6 +96,11 @@ def test_what_the_machine_cannot_do_is_turned_off_with_its_reason(tmp_path):
     assert choices["use_8bit"].value is False and "CUDA" in choices["use_8bit"].reason
     assert choices["optim"].value == "adamw_8bit" and choices["optim"].reason
     assert choices["lora_alpha"].value == 32
+    known = {each.value for each in OptimizerNames}
+    for paged in (name for name in known if name.startswith("paged_")):
+        asked = load_config(config(tmp_path, optim=paged))
+        assert lora_defaults(asked, CPU)["optim"].value in known, paged
+    asked = load_config(config(tmp_path, use_8bit=True, optim="paged_adamw_8bit", lora_r=4))
     assert set(lora_defaults(asked, card(16))) == {"lora_alpha"}
 
 

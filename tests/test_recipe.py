@@ -11,10 +11,12 @@ import modelforge
 from modelforge import UserError, load_config
 from modelforge.models.rates import sft_rate
 from modelforge.plan.planner import card
+from modelforge.registry import get_strategy
+from modelforge.strategies.dpo import DPO
 from modelforge.strategies.sft import SFT
 from modelforge.training.fit import fit
 from modelforge.training.read import read
-from modelforge.training.recipe import Size, rank
+from modelforge.training.recipe import Size, rank, rate
 from modelforge.training.resolve import resolve
 
 pytestmark = pytest.mark.usefixtures("simulated_once")
@@ -99,6 +101,36 @@ def test_the_rank_follows_the_tokens_that_are_learned():
 def test_the_rate_follows_family_and_size(family, weights, rate, says):
     found, why = sft_rate(family, weights)
     assert found == pytest.approx(rate) and says in why
+
+
+@pytest.mark.parametrize(
+    ("strategy", "small", "large"),
+    [("reward", 1e-3, 1e-4), ("dpo", 3e-4, 5e-6), ("kto", 3e-4, 5e-6),
+     ("grpo", 2e-3, 1e-5), ("rloo", 2e-3, 1e-5), ("ppo", 3e-4, 1e-5)],
+)  # fmt: skip
+def test_a_rate_falls_from_the_measured_end_to_the_published_one(strategy, small, large):
+    sizes = (1e5, 2.6e5, 1.35e8, 4e8, 3e9, 8e9)
+    found = [get_strategy(strategy)().learning_rate("llama", weights) for weights in sizes]
+    rates = [value for value, _ in found]
+    assert rates[:2] == [small] * 2 and rates[4:] == [large] * 2
+    assert small > rates[2] > rates[3] > large
+    assert "benchmarks/defaults.py" in found[0][1] and "interpolated" in found[2][1]
+    assert "on L" in found[4][1] or "on Q" in found[4][1]  # the models of the recipes
+
+
+def test_a_model_of_unknown_size_takes_the_rate_of_a_large_one():
+    """transformers cannot make a model whose code is its own, so its weights count as 0."""
+    assert sft_rate("own", 0)[0] == sft_rate("own", 8e9)[0]
+    assert get_strategy("dpo")().learning_rate("own", 0)[0] == 5e-6
+
+
+def test_a_rate_among_a_strategys_defaults_holds_for_every_model():
+    class Mine(DPO):
+        defaults = {**DPO.defaults, "learning_rate": (3e-5, "the paper's")}
+
+    config = load_config(values_of("dpo"))
+    assert rate(config, Mine(), Size("llama", 260_000))["learning_rate"].value == 3e-5
+    assert rate(config, DPO(), Size("llama", 260_000))["learning_rate"].value == 3e-4
 
 
 def test_all_weights_take_a_tenth_of_the_rate():

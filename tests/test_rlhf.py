@@ -83,7 +83,7 @@ def test_the_designs_config_is_valid_as_it_stands(more):
     wanted = {"kl_coef": 0.1, "epsilon": 0.2, "value_clip_range": 0.2, "gae_lambda": 0.95,
               "gamma": 1.0, "num_iterations": 4, "reference": "base"}  # fmt: skip
     assert {key: args[key] for key in wanted} == wanted
-    assert PPO.defaults["learning_rate"][0] == 1.41e-5
+    assert PPO().learning_rate("llama", 8e9)[0] == 1e-5
 
 
 def test_a_stage_takes_what_means_the_same_to_it_and_its_own_section():

@@ -8,15 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ROOT, talking
+from test_tool_rows import CALLING
+from tiny import ROOT, quick, talking
 
+import modelforge
 from modelforge.export import gguf
 
 httpx = pytest.importorskip("httpx")
@@ -222,6 +226,31 @@ def test_a_wrong_request_is_told_why(server, path, body, status, says):
         f"/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"}
     )
     assert answer.status_code == status and says in answer.json()["error"]["message"]
+    assert str(ROOT) not in answer.text
+
+
+@pytest.mark.skipif(not find_spec("schemathesis"), reason="schemathesis is not installed")
+def test_no_request_that_the_schema_allows_or_forbids_breaks_the_server(server, tmp_path):
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis as s; s()"]
+    command += ["run", f"{server.url}/openapi.json", "--checks", checks, "--max-examples", "20"]
+    command += ["--phases", "fuzzing", "--seed", "1", "--warnings", "off"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "9 passed" in done.stdout
+
+
+def test_the_schema_says_what_a_body_may_hold(server):
+    said = server.http.get("/openapi.json").json()
+    forms = said["components"]["schemas"]
+    for path, form in (("chat/completions", "ChatAsked"), ("feedback", "Said")):
+        route = said["paths"][f"/v1/{path}"]["post"]
+        body = route["requestBody"]["content"]["application/json"]["schema"]
+        assert body == {"$ref": f"#/components/schemas/{form}"}
+        assert {"200", "400", "404", "415", "503"} <= set(route["responses"])
+    assert forms["ChatAsked"]["required"] == ["messages"]
+    assert forms["ChatAsked"]["properties"]["model"]["enum"][:3] == ["tiny", "a", "b"]
+    assert "#/$defs/" not in json.dumps(said)
 
 
 def test_what_is_not_for_clients_is_not_there(server):
@@ -316,6 +345,19 @@ def test_more_than_the_limit_is_told_to_come_again(server):
     assert server.figure('modelforge_requests_total{code="429"') > 0
 
 
+def test_a_connection_may_rest_longer_than_a_clients_own_five_seconds(server):
+    from http.client import HTTPConnection
+
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    connection.connect()
+    used = connection.sock
+    for pause in (6, 0):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        assert connection.sock is used
+        time.sleep(pause)
+
+
 def test_who_hangs_up_stops_the_work(server):
     body = {"model": "tiny", "messages": ASK, "temperature": 2.0, "max_tokens": 450, "n": 4}
     hungry = body | {"stream": True}
@@ -358,6 +400,7 @@ def test_a_key_is_asked_for(tmp_path):
     assert client.get("/health").status_code == 200
     assert client.get("/v1/models").status_code == 401
     assert client.get("/metrics", headers={"authorization": "Bearer words"}).status_code == 401
+    assert client.get("/openapi.json", headers=key).json()["security"] == [{"key": []}]
     assert client.get("/v1/models", headers=key).json()["data"][0]["id"] == "model"
     assert client.get("/ready").status_code == 503
     answer = client.post("/v1/chat/completions", json={"messages": ASK}, headers=key)
@@ -372,6 +415,9 @@ def test_a_key_is_asked_for(tmp_path):
         (["./nowhere"], "nowhere"),
         (["mine=nofile.gguf"], "nofile.gguf: is not there"),
         (["--timeout", "nan"], "timeout: is nan"),
+        (["--reward-share", "0.1"], "reward_share: has no effect without a reward model"),
+        (["--reward-model", str(MODEL)], "not a reward model"),
+        (["--reward-model", "nowhere", "--reward-share", "2"], "reward_share: is 2"),
         (["--timeout", "inf"], "timeout: is inf"),
         (["--port", "{taken}"], "cannot be listened on: Address already in use"),
         (["http://127.0.0.1:9"], "does not say which models it serves"),
@@ -603,3 +649,149 @@ def test_a_server_that_is_stopped_answers_what_it_took(server):
         server.process.send_signal(signal.SIGTERM)
         assert all(isinstance(job.result(), str) for job in jobs)
     assert server.process.wait(60) in (0, -signal.SIGTERM, 143)
+
+
+# --- a reward model's scores ----------------------------------------------------------------------
+
+
+def scored_metrics(reward, share, exchanges):
+    """The figures once a reward model has seen these exchanges."""
+    from modelforge.serving.metrics import Metrics
+    from modelforge.serving.rewarded import Scored
+
+    metrics = Metrics(1)
+    scored = Scored(reward, share, metrics)
+    for exchange in exchanges:
+        scored.add(exchange)
+    return metrics, scored
+
+
+def exchange_of(body, *texts):
+    from modelforge.serving.relay import Exchange
+
+    found = Exchange("tiny", body, id="x")
+    for index, text in enumerate(texts):
+        found.texts[index] = text
+    return found
+
+
+def test_a_reward_model_scores_a_share_of_the_answers_for_the_metrics(tmp_path):
+    from modelforge.serving.rewarded import load
+
+    run = quick("reward", tmp_path, "save_strategy=no", max_steps=1).run_dir
+    reward, _ = load(run, 1.0)
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is 3 plus 4?"}]}]
+    bodies = [{"messages": messages, "n": 2}, {"prompt": ["One", "Two"]}, {"prompt": [3, 4]}]
+    asked = [exchange_of({"model": "tiny", **b}, "It is 7.", "9, it is.") for b in bodies]
+    metrics, scored = scored_metrics(reward, 1.0, asked)
+    scored._thread.shutdown()
+    right = reward(
+        prompts=[ASK, ASK, "One", "Two"],
+        completions=[*([{"role": "assistant", "content": t}] for t in asked[0].texts.values()),
+                     "It is 7.", "9, it is."],
+    )  # fmt: skip
+    assert list(metrics._scores) == pytest.approx(right, abs=1e-4) and len({*right}) == 4
+    said = metrics.text().decode()
+    assert 'modelforge_reward_count{model="tiny"} 4.0' in said
+    assert 'modelforge_reward_left_out_total{model="tiny",why="failed"} 1.0' in said
+    assert metrics.figures()["reward"]["count"] == 4
+
+
+def test_a_slow_reward_model_keeps_no_answer_waiting_and_holds_few():
+    from modelforge.serving import rewarded
+
+    go = threading.Event()
+
+    def slow(prompts, completions):
+        go.wait()
+        return [1.0]
+
+    asked = [exchange_of({"model": "tiny", "messages": ASK}, "It is 7.")] * 200
+    metrics, scored = scored_metrics(slow, 1.0, asked)
+    assert metrics.unscored.labels("tiny", "busy")._value.get() == 200 - rewarded._WAITING
+    go.set()
+    scored.close()
+    assert len(metrics._scores) <= rewarded._WAITING
+    metrics, scored = scored_metrics(slow, 0.1, asked)
+    scored._thread.shutdown()
+    assert 5 <= len(metrics._scores) <= 45
+
+
+def test_a_server_shows_the_scores_of_what_it_answered(tmp_path):
+    run = quick("reward", tmp_path / "run", "save_strategy=no", max_steps=1).run_dir
+    options = ["--reward-model", str(run), "--reward-share", "1"]
+    found = Server(tmp_path, [f"tiny={MODEL}", *options], OMP_NUM_THREADS="1").until_ready()
+    try:
+        assert found.text(max_tokens=4)
+        assert streamed(found, model="tiny", max_tokens=4)[0]
+        while found.figure("modelforge_reward_count") < 2:
+            time.sleep(0.05)
+        assert found.figure("modelforge_reward_left_out_total") == 0
+    finally:
+        found.process.terminate()
+    assert found.process.wait(60) in (0, -signal.SIGTERM, 143)
+
+
+# --- calls of tools -------------------------------------------------------------------------------
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+
+
+def calling_run(folder):
+    """A model that learned one row: a call, and the answer once its result is there."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 3, "b": 4}}}
+    talk = [
+        *ASK,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "7"},
+        {"role": "assistant", "content": "It is 7."},
+    ]
+    rows = [{"messages": talk, "tools": [ADD]}, {"messages": [*ASK, talk[-1]]}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "calling.jinja").write_text(CALLING)
+    said = {
+        "strategy": "sft", "model_name": str(MODEL), "dataset": str(folder / "rows.jsonl"),
+        "chat_template": str(folder / "calling.jinja"), "lora_r": 0, "learning_rate": 0.004,
+        "max_steps": 40, "per_device_train_batch_size": 2, "eval_split": 0, "max_seq_length": 512,
+        "report_to": "none", "save_strategy": "no", "output_dir": str(folder / "runs"),
+    }  # fmt: skip
+    return modelforge.train(said).run_dir
+
+
+def test_the_openai_client_calls_a_tool_and_gives_back_its_result(tmp_path):
+    openai = pytest.importorskip("openai")
+    run = calling_run(tmp_path)
+    found = Server(tmp_path, [f"caller={run}"], OMP_NUM_THREADS="1").until_ready()
+    try:
+        client = openai.OpenAI(base_url=f"{found.url}/v1", api_key="none")
+        asked = {"model": "caller", "temperature": 0, "tools": [ADD], "max_tokens": 120}
+        choice = client.chat.completions.create(messages=ASK, **asked).choices[0]
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "add"
+        assert json.loads(call.function.arguments) == {"a": 3, "b": 4}
+        with client.chat.completions.stream(messages=ASK, **asked) as stream:
+            events = [event.type for event in stream]
+            final = stream.get_final_completion().choices[0]
+        assert "tool_calls.function.arguments.done" in events
+        assert final.finish_reason == "tool_calls"
+        (streamed_call,) = final.message.tool_calls
+        assert streamed_call.function.name == "add"
+        assert streamed_call.function.arguments == call.function.arguments
+        result = {"role": "tool", "tool_call_id": call.id, "content": "7"}
+        talk = [*ASK, choice.message.model_dump(exclude_none=True), result]
+        done = client.chat.completions.create(messages=talk, **asked).choices[0]
+        assert (done.message.content, done.finish_reason) == ("It is 7.", "stop")
+        assert done.message.tool_calls is None
+        plain = client.chat.completions.create(messages=ASK, **asked | {"tool_choice": "none"})
+        assert plain.choices[0].message.tool_calls is None
+    finally:
+        found.process.kill()
+        found.process.wait()

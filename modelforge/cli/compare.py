@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,6 +31,19 @@ JudgeData = Annotated[
     str | None,
     typer.Option("--judge-data", help="Pairs that the judge is audited on; by default --data."),
 ]
+AgainstData = Annotated[
+    bool,
+    typer.Option("--against-data", help="Hold each model against the data's own answers too."),
+]
+
+
+class Who(NamedTuple):
+    """Who judges, on what, and whether the data's own answers compete."""
+
+    judge: str | None
+    model: str | None
+    pairs: str | None
+    against_data: bool
 
 
 @asking
@@ -66,6 +79,7 @@ def compare(
     judge: JudgeName = None,
     judge_model: JudgeModel = None,
     judge_data: JudgeData = None,
+    against_data: AgainstData = False,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write verdicts, figures and rows to this page.")
     ] = None,
@@ -81,7 +95,7 @@ def compare(
             gate=gate,
             margin=margin,
             needs=needs,
-            who=(judge, judge_model, judge_data),
+            who=Who(judge, judge_model, judge_data, against_data),
             html=html,
         )
     if as_json:
@@ -98,7 +112,7 @@ def _compared(
     gate: bool,
     margin: float | None,
     needs: float | None,
-    who: tuple[str | None, str | None, str | None],
+    who: Who,
     html: Path | None,
 ) -> dict[str, Any]:
     """Compare, show, and give what ``--json`` prints.
@@ -121,7 +135,7 @@ def _compared(
     if needs is not None:
         told["needs"] = _show_needs(verdicts, needs)
     if ask is not None:
-        told["judge"] = _show_contests(ask, found)
+        told["judge"] = _show_contests(ask, found, against_data=who.against_data)
     if gate:
         told["gate"] = vars(_gate(verdicts, 0.02 if margin is None else margin))
     if html is not None:
@@ -145,16 +159,17 @@ def _write_page(
     say(f"wrote {target}")
 
 
-def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:
+def _judge(who: Who, data: str) -> Any:
     """The judge, which has passed its audit; None where none is asked for.
 
     Raises:
         UserError: If there is none, or it cannot be trusted.
     """
-    name, model, pairs = who
+    name, model, pairs, against_data = who
     if name is None:
-        for option, said in (("--judge-model", model), ("--judge-data", pairs)):
-            if said is not None:
+        idle = {"--judge-model": model, "--judge-data": pairs, "--against-data": against_data}
+        for option, said in idle.items():
+            if said:
                 raise ConfigError(Problem(option, "has no effect", "add --judge"))
         return None
     from modelforge.evaluation import judge as judges
@@ -176,10 +191,12 @@ def _judge(who: tuple[str | None, str | None, str | None], data: str) -> Any:
     return opened
 
 
-def _show_contests(judge: Any, found: Sequence[Evaluation]) -> dict[str, Any]:
-    from modelforge.evaluation.contest import contests
+def _show_contests(
+    judge: Any, found: Sequence[Evaluation], *, against_data: bool
+) -> dict[str, Any]:
+    from modelforge.evaluation.contest import contests, of_the_data
 
-    told = contests(judge, found)
+    told = contests(judge, [of_the_data(found[0]), *found] if against_data else found)
     headline("Before the judge")
     for line in told["told"]:
         say(line)

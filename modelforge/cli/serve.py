@@ -36,6 +36,13 @@ def serve(
         Path, typer.Option("--feedback", help="SQLite file for what users say of answers.")
     ] = Path("feedback.sqlite"),
     constraints: HeldTo = None,
+    reward_model: Annotated[
+        str | None,
+        typer.Option("--reward-model", help="A reward run; its scores stand in /metrics."),
+    ] = None,
+    reward_share: Annotated[
+        float | None, typer.Option("--reward-share", help="Of the answers that it scores; 0.05.")
+    ] = None,
 ) -> None:
     """Serve trained models in OpenAI's words. MODELFORGE_API_KEY is what clients have to name."""
     with working(as_json=False):
@@ -53,4 +60,6 @@ def serve(
             timeout=timeout,
             feedback=feedback,
             constraints=constraints,
+            reward_model=reward_model,
+            reward_share=reward_share,
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from modelforge.common.paths import LocalText
+from modelforge.common.paths import IsPath
 from modelforge.common.sections import Section
 
 Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -53,7 +53,7 @@ class ConstraintEntry(Section):
         Field(description="The scripts that letters may be of, such as Latin or Cyrillic."),
     ] = None
     classifier: Annotated[
-        LocalText | None,
+        Annotated[str, IsPath(True, "classifier")] | None,
         Field(description="A text classifier's folder or hub id.", min_length=1),
     ] = None
     label: Annotated[
@@ -62,7 +62,7 @@ class ConstraintEntry(Section):
               min_length=1),
     ] = None  # fmt: skip
     judge: Annotated[
-        LocalText | None,
+        Annotated[str, IsPath(True, "judge")] | None,
         Field(description="A model's folder or hub id, or an endpoint's address.", min_length=1),
     ] = None
     judge_model: Annotated[

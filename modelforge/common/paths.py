@@ -21,9 +21,12 @@ class IsPath:
 
     Attributes:
         beside_config: Whether a relative one is looked up beside the config first.
+        model: What messages call the model that it names; empty where it names none, or one that
+            is read before anything else.
     """
 
     beside_config: bool
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,13 @@ class Place(NamedTuple):
     Attributes:
         key: Where it stands: ``dataset[0].path``.
         text: What it says.
-        beside_config: As its field's type says.
+        beside_config, model: As its field's type says.
     """
 
     key: str
     text: str
     beside_config: bool
+    model: str = ""
 
 
 def change_paths(
@@ -104,7 +108,7 @@ def _changed(
         return _changed(kind.__origin__, (*marks, *kind.__metadata__), value, change, key)
     path = next((mark for mark in marks if isinstance(mark, IsPath)), None)
     if path is not None and isinstance(value, str):
-        return change(Place(key, value, path.beside_config))
+        return change(Place(key, value, path.beside_config, path.model))
     section = next((mark.model for mark in marks if isinstance(mark, KeysOf)), kind)
     if isinstance(section, type):
         if issubclass(section, BaseModel) and isinstance(value, Mapping):

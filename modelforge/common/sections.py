@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelforge.common.paths import LocalText
+from modelforge.common.paths import IsPath, LocalText
 
 
 class Section(BaseModel):
@@ -42,7 +42,8 @@ class RewardEntry(Section):
     """A reward: a name, ``file.py:function``, ``module:function``, or a reward model."""
 
     name: Annotated[
-        LocalText,
+        str,
+        IsPath(True, "reward model"),
         Field(
             description="The reward: a built-in name, one of TRL's, file.py:function, "
             "module:function, a folder or a hub id."
@@ -55,7 +56,8 @@ class RewardEntry(Section):
 
 
 Rewards = Annotated[
-    list[Annotated[LocalText, Field(min_length=1)] | RewardEntry], Field(min_length=1)
+    list[Annotated[str, IsPath(True, "reward model"), Field(min_length=1)] | RewardEntry],
+    Field(min_length=1),
 ]
 
 

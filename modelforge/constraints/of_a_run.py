@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ Asked = str | Sequence[Mapping[str, Any]] | None
 
 #: What `--constraints` takes for none of those that the run was trained with.
 NONE = "none"
+
+#: Beside an export's weights: those that its run was trained with.
+CARRIED = "constraints.json"
+_ABOUT = "export.json"
 
 
 def of_config(config: Config) -> Constraints | None:
@@ -51,6 +56,54 @@ def of_recorded(recorded: Mapping[str, Any], asked: Asked, *, said: str) -> Cons
         fix = "name a file of constraints with --constraints, or none"
         problems = (Problem(p.where, p.what, f"{p.fix}; or {fix}") for p in error.problems)
         raise ConfigError(*problems) from None
+
+
+def carry(recorded: Mapping[str, Any], folder: Path, *, said: str) -> list[str]:
+    """Write a run's constraints beside an export of it; their models are named and stay.
+
+    Args:
+        recorded: The config of the run; empty where there is none.
+        folder: Of the export.
+        said: How the user named the model.
+
+    Returns:
+        Their names.
+
+    Raises:
+        UserError: With everything that is wrong with them.
+    """
+    found = of_recorded(recorded, None, said=said)
+    if not found:
+        return []
+    entries = carried_entries(found)
+    (folder / CARRIED).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    return [str(entry["name"]) for entry in entries]
+
+
+def carried_entries(found: Constraints) -> list[dict[str, Any]]:
+    """What a file of them holds: it is read elsewhere, so a model's path is whole."""
+    entries = []
+    for one in found.each:
+        entry = one.entry.model_dump(mode="json", exclude_none=True)
+        for key in ("classifier", "judge"):
+            path = find_path(entry[key], one.base_dir) if key in entry else None
+            entry |= {} if path is None else {key: str(path.resolve())}
+        entries.append(entry)
+    return entries
+
+
+def beside(folder: Path) -> dict[str, Any]:
+    """What an export's folder says of constraints, in the words of a run's config.
+
+    A file that has gone is named too: then it is missed, and no answer goes without it.
+    """
+    path = folder / _ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        about = {}
+    held = isinstance(about, dict) and about.get("constraints")
+    return {"constraints": str((folder / CARRIED).resolve())} if held else {}
 
 
 def _read(given: Any, base_dir: Path, where: str) -> Constraints:

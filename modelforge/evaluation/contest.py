@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,26 @@ class Contest:
             f"{self.high:.1%}] of {self.rows}; at equal length {self.at_equal_length:.1%} "
             f"[{self.equal_low:.1%}, {self.equal_high:.1%}]"
         )
+
+
+#: What the data's own answers are called among the models.
+DATA = "data"
+
+
+def of_the_data(found: Evaluation) -> Evaluation:
+    """The data's own answers, as if a model had given them: AlpacaEval's opponent.
+
+    Args:
+        found: An evaluation of that data.
+
+    Raises:
+        DataError: If the data has none.
+    """
+    rows = [{**row, "resps": [[row["target"]]], "later": None} for row in found.rows]
+    if not any(row["target"] for row in rows):
+        what, fix = "has no answers of its own", "name data with answers, or leave it out"
+        raise DataError(Problem("--against-data", f"{found.task} {what}", fix))
+    return replace(found, model=DATA, rows=rows)
 
 
 def contests(judge: Judge, found: Sequence[Evaluation]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.constraints import Constraints
+from modelforge.constraints.of_a_run import beside
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import rows_of_adapter
 from modelforge.models.hub import unreadable
@@ -44,8 +45,10 @@ class Named:
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """The config of its run; empty where there is none."""
-        return {} if self.run is None else _object(self.run / files.CONFIG)
+        """The config of its run; of an export the constraints that it carries; else empty."""
+        if self.run is None:
+            return beside(Path(self.source.adapter or self.source.base))
+        return _object(self.run / files.CONFIG)
 
     @property
     def template_kwargs(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from modelforge.common.console import say
 from modelforge.common.files import digest, writing
+from modelforge.constraints.of_a_run import CARRIED, beside, carried_entries, carry, of_recorded
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
 from modelforge.export import gguf, ollama, onnx, transformers_folder
@@ -79,7 +80,15 @@ class Exported:
     about: Mapping[str, Any]
 
     def told(self) -> str:
-        """What was proven, in a sentence."""
+        """What was proven, and what holds the constraints that travel along, in sentences."""
+        if not (names := self.about.get("constraints")):
+            return self._proof()
+        return (
+            f"{self._proof()}\nIts constraints ({', '.join(names)}) lie in {CARRIED}: `modelforge "
+            "serve`, `chat` and `generate` hold answers to them, and other runtimes do not"
+        )
+
+    def _proof(self) -> str:
         proof = self.about["proof"]
         if "kl_mean" not in proof:
             difference = f"its scores differ by at most {proof['largest_difference']:.2g}"
@@ -129,12 +138,15 @@ def export(
         with writing(target, fix):
             chosen.write(found, half, kind=kind, base=base or "dequantised")
         bound = ORIGINAL if base == "original" else BOUNDS[kind]
-        figures = _proven(found, half, chosen, reference, bound, shown=target)
+        figures = _proven(found, half, chosen, reference, bound, shown=target, kind=kind)
+        with writing(target, fix):
+            constraints = carry(found.recorded, half, said=found.said)
         about = {
             "model": str(found.run or weights_of(found)),
             "format": format,
             "type": kind,
             "merged_into": (base or "dequantised") if _packed(found) else None,
+            "constraints": constraints,
             "proof": figures,
             "digests": _digests(found, half),
             "versions": versions(),
@@ -170,10 +182,27 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> Exported:
     if changed:
         what = f"was made of another {' and another '.join(changed)} than now lies in {found.said}"
         raise RunError(Problem(str(folder), what, "export it again"))
+    _see_constraints(found, folder)
     reference = reference_of(found)
     bound = ORIGINAL if about["merged_into"] == "original" else BOUNDS[about["type"]]
-    figures = _proven(found, folder, FORMATS[about["format"]], reference, bound, shown=folder)
+    chosen, kind = FORMATS[about["format"]], about["type"]
+    figures = _proven(found, folder, chosen, reference, bound, shown=folder, kind=kind)
     return Exported(folder, about | {"proof": figures})
+
+
+def _see_constraints(found: Named, folder: Path) -> None:
+    """That an export carries the constraints of its run.
+
+    Raises:
+        UserError: If it does not, or they cannot be read.
+    """
+    each = [
+        of_recorded(given, None, said=str(folder)) for given in (found.recorded, beside(folder))
+    ]
+    own, carried = ([] if one is None else carried_entries(one) for one in each)
+    if own != carried:
+        what = "holds other constraints than the run was trained with"
+        raise RunError(Problem(str(folder / CARRIED), what, "export the model again"))
 
 
 def _chosen(found: Named, name: str, kind: str | None, base: str | None) -> tuple[Format, str]:
@@ -235,6 +264,7 @@ def _proven(
     bound: Bound,
     *,
     shown: Path,
+    kind: str,
 ) -> dict[str, Any]:
     """The figures of an export that is the model that was trained.
 
@@ -244,5 +274,7 @@ def _proven(
     figures, wrong = chosen.differences(found, folder, reference, bound=bound)
     if wrong:
         fix = "do not use it: it is not the model that was trained"
+        if kind != "f32" and "f32" in chosen.types:
+            fix += f", or {kind} is too coarse for it, which --type f32 tells"
         raise RunError(*(Problem(str(shown), each, fix) for each in wrong))
     return figures

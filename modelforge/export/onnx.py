@@ -1,4 +1,8 @@
-"""ONNX with a cache of keys and values, written and run by onnxruntime-genai."""
+"""ONNX: a language model with a cache of keys and values, or a reward model with its score head.
+
+onnxruntime-genai writes and runs the first. It knows no score head, so torch's own exporter writes
+the second, for plain onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +21,55 @@ from modelforge.evaluation.opened import Named
 from modelforge.export import transformers_folder
 from modelforge.export.merge import Base
 from modelforge.export.proof import Bound, Case, answers_differ, compared
-from modelforge.export.reference import Reference
+from modelforge.export.reference import Reference, padded, scores_differ
+from modelforge.inference.trained import load_tokenizer
+from modelforge.models.saved import load_saved
 
 if TYPE_CHECKING:
     import torch
 
 _WHERE = "--format onnx"
 _PACKAGES = ("onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai")
+_OF_SCORES = ("onnx", "onnx_ir", "onnxruntime", "onnxscript")
 _MODEL = "model.onnx"
+_INPUTS = ["input_ids", "attention_mask"]  # of a reward model
 #: Weights in blocks of so many that share a scale, as GGUF's q8_0 and q4_0 have them.
 BLOCK = 32
 
 
-def missing() -> list[str]:
+def missing(*, scores: bool = False) -> list[str]:
     """The packages that write and run it and are not installed, as `pip` calls them."""
-    return [name.replace("_", "-") for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    needed = _OF_SCORES if scores else _PACKAGES
+    return [name.replace("_", "-") for name in needed if importlib.util.find_spec(name) is None]
 
 
 def problems(found: Named) -> list[Problem]:
     """Why none can be made and proven here."""
-    wrong = []
-    if names := missing():
-        what = "what writes and runs it is not installed"
-        wrong.append(Problem(_WHERE, what, f"run `pip install {' '.join(names)}`"))
-    if found.scores:
-        what = "onnxruntime-genai writes no score head"
-        wrong.append(Problem(_WHERE, what, "use --format merged"))
-    return wrong
+    names = missing(scores=found.scores)
+    if not names:
+        return []
+    what = "what writes and runs it is not installed"
+    return [Problem(_WHERE, what, f"run `pip install {' '.join(names)}`")]
 
 
 def write(found: Named, folder: Path, *, kind: str, base: Base) -> None:
-    """Merge in 32 bits, and have onnxruntime-genai's builder write it for the CPU."""
+    """Merge in 32 bits, have it written, and round its weights."""
     whole = folder / ".merged"
     transformers_folder.write_merged(found, whole, kind="f32", base=base)
+    if found.scores:
+        _write_scores(found, whole, folder)
+    else:
+        _build(found, whole, folder)
+    if kind != "f32":
+        _round(folder, bits={"int8": 8, "int4": 4}[kind])
+
+
+def _build(found: Named, whole: Path, folder: Path) -> None:
+    """By onnxruntime-genai's builder, for the CPU.
+
+    Raises:
+        RunError: If it cannot.
+    """
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
     command += ["-i", str(whole), "-o", str(folder), "-c", str(folder / ".cache")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -59,8 +79,63 @@ def write(found: Named, folder: Path, *, kind: str, base: Base) -> None:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         what = f"onnxruntime-genai's builder cannot write it: {' '.join(last)}"
         raise RunError(Problem(found.said, what, "use --format merged"))
-    if kind != "f32":
-        _round(folder, bits={"int8": 8, "int4": 4}[kind])
+
+
+def _write_scores(found: Named, whole: Path, folder: Path) -> None:
+    """By torch's exporter: tokens and mask of (N, L) become scores of (N, 1), any N and L.
+
+    Raises:
+        RunError: If it cannot.
+    """
+    import torch
+
+    tokenizer = load_tokenizer(found)
+    model = load_saved(
+        whole,
+        tokenizer=tokenizer,
+        head="reward",
+        dtype=torch.float32,
+        device="cpu",
+        trust_remote_code=found.source.trust_remote_code,
+    )
+
+    class Scores(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            given = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return self.model(**given, use_cache=False).logits
+
+    ids = torch.full((2, 8), model.config.get_text_config().pad_token_id)
+    ids[0] = ids[1, :4] = ids[0, 0] + 1
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # The first warns of a package for pictures, which no text model needs; the others name each
+    # node that they change.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        torch.onnx.export(
+            Scores().eval(),
+            (ids, mask),
+            folder / _MODEL,
+            input_names=_INPUTS,
+            output_names=["scores"],
+            dynamic_shapes=(free, free),
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        first = str(error).strip().splitlines()[0]
+        what = f"torch's exporter cannot write it: {first}"
+        raise RunError(Problem(found.said, what, "use --format merged")) from None
+    tokenizer.save_pretrained(folder)
+    shutil.rmtree(whole)
 
 
 def _round(folder: Path, *, bits: int) -> None:
@@ -87,11 +162,13 @@ def _round(folder: Path, *, bits: int) -> None:
 def differences(
     found: Named, folder: Path, reference: Reference, *, bound: Bound
 ) -> tuple[dict[str, Any], list[str]]:
-    """Ask onnxruntime-genai what the trained model was asked.
+    """Ask onnxruntime what the trained model was asked.
 
     Returns:
         The figures, and what is wrong in words.
     """
+    if reference.scores is not None:
+        return _scores_differ(found, folder, reference, bound)
     import onnxruntime_genai as genai
 
     model = genai.Model(str(folder))
@@ -111,6 +188,23 @@ def differences(
     if answers.count("other"):
         wrong.append(f"{answers.count('other')} of {len(answers)} answers are others")
     return proof.to_dict(), [*wrong, *_chat(genai.Tokenizer(model), cases)]
+
+
+def _scores_differ(
+    found: Named, folder: Path, reference: Reference, bound: Bound
+) -> tuple[dict[str, Any], list[str]]:
+    """The same for a reward model, by the tokenizer that lies beside it."""
+    import onnxruntime
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=found.source.trust_remote_code
+    )
+    batch = padded(tokenizer, reference.texts)
+    session = onnxruntime.InferenceSession(folder / _MODEL)
+    scores = session.run(None, {name: batch[name].numpy() for name in _INPUTS})[0]
+    return scores_differ(tokenizer, torch.from_numpy(scores)[:, 0], reference, bound)
 
 
 def _generator(genai: Any, model: Any, case: Case) -> Any:

@@ -10,12 +10,14 @@ from modelforge.common.progress import track
 from modelforge.evaluation.opened import Named
 from modelforge.evaluation.samples import eos_ids
 from modelforge.export.prompts import prompts_for
-from modelforge.export.proof import NEW_TOKENS, Case, logps_of
+from modelforge.export.proof import NEW_TOKENS, Bound, Case, logps_of
 from modelforge.inference.answers import Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained, load_tokenizer, load_trained
 
 if TYPE_CHECKING:
     import torch
+
+_SCORES = 0.5  # the most that scores may differ by, of the largest one; a lost head's differ by 1
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,46 @@ def _cases(trained: Trained, prompts: Sequence[Any]) -> list[Case]:
     return found
 
 
-def scores_of(trained: Trained, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(N,): the scores of texts, in float32; scored together, as a server would."""
-    import torch
-
-    batch = trained.tokenizer.pad(
+def padded(tokenizer: Any, texts: Sequence[Sequence[int]]) -> Any:
+    """(N, L) each: tokens and mask of texts, as a server would score them together."""
+    return tokenizer.pad(
         {"input_ids": [list(ids) for ids in texts]},
         padding_side="right",
         return_attention_mask=True,
         return_tensors="pt",
     )
+
+
+def scores_of(trained: Trained, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(N,): the scores of texts, in float32."""
+    import torch
+
+    batch = padded(trained.tokenizer, texts)
     given = {name: batch[name].to(trained.model.device) for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         return trained.model(**given).logits[:, 0].float().cpu()
+
+
+def scores_differ(
+    tokenizer: Any, scores: torch.Tensor, reference: Reference, bound: Bound
+) -> tuple[dict[str, Any], list[str]]:
+    """A reward model's export against the model as it was trained.
+
+    Args:
+        tokenizer: The export's.
+        scores: (N,): that it gives to the reference's texts.
+        reference: Of a reward model.
+        bound: What its type explains.
+
+    Returns:
+        The figures, and what is wrong in words.
+    """
+    if tokenizer.chat_template != reference.template:
+        return {}, ["its chat template is another than in training"]
+    assert reference.scores is not None
+    difference = (scores - reference.scores).abs().max().item()
+    most = min(bound.tie, _SCORES) * reference.scores.abs().max().item()
+    figures = {"texts": len(reference.texts), "largest_difference": difference}
+    if difference <= most:
+        return figures, []
+    return figures, [f"its scores differ by {difference:.3g}; its type explains {most:.3g}"]

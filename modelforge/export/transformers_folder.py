@@ -11,7 +11,7 @@ from modelforge.evaluation.opened import Named, trained_dtype
 from modelforge.evaluation.samples import eos_ids
 from modelforge.export.merge import Base, merged
 from modelforge.export.proof import Bound, Difference, answers_differ, compared, logps_of
-from modelforge.export.reference import Reference, scores_of
+from modelforge.export.reference import Reference, scores_differ, scores_of
 from modelforge.inference.answers import Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained, load_tokenizer, weights_of
 from modelforge.models.providers.huggingface import make_savable
@@ -67,16 +67,12 @@ def differences(
     """
     exported = _loaded(found, folder)
     tokenizer: Any = exported.tokenizer
+    if reference.scores is not None:
+        scores = scores_of(exported, reference.texts)
+        return scores_differ(tokenizer, scores, reference, bound)
     wrong = []
     if tokenizer.chat_template != reference.template:
         return {}, ["its chat template is another than in training"]
-    if reference.scores is not None:
-        scores = scores_of(exported, reference.texts)
-        difference = (scores - reference.scores).abs().max().item()
-        most = bound.tie * max(1.0, reference.scores.abs().max().item())
-        if not difference <= most:
-            wrong.append(f"its scores differ by {difference:.3g}; its type explains {most:.3g}")
-        return {"texts": len(reference.texts), "largest_difference": difference}, wrong
     if eos_ids(exported.model, tokenizer) != reference.stops:
         wrong.append(
             f"answers end at the tokens {eos_ids(exported.model, tokenizer)}, and in training at "

@@ -52,6 +52,15 @@ _UNNEEDED = {
     "preprocess_shards": "rows are read as they come",
 }
 _PLAIN = ("completion", "pretrain")
+# Axolotl's own modules of layouts; behind a dot each has several. Any other module is the user's.
+_BUILT_IN = frozenset(
+    (
+        *("alpaca", "alpaca_chat", "alpaca_instruct", "alpaca_w_system", "axolotl"),
+        *("bradley_terry", "chat_template", "chatml", "completion", "context_qa", "creative_acr"),
+        *("input_output", "llama2_chat", "llama3", "messages", "metharme", "orcamini", "orpo"),
+        *("passthrough", "pretrain", "pygmalion", "sharegpt", "user_defined", "zephyr"),
+    )
+)
 
 
 def ax_sets(t: Theirs, key: str, value: Any) -> None:
@@ -184,6 +193,8 @@ def _type(t: Theirs, here: str, value: Any, columns: dict[str, str]) -> None:
         t.leave(here, "a column text is plain text")
     elif text.startswith("input_output"):
         t.lose(here, "segments are read where a column segments holds them")
+    elif "." in text and text.partition(".")[0] not in _BUILT_IN:
+        t.open(here, f"{text} is a function that rewrites the rows: rewrite them in the file")
     else:
         t.leave(here, "the layout is recognised by its columns")
 

@@ -200,7 +200,8 @@ def _names(t: Theirs, key: str) -> Iterable[tuple[str, str]]:
     if rest and head in t.table.sections:
         yield key, key.rpartition(".")[2]
         yield key, rest
-    if rest and head in (*t.table.converted, *t.table.unneeded, *t.table.lost):
+    whole = t.table.converted.get(head, ("quietly",))[0] != "quietly"  # which reads one value
+    if rest and (whole or head in (*t.table.unneeded, *t.table.lost)):
         yield head, head
 
 
@@ -263,7 +264,9 @@ def _defaults(t: Theirs) -> None:
     trl = schema.load(registry.get_strategy(t.strategy))[schema.TRL_DEFAULTS]
     theirs = {key: trl[key] for key in t.table.trl_defaults if key in trl}
     adapter = trains_lora(t)
-    for kind in ("all", "lora" * adapter, t.strategy, t.version, f"{t.version} lora" * adapter):
+    stage = str(t.get("stage", otherwise=""))
+    kinds = ("all", "lora" * adapter, t.strategy, stage, t.version, f"{t.version} lora" * adapter)
+    for kind in kinds:
         theirs |= t.table.defaults.get(kind, {})
     four = t.said("use_4bit")
     if theirs.get("use_4bit") if four is None else four:

@@ -157,6 +157,9 @@ def axolotl(t: Theirs) -> Kind:
     if says_something(rl[1]):
         if rl[1] == "ipo":
             t.ours["loss_type"] = ["ipo"]
+        if rl[1] == "gdpo":  # GRPO that normalises each reward before the sum
+            t.ours["multi_objective_aggregation"] = "normalize_then_sum"
+            return "grpo", rl[0], ""
         return str(rl[1]), rl[0], ""
     return ("reward", reward[0], "") if says_something(reward[1]) else ("sft", "", "")
 

@@ -102,9 +102,9 @@ def batching(t: Theirs, key: str, value: Any) -> None:
 
 
 def packing_of_pt(t: Theirs, key: str, value: Any) -> None:
-    """LLaMA-Factory packs plain text by default."""
-    if says_something(value):
-        t.put(key, value, "packing", True)
+    """LLaMA-Factory packs plain text by default; no is an answer there."""
+    if says_something(value) or (value is False and t.get("stage") == "pt"):
+        t.put(key, value, "packing", bool(value))
     else:
         t.lose(key, "")
 

@@ -229,6 +229,9 @@ def _lf_columns(t: Theirs, at: str, found: Mapping[str, Any]) -> dict[str, str]:
         t.refuse(
             at, f"{', '.join(pictures)}: every strategy trains text", "take a set without them"
         )
+    if t.get("stage") == "pt":  # there the prompt alone is read, as plain text
+        text = str(said.get("prompt", "instruction"))
+        return {} if text == "text" else {"text": text}
     columns = {}
     for name, column in said.items():
         usual, ours = _LF_COLUMNS.get(name, (name, name))

@@ -22,6 +22,15 @@ _NEEDED = {
     "teacher_model": "names no teacher",
 }
 
+#: What asks for evaluations, or says how they are done.
+_EVALUATIONS = frozenset(
+    (
+        *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_accumulation_steps"),
+        *("per_device_eval_batch_size", "load_best_model_at_end", "metric_for_best_model"),
+        *("greater_is_better", "early_stopping"),
+    )
+)
+
 
 def withdraw(t: Theirs, key: str, why: str, became: Any) -> None:
     """Take a key of ours back (``a.b`` one of a section), and say why of those it came from."""
@@ -63,6 +72,9 @@ def settle(t: Theirs, said: Mapping[str, Any]) -> None:
     if t.said("max_steps") and t.said("num_train_epochs"):
         withdraw(t, "num_train_epochs", "max_steps counts", "unneeded")
     _micro_batch(t)
+    if t.said("eval_split") == 0 and not t.said("eval_dataset"):
+        for key in sorted(_EVALUATIONS & set(t.ours) - set(said)):
+            withdraw(t, key, "no rows are held out, as there", "unneeded")
     for _ in range(4 * len(t.ours)):
         problem, became = next(iter(_problems(t)), (None, ""))
         if problem is None:

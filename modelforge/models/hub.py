@@ -44,12 +44,40 @@ def look_for_what_is_named(config: Config, source: ModelSource) -> None:
 
 def _names_hub_id(config: Config) -> bool:
     places = paths_in(type(config.settings), config.settings.model_dump())
-    return any(
-        place.beside_config
-        and looks_like_hub_id(place.text)
-        and find_path(place.text, config.base_dir) is None
-        for place in places
-    )
+    return any(p.beside_config and on_the_hub(p.text, config.base_dir) for p in places)
+
+
+def on_the_hub(text: str, base_dir: Path) -> bool:
+    """Whether a text of a config names something of the hub, and nothing that is here.
+
+    Args:
+        text: As the config says it.
+        base_dir: The config's folder.
+    """
+    return looks_like_hub_id(text) and find_path(text, base_dir) is None
+
+
+def absent(name: str, what: str) -> Problem | None:
+    """Why a model of the hub cannot be had; None where it can be.
+
+    Its config alone is looked at, or its adapter's: weights may take an hour to download.
+
+    Args:
+        name: Its hub id.
+        what: How to call it: ``reward model``, ….
+    """
+    from huggingface_hub import hf_hub_download
+
+    first: Exception | None = None
+    for file in ("config.json", "adapter_config.json"):
+        try:
+            hf_hub_download(name, file)
+        except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+            first = first or error
+        else:
+            return None
+    assert first is not None
+    return unreadable(name, what, first)
 
 
 def origin(source: ModelSource, sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

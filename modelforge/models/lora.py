@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.config import LORA_KEYS, OUT_OF_BASE, Choice, Config, Settings
+from modelforge.config import LORA_KEYS, OUT_OF_BASE, Choice, Config, Settings, of_whole_weights
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ALPHA = 32
 #: What a language model's head is called; a reward model has none.
 LANGUAGE_HEADS = {"lm_head"}
+# What transformers calls these optimisers of bitsandbytes where they are not paged.
+_IN_32_BITS = {"adamw_32bit": "adamw_torch", "ademamix_32bit": "ademamix"}
 
 
 def lora_config(
@@ -178,9 +180,8 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "default", why)
         elif settings.use_8bit:
             choices["use_4bit"] = Choice(False, "default", "use_8bit is set")
-        elif not starts_as_base(settings):
-            why = f"{settings.lora['init_lora_weights']} decomposes weights that are not quantised"
-            choices["use_4bit"] = Choice(False, "default", why)
+        elif why := of_whole_weights(settings.lora)[1]:
+            choices["use_4bit"] = Choice(False, "default", f"{why}: they stay whole")
     if settings.lora_r and not (config.given("lora_alpha") or settings.preset):
         why = "fixed, so that one learning rate holds for every rank"
         choices["lora_alpha"] = Choice(ALPHA, "default", why)
@@ -193,6 +194,7 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "machine", why)
         if str(config.get("optim", "")).startswith("paged_"):
             optim = config.get("optim").removeprefix("paged_")
+            optim = _IN_32_BITS.get(optim, optim)
             why = "there is no GPU memory to page out of"
             choices["optim"] = Choice(optim, "machine", why)
     return choices

@@ -38,6 +38,8 @@ def create_app(
     api_key: str | None = None,
     constraints: str | Path | None = None,
     hosts: Sequence[str] | None = None,
+    reward_model: str | Path | None = None,
+    reward_share: float | None = None,
     failed: Callable[[str], None] = lambda said: None,
 ) -> FastAPI:
     """An app for uvicorn that answers for one or several models, in OpenAI's words.
@@ -54,16 +56,16 @@ def create_app(
         constraints: A file of what prompts and answers are held to, or ``none``; by default each
             run to those that it was trained with.
         hosts: The host names that clients may use; None for all.
+        reward_model: A reward model's run or folder, which scores a share of the answers for
+            ``/metrics``; None for none.
+        reward_share: The share that it scores, drawn at random; by default 0.05.
         failed: Is told what an engine's log said, if it never came to answer.
 
     Raises:
         UserError: If something is not installed, or a model is not there.
     """
     require_installed()
-    numbers = {"max_batch_size": max_batch_size, "max_concurrent_requests": max_concurrent_requests}
-    wrong = [Problem(name, f"is {n}", "set 1 or more") for name, n in numbers.items() if n < 1]
-    if not (math.isfinite(timeout) and timeout > 0):
-        wrong.append(Problem("timeout", f"is {timeout}", "set a number of seconds above 0"))
+    wrong = _wrong(max_batch_size, max_concurrent_requests, timeout)
     said = [model_path] if isinstance(model_path, str | Path) else list(model_path)
     if not said:
         wrong.append(Problem("model_path", "names no model", "name a finished run"))
@@ -71,13 +73,13 @@ def create_app(
         raise RunError(*wrong)
     from modelforge.serving.app import build
     from modelforge.serving.found import engines_of
+    from modelforge.serving.rewarded import load
 
+    held = None if constraints is None else str(constraints)
+    engines = engines_of([str(each) for each in said], max_batch_size, held)
     return build(
-        engines_of(
-            [str(each) for each in said],
-            max_batch_size,
-            None if constraints is None else str(constraints),
-        ),
+        engines,
+        reward=load(reward_model, reward_share),
         size=max_batch_size,
         limit=max_concurrent_requests,
         timeout=timeout,
@@ -86,3 +88,12 @@ def create_app(
         hosts=hosts,
         failed=failed,
     )
+
+
+def _wrong(max_batch_size: int, max_concurrent_requests: int, timeout: float) -> list[Problem]:
+    """What is wrong with the numbers."""
+    numbers = {"max_batch_size": max_batch_size, "max_concurrent_requests": max_concurrent_requests}
+    wrong = [Problem(name, f"is {n}", "set 1 or more") for name, n in numbers.items() if n < 1]
+    if not (math.isfinite(timeout) and timeout > 0):
+        wrong.append(Problem("timeout", f"is {timeout}", "set a number of seconds above 0"))
+    return wrong

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -18,10 +18,12 @@ from modelforge.common.console import warn
 from modelforge.errors import DataError
 from modelforge.feedback.store import Store
 from modelforge.serving.asked import Refused
+from modelforge.serving.described import describe
 from modelforge.serving.engines import Engine
 from modelforge.serving.heard import Answers
 from modelforge.serving.metrics import Metrics
-from modelforge.serving.relay import Relay, read_body
+from modelforge.serving.relay import Exchange, Relay, read_body
+from modelforge.serving.rewarded import Reward, Scored
 from modelforge.web.page import render, script
 
 _OPEN = ("/", "/chat.js", "/health", "/ready")  # without a key
@@ -44,6 +46,7 @@ def build(
     api_key: str | None,
     hosts: Sequence[str] | None,
     failed: Callable[[str], None],
+    reward: tuple[Reward, float] | None = None,
 ) -> FastAPI:
     """The app before these engines; it starts them, and ends them when it is shut down.
 
@@ -56,9 +59,17 @@ def build(
         api_key: That clients have to name; None for none.
         hosts: The host names that clients may use; None for all.
         failed: Is told of an engine that never answered.
+        reward: A reward model, and the share of the answers that it scores; None for none.
     """
     metrics, answers, store = Metrics(size), Answers(), Store(feedback)
-    relay = Relay(engines, metrics, limit=limit, timeout=timeout, done=answers.add)
+    scored = None if reward is None else Scored(*reward, metrics)
+
+    def done(exchange: Exchange) -> None:
+        answers.add(exchange)
+        if scored is not None:
+            scored.add(exchange)
+
+    relay = Relay(engines, metrics, limit=limit, timeout=timeout, done=done)
 
     @asynccontextmanager
     async def alive(app: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +78,8 @@ def build(
         yield  # every accepted request is answered by now: only then may the engines go
         await asyncio.gather(*(engine.stop() for engine in engines))
         await relay.close()
+        if scored is not None:
+            await asyncio.to_thread(scored.close)
         store.close()
 
     app = FastAPI(lifespan=alive, title="ModelForge", docs_url=None, redoc_url=None)
@@ -76,14 +89,10 @@ def build(
     if api_key is not None:
         app.add_middleware(_WithKey, key=api_key)
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        found = Refused(error.status_code, str(error.detail))
-        return JSONResponse(found.body(), error.status_code, error.headers)
-
     _add_routes(app, relay, answers, store)
     _add_figures(app, engines, metrics)
     _add_page(app, list(relay.of), locked=api_key is not None)
+    describe(app, list(relay.of), locked=api_key is not None)
     return app
 
 
@@ -104,6 +113,11 @@ class _WithKey:
 
 
 def _add_routes(app: FastAPI, relay: Relay, answers: Answers, store: Store) -> None:
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        found = Refused(error.status_code, str(error.detail))
+        return JSONResponse(found.body(), error.status_code, error.headers)
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await relay(request)
@@ -137,12 +151,12 @@ def _add_figures(app: FastAPI, engines: Sequence[Engine], metrics: Metrics) -> N
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses={503: {"description": "An engine does not answer yet"}})
     async def ready() -> Response:
         found = {name: engine.ready for engine in engines for name in engine.models}
         return JSONResponse({"ready": found}, 200 if all(found.values()) else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def text() -> Response:
         for number, engine in enumerate(engines):
             metrics.ready.labels(f"{engine.kind}-{number}").set(engine.ready)
@@ -160,10 +174,10 @@ def _add_page(app: FastAPI, models: Sequence[str], *, locked: bool) -> None:
     page = render("serve.html", title=title, models=models, locked=locked)
     words = script("chat.js")
 
-    @app.get("/")
+    @app.get("/", response_class=HTMLResponse)
     async def shown() -> Response:
         return Response(page, media_type="text/html; charset=utf-8", headers=_STRICT)
 
-    @app.get("/chat.js")
+    @app.get("/chat.js", include_in_schema=False)
     async def acting() -> Response:
         return Response(words, media_type="text/javascript; charset=utf-8", headers=_STRICT)

@@ -84,7 +84,7 @@ class Asked(_Words):
 class Message(_Words):
     """One message of a chat."""
 
-    role: Annotated[str, Field(min_length=1)]
+    role: Annotated[str, Field(min_length=1, examples=["user", "assistant", "system", "tool"])]
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
@@ -224,5 +224,5 @@ def read(kind: Kind, body: Any) -> ChatAsked | CompletionAsked:
 
 
 def refused_by(error: UserError) -> Refused:
-    """A user's mistake of ours as a refusal."""
-    return Refused(400, "; ".join(f"{p.where}: {p.what}" for p in error.problems))
+    """A user's mistake as a refusal; where the model lies on this machine is not for clients."""
+    return Refused(400, "; ".join(problem.what for problem in error.problems))

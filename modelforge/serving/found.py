@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelforge.constraints import Constraints
-from modelforge.constraints.of_a_run import of_recorded
+from modelforge.constraints.of_a_run import beside, of_recorded
 from modelforge.errors import ModelError, Problem, RunError
 from modelforge.inference.trained import find_trained
 from modelforge.serving.engines import Engine, of_gguf, of_runs, of_url
@@ -45,7 +45,9 @@ def engines_of(said: Sequence[str], size: int, constraints: str | None = None) -
         if gguf.is_file():
             _needs("xllamacpp", gguf)
             _needs("gguf", gguf)
-            engines.append(of_gguf(name or _called(path), gguf, size))
+            engine = of_gguf(name or _called(path), gguf, size)
+            own = of_recorded(beside(gguf.parent), constraints, said=place)
+            engines.append(engine if own is None else _held_to(engine, own))
             continue
         found = find_trained(place)
         name = name or (_called(path) if (path / _ABOUT).is_file() else found.name)
@@ -56,16 +58,21 @@ def engines_of(said: Sequence[str], size: int, constraints: str | None = None) -
             held[name] = own
     everywhere = of_recorded({}, constraints, said="")
     if everywhere is not None:
-        engines = [replace(e, constraints=dict.fromkeys(e.models, everywhere)) for e in engines]
+        engines = [_held_to(engine, everywhere) for engine in engines]
     if runs:
         engines.insert(0, of_runs(runs, size, held))
-    for found_held in [*held.values(), *([everywhere] if everywhere is not None else [])]:
-        found_held.load()
+    for own in {id(c): c for engine in engines for c in engine.constraints.values()}.values():
+        own.load()
     names = [name for engine in engines for name in engine.models]
     for name in names:
         if names.count(name) > 1:
             raise _twice(name)
     return engines
+
+
+def _held_to(engine: Engine, constraints: Constraints) -> Engine:
+    """An engine whose models are all held to these constraints."""
+    return replace(engine, constraints=dict.fromkeys(engine.models, constraints))
 
 
 def _named(said: str) -> tuple[str | None, str]:

@@ -13,6 +13,7 @@ from modelforge.constraints import Violation
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _SPEEDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_SCORES = (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10)  # of a reward model, which has no unit
 _QUANTILES = (0.50, 0.95, 0.99)
 _KEPT = 1000  # answers of which the page's figures are
 
@@ -54,12 +55,23 @@ class Metrics:
             ["model", "constraint", "side", "action"],
             **of,
         )
+        self.reward = Histogram(
+            "modelforge_reward",
+            "A reward model's scores of a share of the answers",
+            ["model"],
+            buckets=_SCORES,
+            **of,
+        )
+        self.unscored = Counter(
+            "modelforge_reward_left_out", "Drawn answers without a score", ["model", "why"], **of
+        )
         self.restarts = Gauge("modelforge_engine_restarts", "Since the start", ["engine"], **of)
         self.ready = Gauge("modelforge_engine_ready", "1 if it answers", ["engine"], **of)
         self.registry.register(_Queue(self))
         self._seconds: deque[float] = deque(maxlen=_KEPT)
         self._firsts: deque[float] = deque(maxlen=_KEPT)
         self._speeds: deque[float] = deque(maxlen=_KEPT)
+        self._scores: deque[float] = deque(maxlen=_KEPT)
 
     def answered(self, model: str, seconds: float, first: float | None, used: Any) -> None:
         """Note a whole answer.
@@ -82,6 +94,11 @@ class Metrics:
             self.speed.labels(model).observe(speed)
             self._speeds.append(speed)
 
+    def scored(self, model: str, score: float) -> None:
+        """Note a reward model's score of an answer."""
+        self.reward.labels(model).observe(score)
+        self._scores.append(score)
+
     def broken(self, model: str, violations: Iterable[Violation]) -> None:
         """Note what a prompt and its answers break."""
         for each in violations:
@@ -99,6 +116,7 @@ class Metrics:
             "seconds": _quantiles(self._seconds),
             "first_token": _quantiles(self._firsts),
             "tokens_per_second": _quantiles(self._speeds),
+            "reward": _quantiles(self._scores),
         }
 
 

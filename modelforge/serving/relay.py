@@ -23,6 +23,7 @@ from modelforge.serving.metrics import Metrics
 MOST_BYTES = 8 << 20  # of a request's body
 _GONE = 499  # the client has hung up; nobody reads this status but the metrics
 _AGAIN = "1"  # seconds, of Retry-After
+_IDLE = 1.0  # seconds until a connection to an engine is dropped, before the engine's 5 are over
 
 
 @dataclass
@@ -83,9 +84,8 @@ class Relay:
     ) -> None:
         self.of = {name: engine for engine in engines for name in engine.models}
         self.metrics, self.limit, self.timeout, self._done = metrics, limit, timeout, done
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout, connect=5), limits=httpx.Limits(max_connections=None)
-        )
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=_IDLE)
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(timeout, connect=5), limits=limits)
 
     async def close(self) -> None:
         """Let the connections go."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from modelforge.common.console import say
 from modelforge.errors import Problem, RunError
@@ -15,6 +16,9 @@ from modelforge.serving import create_app
 
 KEY = "MODELFORGE_API_KEY"  # an environment variable
 _LOOPBACK = ("127.0.0.1", "localhost")
+# Seconds until an idle connection is closed, as in nginx. At uvicorn's 5, a client that drops it
+# after 5 too, such as OpenAI's, may ask on one that is just being closed, and loses the answer.
+_IDLE = 75
 
 
 def run(
@@ -27,6 +31,8 @@ def run(
     timeout: float,
     feedback: Path,
     constraints: str | None = None,
+    reward_model: str | None = None,
+    reward_share: float | None = None,
 ) -> None:
     """Serve until a signal says to end.
 
@@ -39,14 +45,13 @@ def run(
         timeout: Seconds for an answer.
         feedback: The file for what users say.
         constraints: A file of those that all models are held to, or ``none``; None: each run's own.
+        reward_model: Scores a share of the answers; None for none.
+        reward_share: The share; None: as `create_app` has it.
 
     Raises:
         UserError: If it cannot be served here, or an engine never answers.
     """
-    key, inside = os.environ.get(KEY) or None, host in _LOOPBACK
-    if not inside and key is None:
-        fix = f"set {KEY} to a long random word, or leave --host out"
-        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    key, inside = _key(host), host in _LOOPBACK
     failures: list[str] = []
 
     def failed(said: str) -> None:
@@ -62,14 +67,13 @@ def run(
             feedback=feedback,
             api_key=key,
             constraints=constraints,
+            reward_model=reward_model,
+            reward_share=reward_share,
             # A page of another site cannot reach a server of this machine under its own name.
             hosts=_LOOPBACK if inside else None,
             failed=failed,
         )
-        rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=rest)
-        )
+        server = uvicorn.Server(_config(app, timeout))
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listening.getsockname()[1]}"
         say(f"{at}/v1 answers for the OpenAI client; {at}/metrics holds figures")
@@ -77,6 +81,26 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+def _key(host: str) -> str | None:
+    """What clients have to name.
+
+    Raises:
+        RunError: If it is None, and others can reach the host.
+    """
+    key = os.environ.get(KEY) or None
+    if host not in _LOOPBACK and key is None:
+        fix = f"set {KEY} to a long random word, or leave --host out"
+        raise RunError(Problem(f"--host {host}", "is open to others, without a key", fix))
+    return key
+
+
+def _config(app: FastAPI, timeout: float) -> uvicorn.Config:
+    rest = int(timeout) + 1  # seconds for what was taken, once a signal says to end
+    return uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=rest, timeout_keep_alive=_IDLE
+    )
 
 
 def _listening(host: str, port: int) -> socket.socket:

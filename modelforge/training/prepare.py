@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import is_verbose, say, show_table, warn
-from modelforge.errors import ConfigError, Problem
+from modelforge.common.hub import look_for_hub
+from modelforge.common.paths import paths_in
+from modelforge.constraints.entries import BY_MODEL
+from modelforge.constraints.of_a_run import of_config
+from modelforge.errors import ConfigError, ModelError, Problem
 from modelforge.machine.hardware import device_arguments
 from modelforge.machine.launch import refuse_uneven
+from modelforge.models.hub import absent, on_the_hub
 from modelforge.runs.folder import refuse_other_data
 from modelforge.training.continued import refuse_what_it_keeps
 from modelforge.training.fit import fit
@@ -99,10 +104,31 @@ def prepare(
         UserError: If a part of it cannot be used. Nothing is written.
     """
     resolved = resolve(config, strategy, opened=opened)
+    refuse_absent(resolved.config)
     rows = read(resolved)
     prepared = prepare_on(resolved, rows)
     try_out(prepared, resolved, rows)
     return prepared
+
+
+def refuse_absent(config: Config) -> None:
+    """See that the hub has each model that the config names beside the one to train.
+
+    Folders are looked at where their key is checked.
+
+    Raises:
+        ModelError: With each that it does not have.
+    """
+    places = paths_in(type(config.settings), config.settings.model_dump())
+    named = [(place.text, place.model) for place in places if place.model]
+    held = of_config(config)
+    for each in held.each if held is not None else ():  # they may stand in a file of their own
+        named += [(str(getattr(each.entry, kind)), kind) for kind in BY_MODEL]
+    named = [n for n in dict.fromkeys(named) if on_the_hub(n[0], config.base_dir)]
+    if named:
+        look_for_hub()
+    if found := [problem for name, what in named if (problem := absent(name, what))]:
+        raise ModelError(*found)
 
 
 def try_out(prepared: Prepared, resolved: Resolved, rows: Read) -> None:

@@ -42,8 +42,9 @@ class Size:
 
 
 def rate(config: Config, strategy: Strategy, size: Size) -> dict[str, Choice]:
-    """The learning rate, by the strategy and the model."""
-    found = strategy.learning_rate(size.model_type, size.weights)
+    """The learning rate: a fixed one among the strategy's defaults, or by the model's size."""
+    by_size = strategy.learning_rate(size.model_type, size.weights)
+    found = strategy.defaults.get("learning_rate") or by_size
     if found is None:
         return {}
     value, why = found

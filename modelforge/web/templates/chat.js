@@ -1,9 +1,12 @@
 "use strict";
 // What a model says is shown as text: it is set as textContent, and never as markup.
 const of = (id) => document.getElementById(id);
-const messages = [];
+const talks = [[], []]; // the messages of each side; of the second while two models answer
+let turns = []; // what the user said: {box, at: where it stands in each talk}
 let running = null;
-let answer = null; // the last one: {id, text, box}
+let answers = []; // the last ones, one a side: {id, text, box}
+let row = null; // that holds them
+let editing = null; // the turn that is written anew
 
 function headers() {
   const found = { "Content-Type": "application/json" };
@@ -22,9 +25,14 @@ function part(tag, text, parent, kind) {
   return found;
 }
 
-function turn(role, text) {
-  const box = part("div", "", of("talk"), "turn " + role);
-  part("strong", role === "user" ? "You" : of("model").value, box);
+function models() {
+  const beside = of("beside");
+  return beside && beside.value ? [of("model").value, beside.value] : [of("model").value];
+}
+
+function turn(role, name, text, parent) {
+  const box = part("div", "", parent, "turn " + role);
+  part("strong", name, box);
   const body = part("div", text, box, "text");
   return { box, body };
 }
@@ -44,42 +52,56 @@ async function why(response) {
 function busy(is) {
   of("send").disabled = is;
   of("stop").disabled = !is;
-  of("again").disabled = is || !answer;
+  of("again").disabled = is || !answers.some((each) => each.text);
+  if (of("beside")) of("beside").disabled = is;
 }
 
 async function ask() {
-  const body = { model: of("model").value, messages, stream: true };
-  const temperature = of("temperature").value;
-  if (temperature !== "") body.temperature = Number(temperature);
-  const { box, body: shown } = turn("assistant", "");
-  answer = { id: null, text: "", box };
+  const names = models();
+  row = part("div", "", of("talk"), names.length > 1 ? "pair" : "");
+  answers = names.map((model) => {
+    const { box, body } = turn("assistant", model, "", row);
+    return { id: null, text: "", model, box, body };
+  });
+  const mine = answers;
   running = new AbortController();
   busy(true);
   show("Answering…");
-  let failed = null;
+  const failed = await Promise.all(answers.map((each, side) => one(each, talks[side], running.signal)));
+  if (answers !== mine) return; // a new chat has begun meanwhile
+  running = null;
+  answers.forEach((each, side) => {
+    if (each.text) talks[side].push({ role: "assistant", content: each.text });
+    else each.box.remove();
+    if (!failed[side]) rate(each);
+  });
+  of("talk").scrollTop = of("talk").scrollHeight; // the buttons have come below it
+  show([...new Set(failed.filter(Boolean))].join(" "));
+  busy(false);
+  figures();
+}
+
+// One answer, piece by piece; gives why it broke off, or null.
+async function one(answer, messages, signal) {
+  const body = { model: answer.model, messages, stream: true };
+  const temperature = of("temperature").value;
+  if (temperature !== "") body.temperature = Number(temperature);
   try {
     const response = await fetch("v1/chat/completions", {
-      method: "POST", headers: headers(), body: JSON.stringify(body), signal: running.signal,
+      method: "POST", headers: headers(), body: JSON.stringify(body), signal,
     });
     if (!response.ok) throw new Error(await why(response));
     await read(response.body, (event) => {
       if (event.error) throw new Error(event.error.message);
       answer.id = event.id;
       const delta = event.choices.length ? event.choices[0].delta.content : null;
-      if (delta) { answer.text += delta; shown.textContent = answer.text; }
+      if (delta) { answer.text += delta; answer.body.textContent = answer.text; }
       of("talk").scrollTop = of("talk").scrollHeight;
     });
   } catch (error) {
-    failed = error.name === "AbortError" ? "Stopped." : error.message;
+    return error.name === "AbortError" ? "Stopped." : error.message;
   }
-  running = null;
-  if (answer.text) messages.push({ role: "assistant", content: answer.text });
-  else box.remove();
-  if (!failed) rate(answer);
-  show(failed || "");
-  if (!answer.text) answer = null;
-  busy(false);
-  figures();
+  return null;
 }
 
 async function read(stream, seen) {
@@ -148,6 +170,7 @@ async function figures() {
     "First token, seconds": found.first_token,
     "Tokens a second": found.tokens_per_second,
   };
+  if (found.reward.count) rows["Reward of a share"] = found.reward;
   of("figures").replaceChildren();
   for (const [name, values] of Object.entries(rows)) {
     const row = part("tr", "", of("figures"));
@@ -158,12 +181,34 @@ async function figures() {
   }
 }
 
+function edit(said, text) {
+  if (running) return;
+  editing = said;
+  of("text").value = text;
+  of("text").focus();
+  show("Sending replaces this message and all that follows it. Escape keeps them.");
+}
+
+// Take a message back, and all that follows it.
+function cut(said) {
+  talks.forEach((each, side) => { each.length = Math.min(each.length, said.at[side]); });
+  turns = turns.slice(0, turns.indexOf(said));
+  while (said.box.nextSibling) said.box.nextSibling.remove();
+  said.box.remove();
+  answers = [];
+  editing = null;
+}
+
 of("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = of("text").value.trim();
   if (!text || running) return;
-  messages.push({ role: "user", content: text });
-  turn("user", text);
+  if (editing) cut(editing);
+  const said = { at: talks.map((each) => each.length) };
+  models().forEach((_, side) => talks[side].push({ role: "user", content: text }));
+  said.box = turn("user", "You", text, of("talk")).box;
+  button("Edit", "Edit this message", part("div", "", said.box, "row"), () => edit(said, text));
+  turns.push(said);
   of("text").value = "";
   ask();
 });
@@ -174,23 +219,40 @@ of("text").addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running) running.abort();
+  if (event.key !== "Escape") return;
+  if (running) running.abort();
+  else if (editing) {
+    editing = null;
+    of("text").value = "";
+    show("");
+  }
 });
 of("stop").addEventListener("click", () => running && running.abort());
 of("again").addEventListener("click", () => {
-  if (running || !answer) return;
-  messages.pop();
-  answer.box.remove();
+  if (running || !answers.length) return;
+  answers.forEach((each, side) => { if (each.text) talks[side].pop(); });
+  row.remove();
   ask();
 });
 of("new").addEventListener("click", () => {
   if (running) running.abort();
-  messages.length = 0;
-  answer = null;
+  running = null;
+  talks.forEach((each) => { each.length = 0; });
+  turns = [];
+  answers = [];
+  editing = null;
   of("talk").replaceChildren();
   busy(false);
   of("text").focus();
 });
+if (of("beside")) {
+  of("beside").addEventListener("change", () => { // the second model goes on from where the first is
+    talks[1] = of("beside").value ? [...talks[0]] : [];
+    turns.forEach((each) => { each.at[1] = each.at[0]; });
+    answers = [];
+    busy(false);
+  });
+}
 of("who").addEventListener("submit", (event) => event.preventDefault());
 figures();
 setInterval(figures, 5000);
