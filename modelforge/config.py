@@ -240,6 +240,23 @@ LORA_KEYS = (
 #: Values of ``lora.init_lora_weights`` that take the adapter's part out of the base: off, it is not
 #: the base any more.
 OUT_OF_BASE = ("pissa", "olora")
+# Methods of PEFT (0.21) whose weights have the shape of the base's, and fail where that is packed.
+_SHAPED = ("LOHA", "LOKR", "HRA")
+
+
+def of_whole_weights(lora: Mapping[str, Any]) -> tuple[str, str]:
+    """The field of the section ``lora`` that needs weights that are not quantised, and why.
+
+    Both are empty where the base may be quantised.
+    """
+    if (begins := lora.get("init_lora_weights")) in OUT_OF_BASE:
+        return "init_lora_weights", f"{begins} decomposes the base's weights"
+    if begins == "orthogonal":
+        return "init_lora_weights", "orthogonal takes its type from the base's weights"
+    if (kind := lora.get("peft_type")) in _SHAPED:
+        return "peft_type", f"{kind} has the shape of the base's weights"
+    return "", ""
+
 
 #: Under which names a config's reward models and its judge stand in the metrics.
 REWARD_MODEL, JUDGE = "reward_model", "judge"

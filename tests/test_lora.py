@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from machines import card
 from tiny import ROOT, few, held_out, quick, resumed_bitwise, shallow
 
 import modelforge
 from modelforge.configfile.adapters import KINDS
 from modelforge.plan import plan
+from modelforge.training.defaults import Facts, fill
 from modelforge.training.prepare import prepare
 from modelforge.training.run import build_trainer
 from modelforge.training.run import load as load_weights
@@ -114,6 +116,41 @@ def test_dora_with_ranks_by_module_trains_resumes_and_loads(tmp_path, monkeypatc
     with pytest.raises(modelforge.ConfigError, match="use_dora: is False"):
         said = 'lora={"use_dora": false}'
         quick("sft", tmp_path, f"model_name={result.run_dir}", said)
+
+
+@pytest.mark.slow
+def test_dora_trains_on_a_4_bit_base_and_is_planned_there(tmp_path):
+    section = 'lora={"use_dora": true}'
+    result = quick("sft", tmp_path, section, "use_4bit=true", "max_steps=2", "save_strategy=no")
+    assert json.loads((result.model_dir / "adapter_config.json").read_text())["use_dora"]
+    plain, dora = (
+        plan(load("sft", "use_4bit=true", **more), budget_gb=8) for more in ({}, {"use_dora": True})
+    )
+    assert dora.parts["LoRA"] > plain.parts["LoRA"] > 0
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"init_lora_weights": "orthogonal"}, {"init_lora_weights": "olora"}]
+    + [{"peft_type": name} for name in ("LOHA", "LOKR", "HRA")],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_quantised(section):
+    (field,) = section
+    values = {k: v for k, v in ia3_values().items() if k != "use_4bit"}
+    for bits in ("use_4bit", "use_8bit"):
+        with pytest.raises(modelforge.ConfigError, match=f"lora.{field}: .* are quantised"):
+            modelforge.load_config(values | {"lora": section, bits: True})
+    facts = Facts(modelforge.get_strategy("sft")(), card(16))
+    assert fill(modelforge.load_config(values), facts).settings.use_4bit
+    filled = fill(modelforge.load_config(values | {"lora": section}), facts)
+    assert not filled.settings.use_4bit and "weights" in filled.choices["use_4bit"].reason
+
+
+def test_activations_stay_where_there_is_no_card(tmp_path):
+    said = (f"output_dir={tmp_path}", "report_to=none", "activation_offloading=true")
+    prepared = prepare(load("sft", *said))
+    assert prepared.args.activation_offloading is False
+    assert "no GPU" in prepared.config.choices["activation_offloading"].reason
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """What `modelforge plan` shows beside memory: time, cost, what else fits, cards and strategies."""
 
+import gc
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -193,3 +195,23 @@ def test_the_gpu_check_runs_on_a_cpu(tmp_path):
     assert done.returncode == 0, result["tail"]
     assert (result["name"], result["state"]) == ("environment", "ok")
     assert "hardware" in result["tail"]
+
+
+def test_a_plan_imports_no_compiler_and_leaves_the_process_as_it_was(monkeypatch, capsys):
+    seen = []
+
+    def noted(*args, **kwargs):
+        seen.append((os.environ["TORCHDYNAMO_DISABLE"], gc.get_threshold()[0]))
+        return load_config(*args, **kwargs)
+
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    monkeypatch.setattr("modelforge.configfile.load.load_config", noted)
+    before = gc.get_threshold()
+    monkeypatch.setattr("sys.argv", ["modelforge", "plan", str(TINY), "--set", "dataset=no.jsonl",
+                                     "--set", "lora_r=-1"])  # fmt: skip
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2, capsys.readouterr()
+    assert seen == [("1", 50_000)]
+    assert gc.get_threshold() == before
+    assert "TORCHDYNAMO_DISABLE" not in os.environ

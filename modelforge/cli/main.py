@@ -6,8 +6,10 @@ traceback). Of `compare --gate` 1 means worse, and 3 too few rows.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
@@ -43,7 +45,7 @@ from modelforge.cli.use import chat, generate
 from modelforge.cli.watch import board, watch
 from modelforge.common.console import say, show_error, speaking
 from modelforge.common.processes import is_main
-from modelforge.errors import ConfigError, Interrupted, Problem, UserError
+from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
 from modelforge.machine.environment import prepare_environment
 
 app = typer.Typer(
@@ -148,7 +150,47 @@ def _of_feedback() -> None:
 def main() -> None:
     """Entry point."""
     prepare_environment()
-    app(_words(sys.argv[1:]), prog_name="modelforge")
+    code: Any = 0
+    try:
+        app(_words(sys.argv[1:]), prog_name="modelforge")
+    except SystemExit as end:
+        code = end.code
+    except OSError:
+        # It may be of any file; stdout is at fault if it takes no line break either.
+        if (refused := _refused("\n")) is None:
+            raise
+        code = _unprinted(refused)
+    if (refused := _refused()) is not None:
+        code = _unprinted(refused)
+    sys.exit(code)
+
+
+def _refused(more: str = "") -> OSError | None:
+    """Why stdout does not take what was printed, and this behind it; None if it does."""
+    if sys.stdout is None:  # it was closed before the command began
+        return None
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes it once more when it ends, which would print a traceback.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error
+    return None
+
+
+def _unprinted(error: OSError) -> int:
+    """Say that what was printed was not written; the code to end with.
+
+    Whoever closes a pipe, as `head` does, has all that was wanted, and is told nothing.
+    """
+    if error.errno == errno.EPIPE:
+        return 1
+    what = f"cannot be written to: {error.strerror}"
+    show_error(RunError(Problem("stdout", what, "free some space, or write to another place")))
+    return 2
 
 
 def _words(said: Sequence[str]) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -19,6 +22,10 @@ from modelforge.cli.options import (
     working,
 )
 from modelforge.errors import ConfigError, Problem, RunError, UserError
+
+# PyTorch's own: functions that are given to the compiler stay as they are.
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
+_OBJECTS = 50_000
 
 
 def plan(
@@ -52,7 +59,7 @@ def plan(
     overrides += [] if profile is None else [f"hardware_profile={profile}"]
     # The card that is asked about takes the place of the budget for this machine's.
     overrides += [] if vram is None and gpu is None else ["memory_budget_gb=null"]
-    with working(as_json=as_json):
+    with working(as_json=as_json), _in_a_hurry():
         _refuse_without_effect(
             "--cards" if cards else "--all" if every else "",
             {"--all": cards and every, "--as-it-is": as_it_is, "--price": price is not None,
@@ -75,6 +82,24 @@ def plan(
             raise RunError(Problem(loaded.name, what, fix)) from error
     if as_json:
         print_json(shown)
+
+
+@contextmanager
+def _in_a_hurry() -> Iterator[None]:
+    """Leave out what takes time and serves no plan.
+
+    bitsandbytes asks for compiled functions when it is imported, and that imports torch's compiler.
+    Python looks for garbage after every 700 objects, while the libraries make millions that stay.
+    """
+    compiles, thresholds = os.environ.get(_NO_COMPILER), gc.get_threshold()
+    os.environ[_NO_COMPILER] = compiles or "1"
+    gc.set_threshold(_OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if compiles is None:
+            del os.environ[_NO_COMPILER]
 
 
 def _refuse_without_effect(table: str, others: Mapping[str, bool]) -> None:

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modelforge.config import OUT_OF_BASE, Config, Settings
+from modelforge.config import OUT_OF_BASE, Config, Settings, of_whole_weights
 from modelforge.errors import Problem
 
 LORA = "LORA"
@@ -138,14 +138,14 @@ def lora_problems(config: Config, *, reference: bool) -> Iterator[Problem]:
     for name, why in _BEGINNINGS.items():
         if begins.startswith(name):
             yield Problem(at, f"{begins} {why}", "remove it, or set gaussian, orthogonal or olora")
-    if begins in OUT_OF_BASE:
-        if settings.use_4bit or settings.use_8bit:
-            what = f"{begins} decomposes the base's weights, and these are quantised"
-            yield Problem(at, what, "set use_4bit and use_8bit to false, or remove it")
-        if reference:
-            what = f"{begins} takes the adapter's part out of the base, and {settings.strategy} "
-            what += "compares with the base, its adapter off"
-            yield Problem(at, what, "remove it")
+    field, why = of_whole_weights(section)
+    if why and (settings.use_4bit or settings.use_8bit):
+        fix = "set use_4bit and use_8bit to false, or remove it"
+        yield Problem(f"{where}.{field}", f"{why}, and these are quantised", fix)
+    if begins in OUT_OF_BASE and reference:
+        what = f"{begins} takes the adapter's part out of the base, and {settings.strategy} "
+        what += "compares with the base, its adapter off"
+        yield Problem(at, what, "remove it")
     if reference and section.get("bias", "none") != "none":
         what = f"is {section['bias']}: the base's own biases are trained, which stay on when the "
         what += f"adapter is off, and {settings.strategy} compares with the base"

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -71,6 +71,17 @@ def encode_held(
     doubled = sum(rules.settle(pairs, ledger.placeholders) for pairs in made)
     tell_bos(doubled, encode.tokenizer, ledger)
     return [encode.tokens(pairs) for pairs in made]
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Look for garbage seldom: rows are held and hold no circles, and each look goes over them."""
+    before = gc.get_threshold()
+    gc.set_threshold(GARBAGE)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)

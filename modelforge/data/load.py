@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge.data.check import LongRows, Tokenised
 from modelforge.data.convert import DataKind, Mode
 from modelforge.data.converted import Pair, convert_all
-from modelforge.data.encode import Encode, encode_held
+from modelforge.data.encode import Encode, encode_held, few_collections
 from modelforge.data.large import large_rows
 from modelforge.data.ledger import Ledger
 from modelforge.data.overlap import Named
@@ -51,6 +51,7 @@ def load_data(*, max_length: int | None, long_rows: LongRows = "cut", **source: 
     return read_rows(**source).within(max_length, long_rows=long_rows)
 
 
+@few_collections()
 def read_rows(
     *,
     kind: DataKind,

@@ -71,6 +71,8 @@ READ_PART_KEYS = frozenset(
         *("id", "name", "input", "tool_use_id", "tool_call", "tool_calls"),
     }
 )
+# The keys of a message that is a role and a text alone.
+PLAIN = (("role", "content"), ("from", "value"))
 CALL_PARTS = ("tool_use", "tool_call", "tool_calls", "function_call")
 RESULT_PARTS = ("tool_result", "tool_response")
 
@@ -88,9 +90,19 @@ class Skip(Exception):
         self.reason, self.role = reason, role
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a value is a message of a role and a text alone, as most are."""
+    if not isinstance(value, dict) or len(value) != 2:
+        return False
+    return any(
+        isinstance(value.get(role), str) and isinstance(value.get(text), str)
+        for role, text in PLAIN
+    )
+
+
 def is_message(value: Any) -> bool:
     """Whether a value is one message in any of the known spellings."""
-    return (
+    return is_plain(value) or (
         isinstance(value, dict)
         and any(key in value for key in ROLE_KEYS)
         and any(key in value for key in (*TEXT_KEYS, *CALL_KEYS))
@@ -129,6 +141,9 @@ def read_message(item: Any) -> list[Message]:
     role = ROLES.get(name)
     if role is None:
         raise Skip(f"broken messages: unknown role {str(spoken)[:30]!r}")
+    if is_plain(item) and name not in CALLING:
+        words = item["content"] if "content" in item else item["value"]
+        return [{"role": role, "content": words}]
     raw = next((item[key] for key in TEXT_KEYS if key in item), None)
     content = content_of(raw, role, calling=name in CALLING)
     for key in CALL_KEYS:

@@ -23,6 +23,7 @@ from modelforge.data.message import (
     THOUGHT_KEYS,
     Skip,
     is_message,
+    is_plain,
 )
 from modelforge.data.read import Row
 from modelforge.data.recognise import canonical
@@ -126,6 +127,8 @@ def _keys(value: Any) -> set[str]:
     """The keys of messages, and of the parts of their content, that are not read."""
     found: set[str] = set()
     for message in _messages(value):
+        if is_plain(message):
+            continue
         found.update(k for k, v in message.items() if k not in READ_KEYS and not is_empty(v))
         for keys in (ROLE_KEYS, TEXT_KEYS, THOUGHT_KEYS):  # of several, the first is read
             filled = [key for key in keys if not is_empty(message.get(key))]

@@ -170,7 +170,7 @@ def choose_profile(
 
 
 def device_arguments(hardware: Hardware, given: Mapping[str, Any]) -> dict[str, Choice]:
-    """``use_cpu``, ``bf16`` and ``fp16`` for this machine, each with its reason.
+    """``use_cpu``, ``bf16``, ``fp16`` and what this machine cannot do, each with its reason.
 
     Args:
         hardware: The machine.
@@ -178,11 +178,15 @@ def device_arguments(hardware: Hardware, given: Mapping[str, Any]) -> dict[str, 
     """
     if hardware.device == "cpu":
         why = "no CUDA device: 32-bit is exact, and 16-bit is not faster on a CPU"
-        return {
+        choices = {
             "use_cpu": Choice(True, "machine", "no CUDA device was found"),
             "bf16": Choice(False, "machine", why),
             "fp16": Choice(False, "machine", why),
         }
+        if given.get("activation_offloading"):
+            why = "there is no GPU whose memory activations could leave"
+            choices["activation_offloading"] = Choice(False, "machine", why)
+        return choices
     if given.get("fp16") or (given.get("bf16") is None and not hardware.bf16):
         why = "asked for" if given.get("fp16") else "this card does not compute in bfloat16"
         return {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelforge.config import LORA_KEYS, OUT_OF_BASE, Choice, Config, Settings
+from modelforge.config import LORA_KEYS, OUT_OF_BASE, Choice, Config, Settings, of_whole_weights
 from modelforge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -180,9 +180,8 @@ def lora_defaults(config: Config, hardware: Hardware) -> dict[str, Choice]:
             choices["use_4bit"] = Choice(False, "default", why)
         elif settings.use_8bit:
             choices["use_4bit"] = Choice(False, "default", "use_8bit is set")
-        elif not starts_as_base(settings):
-            why = f"{settings.lora['init_lora_weights']} decomposes weights that are not quantised"
-            choices["use_4bit"] = Choice(False, "default", why)
+        elif why := of_whole_weights(settings.lora)[1]:
+            choices["use_4bit"] = Choice(False, "default", f"{why}: they stay whole")
     if settings.lora_r and not (config.given("lora_alpha") or settings.preset):
         why = "fixed, so that one learning rate holds for every rank"
         choices["lora_alpha"] = Choice(ALPHA, "default", why)

@@ -185,6 +185,10 @@ def _quantise_4bit(module: Any, dtype: torch.dtype) -> None:
         module=module,
     )
     module.quant_state = state
+    # DoRA begins with a copy of the layer. bitsandbytes copies into a tensor of the CPU, which no
+    # meta tensor fits into; a weight without values is as good as its copy.
+    packed = module.weight
+    packed.__deepcopy__ = lambda memo: packed
 
 
 def track_weights(tracker: Tracker, trainer: Any) -> None:
