@@ -86,7 +86,7 @@ class Ends:
     no sweep of ours has checked.
 
     Attributes:
-        small: The rate on models of at most `MEASURED` billion weights, from our own sweeps.
+        small: The rate on models of at most `MEASURED` billion weights, a choice from our sweeps.
         large: The rate from `at` billion weights on.
         at: See ``large``.
         seen: Where ``large`` is from.
@@ -108,10 +108,10 @@ class Ends:
         if billions >= self.at:
             return self.large, self.seen
         if billions <= MEASURED:
-            return self.small, f"by our sweeps on {OURS} (benchmarks/defaults.py)"
+            return self.small, f"chosen from our sweeps on {OURS} (benchmarks/defaults.py)"
         share = log(billions / MEASURED) / log(self.at / MEASURED)
         why = (
-            f"interpolated for {size(weights)}, between {self.small:g}, measured on {OURS}, and "
+            f"interpolated for {size(weights)}, between {self.small:g}, chosen on {OURS}, and "
             f"{self.large:g} from {self.at:g} billion weights on ({self.seen})"
         )
         return self.small ** (1 - share) * self.large**share, why
