@@ -201,6 +201,19 @@ def test_constraints_travel_with_an_export_and_are_held_to(tmp_path):
         generate(str(model), str(prompts), path)
         texts.append(json.loads(path.read_text())["completion"])
     assert "7" in texts[0] and "7" not in texts[1]
+    about = (made.folder / "export.json").read_text()
+    (made.folder / "export.json").write_text("{")
+    with pytest.raises(UserError, match=r"export\.json: cannot be read"):
+        engines_of([str(made.folder)], 1)
+    (made.folder / "export.json").unlink()
+    (engine,) = engines_of([str(made.folder)], 1)
+    assert engine.constraints
+    (made.folder / "export.json").write_text(about)
+    (run / "config.json").write_text(json.dumps(said | {"constraints": "gone.json"}))
+    with pytest.raises(UserError, match="put the file back") as refused:
+        export(str(run), kind="f32", output=tmp_path / "other")
+    assert "--constraints" not in str(refused.value)
+    (run / "config.json").write_text(json.dumps(said))
     (made.folder / "constraints.json").unlink()
     with pytest.raises(UserError, match=r"there is no file .*constraints\.json"):
         engines_of([str(made.folder)], 1)

@@ -169,6 +169,8 @@ def test_a_judge_awards_wins_in_both_orders_and_strengths():
     own = of_the_data(replace(best, rows=rows))
     against = {c["model"]: c["wins"] for c in contests(knows, [own, worst, best])["contests"][:2]}
     assert own.model == "data" and against == {"a": 0.0, "c": 1.0}
+    half = of_the_data(replace(best, rows=[{**r, "target": "b" * (r["doc_id"] % 2)} for r in rows]))
+    assert contests(knows, [half, best])["contests"][0]["rows"] == 20
     with pytest.raises(DataError, match="has no answers of its own"):
         of_the_data(replace(best, rows=[{**row, "target": ""} for row in best.rows]))
     with pytest.raises(ConfigError, match="a judge reads them"):
@@ -227,6 +229,7 @@ def test_a_judge_without_pairs_or_numbers_is_named(tmp_path):
     for more, told in (
         (["--data", PAIRS, "--judge-model", "m"], "--judge-model: has no effect"),
         (["--data", PAIRS, "--against-data"], "--against-data: has no effect"),
+        (["--data", PAIRS, "--against-data", f"data={model}"], "name the model otherwise"),
         (["--data", str(few("sft_eval", 8)), "--judge", f"{file}:words"], "--judge-data"),
     ):
         done = CliRunner().invoke(app, [*arguments, *more])

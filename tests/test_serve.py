@@ -416,7 +416,8 @@ def test_a_key_is_asked_for(tmp_path):
         (["mine=nofile.gguf"], "nofile.gguf: is not there"),
         (["--timeout", "nan"], "timeout: is nan"),
         (["--reward-share", "0.1"], "reward_share: has no effect without a reward model"),
-        (["--reward-model", str(MODEL)], "not a reward model"),
+        (["--reward-model", str(MODEL)], "name a run of the strategy reward"),
+        (["--reward-model", ""], "reward_model: is empty"),
         (["--reward-model", "nowhere", "--reward-share", "2"], "reward_share: is 2"),
         (["--timeout", "inf"], "timeout: is inf"),
         (["--port", "{taken}"], "cannot be listened on: Address already in use"),
@@ -723,8 +724,10 @@ def test_a_server_shows_the_scores_of_what_it_answered(tmp_path):
     found = Server(tmp_path, [f"tiny={MODEL}", *options], OMP_NUM_THREADS="1").until_ready()
     try:
         assert found.text(max_tokens=4)
+        nameless = {"messages": ASK, "max_tokens": 4}
+        assert found.http.post("/v1/chat/completions", json=nameless).status_code == 200
         assert streamed(found, model="tiny", max_tokens=4)[0]
-        while found.figure("modelforge_reward_count") < 2:
+        while found.figure("modelforge_reward_count") < 3:
             time.sleep(0.05)
         assert found.figure("modelforge_reward_left_out_total") == 0
     finally:

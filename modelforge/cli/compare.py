@@ -90,7 +90,7 @@ def compare(
     roles = {"base": reference_model, "ppo": ppo_model, "grpo": grpo_model, "dpo": dpo_model}
     with working(as_json=as_json):
         told = _compared(
-            _pairs(models or (), roles),
+            _pairs(models or (), roles, alone=against_data and not gate),
             options_of(**asked),
             gate=gate,
             margin=margin,
@@ -122,6 +122,9 @@ def _compared(
     """
     if margin is not None and not gate:
         raise ConfigError(Problem("--margin", "has no effect", "add --gate, or leave it out"))
+    if who.against_data and any(name == "data" for name, _ in pairs):
+        what = "is what the data's own answers are called"
+        raise ConfigError(Problem("data", what, "name the model otherwise"))
     if needs is not None and needs <= 0:
         raise ConfigError(Problem("--needs", f"is {needs}", "set a difference above 0"))
     ask = _judge(who, options.data)
@@ -198,6 +201,9 @@ def _show_contests(
 
     told = contests(judge, [of_the_data(found[0]), *found] if against_data else found)
     headline("Before the judge")
+    bare = sum(not row["target"] for row in found[0].rows) if against_data else 0
+    if bare:
+        say(f"{bare} of {len(found[0].rows)} rows hold no answer to compete with, and are left out")
     for line in told["told"]:
         say(line)
     for name, (value, low, high) in told["strengths"].items():
@@ -250,11 +256,18 @@ def _kept(pairs: Sequence[tuple[str, str]], options: Options) -> list[Evaluation
     return [replace(read_kept(Path(said), name), model=name) for name, said in pairs]
 
 
-def _pairs(given: Sequence[str], roles: dict[str, str | None]) -> list[tuple[str, str]]:
+def _pairs(
+    given: Sequence[str], roles: dict[str, str | None], *, alone: bool
+) -> list[tuple[str, str]]:
     """The models under their names, the baseline first.
 
+    Args:
+        given: ``name=model``, or a model.
+        roles: Name → model, or None.
+        alone: Whether one model is enough: it competes with the data's own answers.
+
     Raises:
-        ConfigError: If there are fewer than two, or two of one name.
+        ConfigError: If there are too few, or two of one name.
     """
     pairs = [(name, said) for name, said in roles.items() if said is not None]
     for text in given:
@@ -265,7 +278,7 @@ def _pairs(given: Sequence[str], roles: dict[str, str | None]) -> list[tuple[str
     if double is not None:
         fix = "name them, such as first=… second=…"
         raise ConfigError(Problem("compare", f"two models are called '{double}'", fix))
-    if len(pairs) < 2:
+    if len(pairs) < (1 if alone else 2):
         what = f"two models or more are compared, and {len(pairs)} named"
         raise ConfigError(Problem("compare", what, "such as base=MODEL tuned=runs/…"))
     return pairs

@@ -10,7 +10,7 @@ from typing import Any
 from modelforge.common.paths import find_path
 from modelforge.config import Config
 from modelforge.constraints.constraints import Constraints
-from modelforge.errors import ConfigError, Problem, UserError
+from modelforge.errors import ConfigError, Problem, RunError, UserError
 
 #: A file, ``none`` or the entries themselves; None where nothing is asked for.
 Asked = str | Sequence[Mapping[str, Any]] | None
@@ -34,13 +34,16 @@ def of_config(config: Config) -> Constraints | None:
     return None if given is None else _read(given, config.base_dir, where)
 
 
-def of_recorded(recorded: Mapping[str, Any], asked: Asked, *, said: str) -> Constraints | None:
+def of_recorded(
+    recorded: Mapping[str, Any], asked: Asked, *, said: str, option: bool = True
+) -> Constraints | None:
     """Those that a model is held to: the ones that are asked for, else its run's own.
 
     Args:
         recorded: The config of its run; empty where there is none.
         asked: A file, ``none``, entries, or None for the run's.
         said: How the user named the model.
+        option: Whether the command has ``--constraints``.
 
     Raises:
         UserError: With everything that is wrong with them.
@@ -54,6 +57,7 @@ def of_recorded(recorded: Mapping[str, Any], asked: Asked, *, said: str) -> Cons
         return None if given is None else _read(given, Path(), f"{said}: constraints")
     except UserError as error:
         fix = "name a file of constraints with --constraints, or none"
+        fix = fix if option else "put the file back that the run was trained with"
         problems = (Problem(p.where, p.what, f"{p.fix}; or {fix}") for p in error.problems)
         raise ConfigError(*problems) from None
 
@@ -96,13 +100,18 @@ def beside(folder: Path) -> dict[str, Any]:
     """What an export's folder says of constraints, in the words of a run's config.
 
     A file that has gone is named too: then it is missed, and no answer goes without it.
+
+    Raises:
+        RunError: If what the export says of itself cannot be read.
     """
     path = folder / _ABOUT
     try:
         about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        about = {}
-    held = isinstance(about, dict) and about.get("constraints")
+    except ValueError as error:
+        fix = "export the model again"
+        raise RunError(Problem(str(path), f"cannot be read: {error}", fix)) from None
+    said = isinstance(about, dict) and about.get("constraints")
+    held = said or (folder / CARRIED).is_file()
     return {"constraints": str((folder / CARRIED).resolve())} if held else {}
 
 

@@ -59,7 +59,10 @@ def of_the_data(found: Evaluation) -> Evaluation:
     Raises:
         DataError: If the data has none.
     """
-    rows = [{**row, "resps": [[row["target"]]], "later": None} for row in found.rows]
+    rows = [
+        {**row, "resps": [[row["target"]] if row["target"] else []], "later": None}
+        for row in found.rows
+    ]
     if not any(row["target"] for row in rows):
         what, fix = "has no answers of its own", "name data with answers, or leave it out"
         raise DataError(Problem("--against-data", f"{found.task} {what}", fix))

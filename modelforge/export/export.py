@@ -124,6 +124,7 @@ def export(
     """
     found = find_trained(model, scores_too=True, trust_remote_code=trust_remote_code)
     chosen, kind = _chosen(found, format, kind, base)
+    of_recorded(found.recorded, None, said=found.said, option=False)  # seen before hours of work
     target = output or _place(found, f"export-{format}-{kind}")
     if target.exists():
         raise RunError(Problem(str(target), "is there already", "name another with --output"))
@@ -196,9 +197,8 @@ def _see_constraints(found: Named, folder: Path) -> None:
     Raises:
         UserError: If it does not, or they cannot be read.
     """
-    each = [
-        of_recorded(given, None, said=str(folder)) for given in (found.recorded, beside(folder))
-    ]
+    given = (found.recorded, beside(folder))
+    each = [of_recorded(own, None, said=str(folder), option=False) for own in given]
     own, carried = ([] if one is None else carried_entries(one) for one in each)
     if own != carried:
         what = "holds other constraints than the run was trained with"

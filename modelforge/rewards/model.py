@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import find_adapter_config_file
 
+from modelforge.common.hub import look_for_hub, why_offline
 from modelforge.data.carried import chat_ids, is_special
 from modelforge.errors import ModelError, Problem
 from modelforge.models.attach import rows_of_adapter
-from modelforge.models.hub import unreadable
+from modelforge.models.hub import on_the_hub, unreadable
 from modelforge.models.lora import exact_4bit_on_cpu
 from modelforge.models.vocabulary import Vocabulary, grow
 from modelforge.rewards.folder import folder_problem, is_adapter, reward_folder, trained_as
@@ -98,7 +99,10 @@ class RewardModel:
         folder = base_dir / name
         local = folder.is_dir()
         if local and (what := folder_problem(folder)):
-            raise ModelError(Problem(name, what))
+            fix = "name a run of the strategy reward, or the folder of a reward model"
+            raise ModelError(Problem(name, what, fix))
+        if on_the_hub(name, base_dir) and not why_offline()[0]:
+            look_for_hub()
         path = str(reward_folder(folder)) if local else name
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -102,7 +102,7 @@ class Relay:
             engine = self.of[model]
             if not engine.ready:
                 raise Refused(503, f"the engine of {model} is not ready; ask again later")
-            return await self._hand_on(request, engine, Exchange(model, body))
+            return await self._hand_on(request, engine, Exchange(model, {**body, "model": model}))
         except Refused as error:
             self.metrics.requests.labels(model, error.status).inc()
             again = {"Retry-After": _AGAIN} if error.status in (429, 503) else None

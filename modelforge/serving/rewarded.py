@@ -32,6 +32,8 @@ def load(name: str | Path | None, share: float | None) -> tuple[Reward, float] |
             return None
         fix = "name a reward model too, or leave it out"
         raise RunError(Problem("reward_share", "has no effect without a reward model", fix))
+    if not str(name):
+        raise RunError(Problem("reward_model", "is empty", "name a run of the strategy reward"))
     share = SHARE if share is None else share
     if not 0 < share <= 1:
         raise RunError(Problem("reward_share", f"is {share:g}", "set more than 0, and 1 at most"))

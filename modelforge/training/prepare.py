@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import is_verbose, say, show_table, warn
-from modelforge.common.hub import look_for_hub
+from modelforge.common.hub import look_for_hub, why_offline
 from modelforge.common.paths import paths_in
 from modelforge.constraints.entries import BY_MODEL
 from modelforge.constraints.of_a_run import of_config
@@ -125,7 +125,7 @@ def refuse_absent(config: Config) -> None:
     for each in held.each if held is not None else ():  # they may stand in a file of their own
         named += [(str(getattr(each.entry, kind)), kind) for kind in BY_MODEL]
     named = [n for n in dict.fromkeys(named) if on_the_hub(n[0], config.base_dir)]
-    if named:
+    if named and not why_offline()[0]:
         look_for_hub()
     if found := [problem for name, what in named if (problem := absent(name, what))]:
         raise ModelError(*found)
