@@ -122,9 +122,12 @@ def _compared(
     """
     if margin is not None and not gate:
         raise ConfigError(Problem("--margin", "has no effect", "add --gate, or leave it out"))
-    if who.against_data and any(name == "data" for name, _ in pairs):
-        what = "is what the data's own answers are called"
-        raise ConfigError(Problem("data", what, "name the model otherwise"))
+    if who.against_data:
+        from modelforge.evaluation.contest import DATA
+
+        if any(name == DATA for name, _ in pairs):
+            what = "is what the data's own answers are called"
+            raise ConfigError(Problem(DATA, what, "name the model otherwise"))
     if needs is not None and needs <= 0:
         raise ConfigError(Problem("--needs", f"is {needs}", "set a difference above 0"))
     ask = _judge(who, options.data)
