@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
+from modelforge.data.encoded import Encoded, pairwise
 from modelforge.data.ledger import FIRST, Ledger, quantiles
 from modelforge.data.left_out import LeftOut, refusal
 from modelforge.data.overlap import keys_of
@@ -17,7 +18,7 @@ from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
 from modelforge.data.spool import in_batches
-from modelforge.data.tokens import Encoded, How, encode, pairwise
+from modelforge.data.tokens import How, encode
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:

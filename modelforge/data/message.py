@@ -100,6 +100,11 @@ def is_plain(value: Any) -> bool:
     )
 
 
+def is_bare(message: Message) -> bool:
+    """Whether a message in normal form is a role and words alone, without a tag among them."""
+    return len(message) == 2 and "<" not in message["content"]
+
+
 def is_message(value: Any) -> bool:
     """Whether a value is one message in any of the known spellings."""
     return is_plain(value) or (

@@ -12,10 +12,10 @@ from modelforge.common.progress import track
 from modelforge.data.carried import CARRIED, carrying
 from modelforge.data.check import Tokenised
 from modelforge.data.convert import DataKind
+from modelforge.data.encoded import Encoded
 from modelforge.data.ledger import Ledger
 from modelforge.data.picked import Chosen
 from modelforge.data.spool import in_batches, scratch_folder, written
-from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import DataKind, Example, Text
+from modelforge.data.encoded import Encoded, pairwise
 from modelforge.data.render import RenderError
-from modelforge.data.tokens import Encoded, encode, pairwise
+from modelforge.data.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from modelforge.data.held import as_json, holds, words_of
-from modelforge.data.message import Message
+from modelforge.data.message import Message, is_bare
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
 
 if TYPE_CHECKING:
@@ -71,20 +71,41 @@ class SpanFinder:
         self.renderer, self.generation = renderer, generation or renderer
         self.end_ids = end_ids
 
-    def find(self, conversation: Conversation) -> Found:
-        """Render a conversation and find what the assistant says in it.
+    def find(self, conversations: Sequence[Conversation]) -> list[Found | RenderError]:
+        """Render conversations and find what the assistant says in each.
 
-        Raises:
-            RenderError: If the template refuses it.
+        An error stands in for one that the template refuses.
+        """
+        marks = self.renderer.has_marks
+        rendered = self.renderer.each(conversations, marks=marks)
+        texts = [None if isinstance(each, RenderError) else each[0] for each in rendered]
+        ends = [None] * len(texts) if marks else self._ends(conversations, texts)
+        return [
+            each if isinstance(each, RenderError) else self._found(conversation, *each, places)
+            for conversation, each, places in zip(conversations, rendered, ends, strict=True)
+        ]
+
+    def _found(
+        self,
+        conversation: Conversation,
+        text: str,
+        blocks: list[Span],
+        ends: dict[int, int] | None,
+    ) -> Found:
+        """What the assistant says in a conversation that was rendered.
+
+        Args:
+            conversation: It.
+            text: As it was rendered.
+            blocks: What the template marks, where it does.
+            ends: Message → where its content ends, where the template marks nothing.
         """
         messages = conversation.messages
         speaks = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if self.renderer.has_marks:
-            text, blocks = self.renderer.marked(conversation)
             turns = self._of_blocks(conversation, text, blocks, speaks)
         else:
-            text = self.renderer.text(conversation)
-            turns, text = self._of_marks(conversation, text, speaks)
+            turns, text = self._of_marks(conversation, text, ends, speaks)
         cut = lost_in([self.renderer.untagged(m) for m in messages], text, turns)
         return Found(text, turns, cut, self._unopened(text, turns))
 
@@ -98,7 +119,7 @@ class SpanFinder:
         if len(blocks) == len(speaks):
             return {i: [block] for i, block in zip(speaks, blocks, strict=True)}
         # Several blocks to a message, or none: see between which messages they stand.
-        ends = self._ends(conversation, text) or {}
+        ends = self._ends([conversation], [text])[0] or {}
         turns: dict[int, list[Span]] = {}
         for block in blocks:
             # A template may write a turn's words behind what its calls returned (DiffusionGemma).
@@ -112,10 +133,14 @@ class SpanFinder:
     # --- templates that do not -----------------------------------------------------------------
 
     def _of_marks(
-        self, conversation: Conversation, text: str, speaks: list[int]
+        self,
+        conversation: Conversation,
+        text: str,
+        ends: dict[int, int] | None,
+        speaks: list[int],
     ) -> tuple[dict[int, list[Span]], str]:
         """The turns by a rendering with a mark behind each message; and the text, closed."""
-        ends, last = self._ends(conversation, text), len(conversation.messages) - 1
+        last = len(conversation.messages) - 1
         turns: dict[int, list[Span]] = {}
         for i in speaks:
             span = self._by_ends(conversation.messages, text, ends, i) if ends is not None else None
@@ -128,25 +153,26 @@ class SpanFinder:
             turns[last] = [(turns[last][0][0], len(text))]
         return turns, text
 
-    def _ends(self, conversation: Conversation, text: str) -> dict[int, int] | None:
-        """Message → where its content ends; None where marks change what is rendered."""
-        messages = conversation.messages
-        if len(messages) > MARKS or MARK.search(text):
-            return None
-        marked = [with_mark(message, i) for i, message in enumerate(messages)]
-        try:
-            found = self.renderer.text(
-                Conversation(marked, conversation.tools, conversation.kwargs)
+    def _ends(
+        self, conversations: Sequence[Conversation], texts: Sequence[str | None]
+    ) -> list[dict[int, int] | None]:
+        """Of each: message → where its content ends; None where marks change what is rendered."""
+        can = [
+            text is not None and len(talk.messages) <= MARKS and not MARK.search(text)
+            for talk, text in zip(conversations, texts, strict=True)
+        ]
+        marked = [
+            replace(
+                talk, messages=[with_mark(message, i) for i, message in enumerate(talk.messages)]
             )
-        except RenderError:
-            return None
-        ends: dict[int, int] = {}
-        for count, match in enumerate(MARK.finditer(found)):
-            at = ord(match[0]) - FIRST_MARK
-            if at in ends:
-                return None
-            ends[at] = match.start() - count
-        return ends if MARK.sub("", found) == text else None
+            for talk, possible in zip(conversations, can, strict=True)
+            if possible
+        ]
+        found = iter(self.renderer.each(marked))
+        return [
+            ends_in(next(found), text) if possible else None
+            for text, possible in zip(texts, can, strict=True)
+        ]
 
     def _by_ends(
         self, messages: Sequence[Message], text: str, ends: dict[int, int], i: int
@@ -225,6 +251,20 @@ class SpanFinder:
             if not said.startswith(opening):
                 return True
         return False
+
+
+def ends_in(found: tuple[str, list[Span]] | RenderError, text: str | None) -> dict[int, int] | None:
+    """Message → where its content ends in a text, by the same with marks in it."""
+    if isinstance(found, RenderError):
+        return None
+    marked, _ = found
+    ends: dict[int, int] = {}
+    for count, match in enumerate(MARK.finditer(marked)):
+        at = ord(match[0]) - FIRST_MARK
+        if at in ends:
+            return None
+        ends[at] = match.start() - count
+    return ends if MARK.sub("", marked) == text else None
 
 
 def reach(conversation: Conversation, ends: Mapping[int, int], i: int) -> float:
@@ -343,12 +383,17 @@ def lost_in(
 def lost(message: Message, text: str, spans: Sequence[Span] | None) -> str:
     """What of a message the template takes away: ``text``, ``thought``, ``call`` or nothing."""
     where = text if not spans else text[spans[0][0] : spans[-1][1]]
+    if is_bare(message) and message["content"].strip() in where:
+        return ""
     return next((what for what, words in words_of(message) if not holds(where, words)), "")
 
 
 def reflowed(messages: Sequence[Message], text: str) -> tuple[str, ...]:
     """The finding of words whose white space the template changes: line breaks, indentation."""
     for message in messages:
+        words_alone = message["content"]
+        if is_bare(message) and not words_alone[:1].isspace() and words_alone.strip() in text:
+            continue
         words = [each for what, each in words_of(message) if what != "call"]
         words += INDENTED.findall(message["content"] or "")
         changed = [each for each in words if each not in text and as_json(each) not in text]
