@@ -145,8 +145,9 @@ def tokenise(
                 tokenised.closed = ends_reply(reversed(found.ids[0]), how.end_ids, tokenizer, blank)
             else:
                 tokenised.ends = ends_reply(backwards(found), how.end_ids, tokenizer, blank)
-            first = found.ids[0][:2].tolist()
-            tokenised.double_bos = bos is not None and first == [bos, bos]
+            ids = found.ids[0]
+            if bos is not None and len(ids) > 1:
+                tokenised.double_bos = ids[0] == bos == ids[1]
         rows.append(tokenised)
     return rows
 
@@ -249,10 +250,10 @@ def measured(
 def backwards(found: Encoded) -> Iterator[int]:
     """The supervised tokens of a demonstration, or of a pair's chosen side, the last first."""
     ids = found.ids[0]
-    if found.spans is None:
-        return reversed(ids[found.start :])
-    spans = list(pairwise(found.spans))
-    return (token for begin, end in reversed(spans) for token in reversed(ids[begin:end]))
+    spans = [(found.start, len(ids))] if found.spans is None else list(pairwise(found.spans))
+    for begin, end in reversed(spans):
+        for at in range(end - 1, begin - 1, -1):
+            yield ids[at]
 
 
 def ends_reply(

@@ -35,9 +35,11 @@ class Encoded:
 
     def supervised(self, limit: int | None = None) -> int:
         """How many of a demonstration's first ``limit`` tokens the loss is taken on."""
+        spans = self.spans
+        if spans and (limit is None or spans[-1] <= limit):
+            return sum(spans[1::2]) - sum(spans[::2])
         most = len(self.ids[0]) if limit is None else limit
-        spans = pairwise(self.spans)
-        return sum(max(0, min(end, most) - begin) for begin, end in spans)
+        return sum(max(0, min(end, most) - begin) for begin, end in pairwise(spans))
 
 
 def pairwise(spans: array[int] | None) -> Iterator[tuple[int, int]]:

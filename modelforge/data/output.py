@@ -246,7 +246,7 @@ def listed(column: Sequence[array[int]], its_type: Any) -> Any:
     import numpy
     import pyarrow
 
-    numbers = numpy.concatenate([numpy.frombuffer(each, numpy.int32) for each in column])
+    numbers = numpy.frombuffer(b"".join(column), numpy.int32)
     ends = numpy.cumsum([0, *map(len, column)], dtype=numpy.int32)
     values = pyarrow.array(numbers).cast(its_type.value_type)
     return pyarrow.ListArray.from_arrays(ends, values)

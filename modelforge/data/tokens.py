@@ -17,7 +17,7 @@ from modelforge.data.convert import DataKind, Example
 from modelforge.data.encoded import MASKED, Encoded, compact
 from modelforge.data.left_out import refused
 from modelforge.data.marks import Marks
-from modelforge.data.masks import Offsets, dropped, is_trained, kept_parts, token_spans
+from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
 from modelforge.data.spans import Found, SpanFinder, lost_in, reflowed, training_template
@@ -79,7 +79,7 @@ class Chosen:
 
 def labelled(row: Chosen, ids: list[int], encoding: Any) -> Encoded:
     """Spans of characters → spans of tokens."""
-    spans = token_spans(Offsets(encoding), row.spans)
+    spans = token_spans(encoding, row.spans)
     return compact(ids, start=spans[0] if spans else 0, spans=spans, findings=row.findings)
 
 
