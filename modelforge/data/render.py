@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.calls import as_text, is_shown_by_python, returned, split_calls, with_ids
+from modelforge.data.call_form import CALL_FORMS, CallForm, shaped_calls
+from modelforge.data.calls import is_shown_by_python, returned, split_calls, with_ids
 from modelforge.data.message import Message, is_bare
 
 if TYPE_CHECKING:
@@ -69,25 +70,6 @@ class Conversation:
         return replace(self, messages=self.messages[:count])
 
 
-@dataclass(frozen=True)
-class CallForm:
-    """How a template takes a message that calls functions.
-
-    Attributes:
-        empty: What stands as content where there is none.
-        text: Whether the arguments are JSON text; else an object.
-        ids: Whether each call must have an id of nine letters or digits, as Mistral's must.
-    """
-
-    empty: str | None = ""
-    text: bool = False
-    ids: bool = False
-
-
-CALL_FORMS = (
-    *(CallForm(), CallForm(None), CallForm("", text=True), CallForm(None, text=True)),
-    *(CallForm("", ids=True), CallForm(None, ids=True), CallForm("", text=True, ids=True)),
-)
 # The functions of a probe, for tokenizers that have a template of its own for rows with functions.
 PROBE_TOOLS: Tools = [
     {
@@ -399,14 +381,3 @@ def split_thought(content: str) -> tuple[str | None, str]:
 def as_fields(thought: str, keys: Mapping[str, bool]) -> dict[str, str]:
     """A thought in some keys of a message, and nothing in others."""
     return {key: thought if filled else "" for key, filled in keys.items()}
-
-
-def shaped_calls(message: dict[str, Any], form: CallForm) -> dict[str, Any]:
-    """A message that calls functions, in a template's form."""
-    calls = message["tool_calls"]
-    if form.text:
-        calls = [
-            {**call, "function": {**call["function"], "arguments": as_text(call["function"])}}
-            for call in calls
-        ]
-    return {**message, "content": message["content"] or form.empty, "tool_calls": calls}
