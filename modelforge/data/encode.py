@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.garbage import GARBAGE
 from modelforge.common.progress import Task
 from modelforge.data.check import Tokenised, tokenise
 from modelforge.data.convert import Mode
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST = 4  # processes that nobody asked for
-GARBAGE = 100_000  # objects made before a process looks for garbage; a batch makes many more lists
 AHEAD = 4  # batches a process that may wait to be written
 
 
@@ -71,17 +71,6 @@ def encode_held(
     doubled = sum(rules.settle(pairs, ledger.placeholders) for pairs in made)
     tell_bos(doubled, encode.tokenizer, ledger)
     return [encode.tokens(pairs) for pairs in made]
-
-
-@contextmanager
-def few_collections() -> Iterator[None]:
-    """Look for garbage seldom: rows are held and hold no circles, and each look goes over them."""
-    before = gc.get_threshold()
-    gc.set_threshold(GARBAGE)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)

@@ -344,8 +344,10 @@ def _what_could_give(config: Config) -> str:
     advice = []
     if said:
         advice.append("remove these keys, so that the plan can set them: " + ", ".join(said))
-    if not config.settings.use_4bit:
-        advice.append("set use_4bit to true")
     if config.settings.lora_r == 0:
-        advice.append("train a LoRA adapter (lora_r 16)")
+        if config.settings.dtype != "bfloat16":
+            advice.append("set dtype to bfloat16")
+        advice.append("train a LoRA adapter on a 4-bit base (lora_r 16, use_4bit true)")
+    elif not config.settings.use_4bit:
+        advice.append("set use_4bit to true")
     return "; or ".join([*advice, "take a smaller model or a larger card"])
