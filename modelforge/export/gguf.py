@@ -202,11 +202,13 @@ def _logps(server: Any, case: Case) -> torch.Tensor:
         others[ids] = False
         row = reference.double().clone()
         own, rest = row[others].exp().sum(), 1 - values.exp().sum()
-        if not others.any() or (rest - own).abs() <= _SUM:
-            rest = own
-        else:
-            row[others] += rest.clamp(min=_SUM).log() - own.log()
-        row[ids] = values - values.logsumexp(0) + (1 - rest).log()
+        # The reference's own sum is 1 within its rounding, which is no difference.
+        named_mass = row[ids].exp().sum()
+        if others.any() and (rest - own).abs() > _SUM:
+            rest = rest.clamp(min=_SUM)
+            row[others] += rest.log() - own.log()
+            named_mass = 1 - rest
+        row[ids] = values - values.logsumexp(0) + named_mass.log()
         rows.append(row.float())
     return torch.stack(rows)
 

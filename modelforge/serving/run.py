@@ -60,8 +60,7 @@ def run(
         failures.append(said)
         server.should_exit = True
 
-    # It listens before a file is written.
-    with _listening(host, port) as listening, _flags_named():
+    with _listening(host, port) as listening, _flags_named():  # before a file is written
         app = create_app(
             list(models),
             size,
