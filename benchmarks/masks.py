@@ -69,8 +69,9 @@ def by_trl(tokenizer: Any, talk: list[dict[str, Any]]) -> Marked | str:
 
 def by_modelforge(tokenizer: Any, talk: list[dict[str, Any]]) -> tuple[Marked | str, str]:
     """The same of ModelForge, and what it says of the row."""
+    from modelforge.data.encoded import MASKED
     from modelforge.data.render import RenderError
-    from modelforge.data.tokens import MASKED, How, encode
+    from modelforge.data.tokens import How, encode
 
     (found,) = encode([{"messages": talk}], kind="demonstration", tokenizer=tokenizer, how=How())
     if isinstance(found, RenderError):

@@ -115,6 +115,13 @@ class Settings(Section):
     use_double_quant: Annotated[
         bool, Field(description="Whether to quantise the quantisation constants too.")
     ] = True
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(
+            description="The type of the weights that are not quantised; auto: 16 bits on a card, "
+            "and 32 bits on a CPU or where all weights are trained."
+        ),
+    ] = "auto"
     attn_implementation: Annotated[
         Literal["auto", "eager", "sdpa", "sdpa_by_row", "flash_attention_2", "flash_attention_3"],
         Field(description="The attention kernel; auto takes the fastest that is installed."),

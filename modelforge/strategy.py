@@ -192,6 +192,15 @@ class Strategy(ABC):
         """Rows (or answers) that an optimiser step learns from, over all cards, and why."""
         return self.batch_rows
 
+    def rollout(self, config: Config, prompts: int | None) -> Mapping[str, Choice]:
+        """How many answers a rollout has, where the user left that open; usually nothing.
+
+        Args:
+            config: With the rows of a step.
+            prompts: How many there are to train on; None where the data are not read.
+        """
+        return {}
+
     def derived_defaults(self, config: Config) -> Mapping[str, Choice]:
         """Values that follow from others, where the user left them open."""
         key = "per_device_eval_batch_size"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -10,11 +10,18 @@ from pydantic import Field
 from modelforge.common.console import say
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
+from modelforge.machine.launch import processes_of
 from modelforge.models.rates import PPO_RATES
 from modelforge.models.source import find_model
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
 from modelforge.strategy import Parts, Strategy
+
+# Answers of a rollout. InstructGPT takes 512 in steps of 64, OpenRLHF 1,024 in steps of 128, verl
+# 1,024 in steps of 256. This is a small one, for few prompts; with 16, the critic overshoots
+# (benchmarks/results/rlhf_real.md).
+ROLLOUT = 128
+MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 # What PPO measures in an evaluation beside TRL's.
 _FIGURES = (
@@ -41,6 +48,7 @@ class PPO(Rewarded):
     defaults = {
         "num_train_epochs": (1, "each rollout is learned from several times"),
     }
+    batch_rows = (64, "InstructGPT's minibatch; OpenRLHF takes 128, verl 256")
     # Dropout would make the policy that sampled another than the one that is updated.
     may_drop_out = False
     ignored = {**Rewarded.ignored, "scale_rewards": "set ppo.reward_normalization"}
@@ -61,6 +69,30 @@ class PPO(Rewarded):
         from modelforge.rewards.prompts import carrying
 
         return carrying(PPOTrainer)
+
+    def rollout(self, config: Config, prompts: int | None) -> Mapping[str, Choice]:
+        """Whole steps that make up `ROLLOUT` answers, or as many as there are prompts for.
+
+        Where the user says the rows of a step, a rollout is one step, as in TRL.
+        """
+        assert isinstance(config.settings, PPOSettings)
+        section = config.settings.ppo
+        others = ("generation_batch_size", "steps_per_generation", MICRO, ACCUMULATION)
+        if section.rollout_size is not None or any(map(config.given, others)):
+            return {}
+        at_once, passes = config.micro_batch * processes_of(config), config.get(ACCUMULATION) or 1
+        most = ROLLOUT if prompts is None else min(ROLLOUT, prompts)
+        choices = {}
+        if at_once <= most < at_once * passes:
+            passes = most // at_once
+            why = f"a step of {at_once * passes} rows: there are {prompts} prompts"
+            choices[ACCUMULATION] = Choice(passes, "data", why)
+        step = at_once * passes
+        size = max(most // step, 1) * step
+        times = section.ppo_epochs
+        why = f"a rollout of {size} answers: {size // step} steps of {step}, {times} times over"
+        values = section.model_copy(update={"rollout_size": size}).model_dump()
+        return choices | {"ppo": Choice(values, "default", why)}
 
     def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
         return PPO_RATES.rate(weights)
@@ -117,11 +149,24 @@ class PPO(Rewarded):
             # the base cannot follow the policy.
             initial = section["ref_update_steps"] is not None or self.begins_adapted(config)
             section["reference"] = "initial" if initial else "base"
+        if section["reward_normalization"] == "auto":
+            alone = self._models_alone(config)
+            section["reward_normalization"] = "reference" if alone else "none"
+        if section["missing_eos_penalty"] == "auto":
+            scaled = section["reward_normalization"] in ("reference", "standardize")
+            section["missing_eos_penalty"] = 1.0 if scaled else None
         ours = {TRL_NAMES.get(key, key): value for key, value in section.items()}
         return {
             **super().arguments(config),
             **{key: value for key, value in ours.items() if not config.given(key)},
         }
+
+    def _models_alone(self, config: Config) -> bool:
+        """Whether reward models reward, and nothing else: the scale of their scores is chance."""
+        from modelforge.rewards.of_a_run import is_model_name, names
+
+        counted = [name for name, weight in names(config, self.functions) if weight]
+        return all(map(is_model_name, counted))
 
     def begins_adapted(self, config: Config) -> bool:
         """Whether the policy begins with an adapter that was trained before."""
@@ -166,6 +211,8 @@ class PPO(Rewarded):
 
     def weigh(self, args: Any, rewards: Sequence[tuple[Callable[..., Any], float]]) -> None:
         super().weigh(args, rewards)
+        if args.value_mode == "auto":
+            args.value_mode = "frozen" if _one_on_the_base(rewards) else "trunk_detached"
         careful = args.reward_std_penalty or args.reward_aggregation == "worst"
         if careful and args.reward_ensemble is None:
             # The models estimate the same thing; functions beside them do not.
@@ -173,3 +220,13 @@ class PPO(Rewarded):
 
             names = [function.__name__ for function, _ in rewards]
             args.reward_ensemble = [name for name in names if is_model_name(name)]
+
+
+def _one_on_the_base(rewards: Sequence[tuple[Callable[..., Any], float]]) -> bool:
+    """Whether one reward model is learned from, on the policy's base or still to be trained."""
+    from modelforge.rewards.callables import StandIn
+    from modelforge.rewards.of_a_run import is_model_name
+    from modelforge.rewards.shared_base import SharedBaseReward
+
+    models = [f for f, weight in rewards if weight and is_model_name(getattr(f, "__name__", ""))]
+    return len(models) == 1 and isinstance(models[0], SharedBaseReward | StandIn)

@@ -88,12 +88,21 @@ def test_held_out_scores_alone_show_reward_hacking():
 def test_more_than_a_tenth_of_cut_answers_is_an_alarm_and_the_first_steps_say_both_shares():
     cut = too_many_cut(logs(cut=(0.0, 0.5)), Args())
     assert cut is not None and "mask_truncated_completions" in cut.fix
+    ends = Args()
+    ends.missing_eos_penalty = 1.0  # teaches to end, as long as the share falls
+    assert too_many_cut(logs(8, cut=(0.9, 0.9)), ends) is None
+    assert too_many_cut(logs(cut=(0.9, 0.5)), ends) is None
+    stays = too_many_cut(logs(cut=(0.9, 0.95)), ends)
+    assert stays is not None and "does not make them fewer" in stays.what
     assert too_many_cut(logs(cut=(0.9, 0.0))[:40] + logs(8, cut=(0.05, 0.05)), Args()) is None
     step = {"loss": 0.0, "frac_reward_zero_std": 0.25, "completions/clipped_ratio": 0.5}
-    shares, meaning = first_words(step, first=True)
+    shares, meaning = first_words(step, None, first=True)
     assert shares == "25% of the groups have no signal, 50% of the answers are cut"
     assert "loss near 0 is normal" in meaning
-    assert first_words(step, first=False) == [shares] and first_words({}, first=True) == []
+    assert first_words(step, None, first=False) == [shares]
+    assert first_words({}, None, first=True) == []
+    [told] = first_words({"completions/clipped_ratio": 0.5}, ends, first=True)
+    assert told == "50% of the answers are cut, and each loses 1 of its score"
 
 
 # --- bad input --------------------------------------------------------------------------------

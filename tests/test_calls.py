@@ -12,8 +12,8 @@ from test_data_tokens import toy_tokenizer
 from modelforge.data import How, load_data, load_tokenizer_template
 from modelforge.data.calls import calls_of, split_calls, tools_of
 from modelforge.data.dialogue import to_messages
+from modelforge.data.encoded import pairwise
 from modelforge.data.message import Skip
-from modelforge.data.tokens import pairwise
 from modelforge.errors import DataError
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from modelforge.data import built_in_templates, load_tokenizer_template, preview
+from modelforge.data.encoded import MASKED
 from modelforge.data.output import token_columns
 from modelforge.data.render import RenderError
-from modelforge.data.tokens import MASKED, encode
+from modelforge.data.tokens import encode
 from modelforge.errors import ModelError
 
 HERE = Path()

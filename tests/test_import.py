@@ -307,6 +307,14 @@ def test_trl_trains_all_weights_unless_it_is_told_otherwise(tmp_path):
     assert found.config["max_seq_length"] == 512 + 256 and found.config["strategy"] == "grpo"
 
 
+@pytest.mark.parametrize(("way", "ours"), [("full", "dtype"), ("lora", "bf16")])
+def test_pure_bf16_is_the_type_of_what_is_trained(tmp_path, way, ours):
+    text = f"stage: sft\nmodel_name_or_path: org/m\nfinetuning_type: {way}\npure_bf16: true\n"
+    found = imported(tmp_path, text + "dataset: alpaca\n")
+    assert found.config[ours] == {"dtype": "bfloat16", "bf16": True}[ours]
+    assert len({"dtype", "bf16"} & found.config.keys()) == 1
+
+
 def test_an_alignment_handbook_recipe_and_its_mixture(tmp_path):
     text = """
 model_name_or_path: org/model
@@ -323,6 +331,7 @@ max_length: 2048
 """
     found = imported(tmp_path, text, strategy="sft")
     assert found.project == "alignment-handbook" and found.config["eval_split"] == 1000
+    assert found.config["dtype"] == "bfloat16" and found.config["lora_r"] == 0
     assert found.config["dataset"][0] == {"path": "org/a", "name": "c", "split": "train"}
     assert list(became(found, "lost")) == ["dataset_mixture.datasets[0].weight"]
     assert (

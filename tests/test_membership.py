@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from tiny import few, held_out, quick
 
-from modelforge.data.tokens import Encoded
+from modelforge.data.encoded import Encoded
 from modelforge.evaluation.membership import COUNT, SEEN, UNSEEN, _spread, auc, membership
 
 

@@ -73,6 +73,7 @@ REFUSED = {
 # key → the test file that shows what it does while a run trains, or before it starts
 ELSEWHERE = {
     "use_8bit": "test_keys.py",
+    "dtype": "test_dtype.py",
     "constraints": "test_constraints_held.py",
     "resize_vocab": "test_vocabulary.py",
     "resume": "test_rlhf.py",

@@ -25,6 +25,7 @@ from modelforge.plan.architectures import (
     list_architectures,
     with_layers,
 )
+from modelforge.plan.fitting import _levers
 from modelforge.plan.memory import PARTS, probe, simulate
 from modelforge.plan.model import meta_model
 from modelforge.plan.planner import card, find
@@ -382,3 +383,19 @@ def test_a_plan_of_all_weights_reads_none(strategy):
     assert planned.parts["trained weights"] > 0
     beside = planned.parts.get("reference, reward, value", 0)
     assert (beside == 0) == (strategy == "dpo")
+
+
+def test_a_rollout_that_does_not_fit_is_made_smaller_unless_the_user_said_its_size():
+    values = {"strategy": "ppo", "model_name": "m", "dataset": "d", "rewards": ["format"]}
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    choices = {key: Choice(value, "strategy") for key, value in batch.items()}
+
+    def sizes(**section):
+        config = load_config(values | ({"ppo": section} if section else {}))
+        config = config.with_choices(choices)
+        section = config.settings.ppo.model_copy(update={"rollout_size": 128}).model_dump()
+        config = config.with_choices({"ppo": Choice(section, "default")})
+        return [made.settings.ppo.rollout_size for made, _ in _levers(config, card(24))]
+
+    assert list(dict.fromkeys(sizes(kl_coef=0.3))) == [128, 64, 32]
+    assert set(sizes(rollout_size=128)) == {128}

@@ -243,3 +243,22 @@ def test_a_judge_that_is_not_learned_from_judges_nothing():
     raw = torch.tensor([[math.nan, 5.0], [1.0, 5.0]])
     score = RewardShaper(torch.tensor([1.0, 0.0]))(raw, update=True)
     assert score.isnan().tolist() == [True, False] and score[1] == 1
+
+
+@given(rollouts(2))
+def test_the_line_is_that_of_least_squares_and_never_falls(rollout):
+    (x, y), mask = rollout
+    slope, intercept = maths.line(*tensors(x, y, mask))
+    inside = mask.astype(bool)
+    if inside.sum() < 2 or x[inside].var() < 1e-9:
+        return
+    wanted, at = np.polyfit(x[inside], y[inside], 1)
+    if wanted > 0:
+        close([slope, intercept], [wanted, at])
+    else:
+        close([slope, intercept], [0.0, y[inside].mean()])
+
+
+def test_a_critic_that_says_nothing_begins_at_the_mean():
+    x, y, mask = torch.zeros(2, 3), torch.tensor([[1.0] * 3, [3.0] * 3]), torch.ones(2, 3)
+    assert maths.line(x, y, mask) == (0.0, 2.0)

@@ -11,6 +11,7 @@ from tiny import held_out, shallow
 
 import modelforge
 from modelforge import ConfigError, RLHFConfig, RLHFTrainer, RunError, UserError, load_config
+from modelforge.config import Choice
 from modelforge.configfile.load import load_config as load
 from modelforge.strategies.ppo import PPO
 from modelforge.strategies.reward import Reward
@@ -83,7 +84,41 @@ def test_the_designs_config_is_valid_as_it_stands(more):
     wanted = {"kl_coef": 0.1, "epsilon": 0.2, "value_clip_range": 0.2, "gae_lambda": 0.95,
               "gamma": 1.0, "num_iterations": 4, "reference": "base"}  # fmt: skip
     assert {key: args[key] for key in wanted} == wanted
+    assert (args["reward_normalization"], args["missing_eos_penalty"]) == ("reference", 1.0)
     assert PPO().learning_rate("llama", 8e9)[0] == 1e-5
+
+
+def test_a_reward_that_has_a_scale_of_its_own_keeps_it():
+    values = {"strategy": "ppo", "model_name": str(ROOT / "examples/tiny/model"), "dataset": "p",
+              "rewards": ["format"]}  # fmt: skip
+    args = PPO().arguments(load_config(values))
+    assert (args["reward_normalization"], args["missing_eos_penalty"]) == ("none", None)
+    said = {"ppo": {"reward_normalization": "standardize"}}
+    args = PPO().arguments(load_config(values | said))
+    assert (args["reward_normalization"], args["missing_eos_penalty"]) == ("standardize", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "prompts", "rollout", "passes"),
+    [
+        ({}, 1000, 128, 8),
+        ({}, None, 128, 8),
+        ({}, 100, 64, 8),
+        ({}, 40, 40, 5),  # a step of fewer rows than is usual
+        ({}, 3, 64, 8),  # too few for any
+        ({"per_device_train_batch_size": 8}, 1000, None, 8),  # a rollout is a step then
+        ({"ppo": {"rollout_size": 192}}, 1000, 192, 8),
+        ({"ppo": {"kl_coef": 0.3}}, 1000, 128, 8),
+    ],
+)
+def test_a_rollout_has_128_answers_where_there_are_so_many_prompts(more, prompts, rollout, passes):
+    batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 8}
+    config = load_config({"strategy": "ppo", "model_name": "m", "dataset": "p"} | more)
+    config = config.with_defaults({key: Choice(v, "strategy") for key, v in batch.items()})
+    config = config.with_choices(PPO().rollout(config, prompts))
+    assert config.settings.ppo.rollout_size == rollout
+    assert config.get("gradient_accumulation_steps") == passes
+    assert config.settings.ppo.kl_coef == more.get("ppo", {}).get("kl_coef", 0.1)
 
 
 def test_a_stage_takes_what_means_the_same_to_it_and_its_own_section():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from test_data_tokens import message, toy_tokenizer, without_marks
 
 from modelforge.data import built_in_templates, load_data
+from modelforge.data.encoded import MASKED
 from modelforge.data.render import RenderError
-from modelforge.data.tokens import MASKED, How, encode
+from modelforge.data.tokens import How, encode
 from modelforge.errors import DataError
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

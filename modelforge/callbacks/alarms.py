@@ -64,7 +64,7 @@ class Alarms(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if "loss" in (logs or {}) and state.global_step <= FIRST_STEPS:
-            for line in first_words(self.train[-1], first=len(self.train) == 1):
+            for line in first_words(self.train[-1], args, first=len(self.train) == 1):
                 say(f"step {state.global_step}: {line}")
         for problem in self.found(args, state.global_step):
             if problem is not None and problem.where not in self.said:
@@ -125,11 +125,12 @@ def no_signal(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None:
     return Problem("reward", what, fix)
 
 
-def first_words(log: Mapping[str, Any], *, first: bool) -> list[str]:
+def first_words(log: Mapping[str, Any], args: Any, *, first: bool) -> list[str]:
     """What the first steps' logs mean: groups without a signal, and answers that were cut.
 
     Args:
         log: Of one step.
+        args: The TRL config (its penalty for answers that are cut, where it has one).
         first: Whether it is the run's first: then it is explained.
     """
     same, cut = log.get("frac_reward_zero_std"), log.get("completions/clipped_ratio")
@@ -137,7 +138,9 @@ def first_words(log: Mapping[str, Any], *, first: bool) -> list[str]:
     if _is_number(same):
         shares.append(f"{same:.0%} of the groups have no signal")
     if _is_number(cut):
-        shares.append(f"{cut:.0%} of the answers are cut")
+        penalty = getattr(args, "missing_eos_penalty", None)
+        costs = f", and each loses {penalty:g} of its score" if penalty and cut else ""
+        shares.append(f"{cut:.0%} of the answers are cut{costs}")
     if not shares:
         return []
     lines = [", ".join(shares)]
@@ -164,7 +167,14 @@ def too_many_cut(logs: Sequence[Mapping[str, Any]], args: Any) -> Problem | None
     what = f"is {share:.0%}: so many answers are cut at {longest} tokens, and scored unfinished"
     fix = "raise generation.max_new_tokens"
     if hasattr(args, "missing_eos_penalty"):
-        fix += "" if args.missing_eos_penalty else ", or set ppo.missing_eos_penalty"
+        if args.missing_eos_penalty:
+            first = _mean(logs[:WINDOW], key)
+            if len(logs) < 2 * WINDOW or first is None or share < first:
+                return None  # the penalty teaches to end, or has not had the time
+            what += ", and ppo.missing_eos_penalty does not make them fewer"
+            fix += '; a model that never ends its answers needs "stages": ["sft", "reward", "ppo"]'
+        else:
+            fix += ", or set ppo.missing_eos_penalty"
     elif not getattr(args, "mask_truncated_completions", False):
         fix += ", or set mask_truncated_completions to true"
     return Problem(key, what, fix)

@@ -44,6 +44,7 @@ from modelforge.cli.tune import tune
 from modelforge.cli.use import chat, generate
 from modelforge.cli.watch import board, watch
 from modelforge.common.console import say, show_error, speaking
+from modelforge.common.garbage import no_last_look
 from modelforge.common.processes import is_main
 from modelforge.errors import ConfigError, Interrupted, Problem, RunError, UserError
 from modelforge.machine.environment import prepare_environment
@@ -162,6 +163,7 @@ def main() -> None:
         code = _unprinted(refused)
     if (refused := _refused()) is not None:
         code = _unprinted(refused)
+    no_last_look()
     sys.exit(code)
 
 

@@ -24,6 +24,7 @@ from modelforge.configfile.peers import project_of
 from modelforge.constraints.of_a_run import constraint_problems
 from modelforge.errors import ConfigError, Problem
 from modelforge.machine.launch import group_problems
+from modelforge.machine.precision import precision_problems
 from modelforge.models.providers import get_provider
 from modelforge.redact import secrets_in
 from modelforge.runs import files
@@ -396,5 +397,4 @@ def _contradictions(config: Config) -> Iterable[Problem]:
     if settings.provider != "auto":
         yield from get_provider(settings.provider)().config_problems(config)
     yield from constraint_problems(config)
-    if config.trl.get("bf16") and config.trl.get("fp16"):
-        yield Problem(f"{where}: fp16", "bf16 is on too", "keep one of the two")
+    yield from precision_problems(config)

@@ -32,6 +32,8 @@ def beside(cells: Cells, columns: Mapping[str, str], example: Example) -> Exampl
     if isinstance(prompt, Mapping) and "tools" in prompt:
         given = {"tools": prompt["tools"], **given}  # {"messages": [...], "tools": [...]}
     found: Example = {}
+    if not given and "thought" not in columns:
+        return found
     try:
         tools = tools_of(given.get("tools"))
     except ValueError:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.data.check import Tokenised
+from modelforge.data.encoded import Encoded
 from modelforge.data.files import DOCUMENTS, ending
 from modelforge.data.ledger import Ledger
-from modelforge.data.tokens import Encoded
 
 Read = Callable[[Sequence[int]], str]
 

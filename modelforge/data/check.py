@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.progress import track
 from modelforge.data.convert import DataKind, Example
+from modelforge.data.encoded import Encoded, pairwise
 from modelforge.data.ledger import FIRST, Ledger, quantiles
 from modelforge.data.left_out import LeftOut, refusal
 from modelforge.data.overlap import keys_of
@@ -17,7 +18,7 @@ from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.rendered import Rendered, differs_in_blanks_alone
 from modelforge.data.spool import in_batches
-from modelforge.data.tokens import Encoded, How, encode, pairwise
+from modelforge.data.tokens import How, encode
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ def tokenise(
                 tokenised.closed = ends_reply(reversed(found.ids[0]), how.end_ids, tokenizer, blank)
             else:
                 tokenised.ends = ends_reply(backwards(found), how.end_ids, tokenizer, blank)
-            first = found.ids[0][:2].tolist()
-            tokenised.double_bos = bos is not None and first == [bos, bos]
+            ids = found.ids[0]
+            if bos is not None and len(ids) > 1:
+                tokenised.double_bos = ids[0] == bos == ids[1]
         rows.append(tokenised)
     return rows
 
@@ -248,10 +250,10 @@ def measured(
 def backwards(found: Encoded) -> Iterator[int]:
     """The supervised tokens of a demonstration, or of a pair's chosen side, the last first."""
     ids = found.ids[0]
-    if found.spans is None:
-        return reversed(ids[found.start :])
-    spans = list(pairwise(found.spans))
-    return (token for begin, end in reversed(spans) for token in reversed(ids[begin:end]))
+    spans = [(found.start, len(ids))] if found.spans is None else list(pairwise(found.spans))
+    for begin, end in reversed(spans):
+        for at in range(end - 1, begin - 1, -1):
+            yield ids[at]
 
 
 def ends_reply(

@@ -187,6 +187,8 @@ def part(cells: Cells, role: str) -> str:
 def system_of(cells: Cells) -> str:
     """The text of a system message, which may stand in parts, as Gemini's and Bedrock's do."""
     value = cells.get("system")
+    if is_empty(value):
+        return ""
     texts = texts_of(value.get("parts", value) if isinstance(value, Mapping) else value)
     return part({"system": texts if texts is value else "\n".join(texts)}, "system")
 

@@ -52,6 +52,8 @@ def to_messages(value: Any) -> list[Message]:
 
 def joined_calls(messages: list[Message]) -> list[Message]:
     """Messages with calls that follow one another, or what was said before them, as one turn."""
+    if not any("tool_calls" in message for message in messages):
+        return messages
     joined: list[Message] = []
     for message in messages:
         last = joined[-1] if joined else None

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.garbage import GARBAGE
 from modelforge.common.progress import Task
 from modelforge.data.check import Tokenised, tokenise
 from modelforge.data.convert import Mode
@@ -29,8 +29,6 @@ from modelforge.errors import DataError, Problem, RunError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST = 4  # processes that nobody asked for
-GARBAGE = 100_000  # objects made before a process looks for garbage; a batch makes many more lists
 AHEAD = 4  # batches a process that may wait to be written
 
 
@@ -71,17 +69,6 @@ def encode_held(
     doubled = sum(rules.settle(pairs, ledger.placeholders) for pairs in made)
     tell_bos(doubled, encode.tokenizer, ledger)
     return [encode.tokens(pairs) for pairs in made]
-
-
-@contextmanager
-def few_collections() -> Iterator[None]:
-    """Look for garbage seldom: rows are held and hold no circles, and each look goes over them."""
-    before = gc.get_threshold()
-    gc.set_threshold(GARBAGE)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)
@@ -225,11 +212,3 @@ def _end_with_parent() -> None:
 def _batch(number: int) -> Done:
     assert _work is not None, "it was forked with it"
     return _work.batch(number)
-
-
-def usual_processes() -> int:
-    """One for each CPU that this process may use, at most `MOST`."""
-    count = os.cpu_count() or 1
-    with suppress(AttributeError):  # not on every system
-        count = len(os.sched_getaffinity(0))
-    return min(MOST, count)

@@ -30,19 +30,16 @@ class LeftOut(RenderError):
         self.what = what
 
 
-def look_for_left_out(
+def refused(
     example: Example, messages: Sequence[Message], renderer: Renderer, *, thoughts: bool = True
-) -> None:
-    """See that the template renders what a row holds beside plain words.
+) -> LeftOut | None:
+    """What a row holds beside plain words that the template does not render; None for nothing.
 
     Args:
         example: With its ``tools``.
         messages: Its messages.
         renderer: The template.
         thoughts: Whether thoughts must be rendered.
-
-    Raises:
-        LeftOut: If it does not.
     """
     needed = ["functions that may be called"] if example.get("tools") else []
     for message in messages:
@@ -52,7 +49,8 @@ def look_for_left_out(
             needed.append("thoughts in a field of their own")
     for what in dict.fromkeys(needed):
         if not getattr(renderer, ABILITIES[what]):
-            raise LeftOut(what)
+            return LeftOut(what)
+    return None
 
 
 def refusal(error: LeftOut, where: str) -> DataError:

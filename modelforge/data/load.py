@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.garbage import few_collections
 from modelforge.data.check import LongRows, Tokenised
 from modelforge.data.convert import DataKind, Mode
 from modelforge.data.converted import Pair, convert_all
-from modelforge.data.encode import Encode, encode_held, few_collections
+from modelforge.data.encode import Encode, encode_held
 from modelforge.data.large import large_rows
 from modelforge.data.ledger import Ledger
 from modelforge.data.overlap import Named

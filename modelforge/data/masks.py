@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from modelforge.data.again import ByPlace
 from modelforge.data.message import Message
 from modelforge.data.render import Span
 from modelforge.data.spans import Found
@@ -43,34 +43,21 @@ def dropped(messages: Sequence[Message], i: int, cut: Mapping[int, str]) -> tupl
     return f"{cut[i]} of the {messages[i]['role']}", "template drops text"
 
 
-class Offsets(ByPlace[Span]):
-    """Where each token of a text stands in it, asked of few: lists of all would take longer.
-
-    Args:
-        encoding: Of the library tokenizers.
-    """
-
-    def __init__(self, encoding: Any) -> None:
-        self.encoding = encoding
-
-    def __len__(self) -> int:
-        return len(self.encoding)
-
-    def item(self, at: int) -> Span:
-        """The characters of one token."""
-        span: Span = self.encoding.token_to_chars(at)
-        return span
-
-
-def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
+def token_spans(encoding: Any, spans: Sequence[Span]) -> list[int]:
     """Spans of characters → where the tokens that hold them begin and end, flat.
 
     A token across a border belongs to the span, as where TRL's sequences part.
+
+    Args:
+        encoding: A text in tokens, of the library tokenizers. Few of its tokens are asked where
+            they stand: lists of all would take longer.
+        spans: Of the text.
     """
+    place, at, count = encoding.token_to_chars, encoding.char_to_token, len(encoding)
     flat: list[int] = []
     for begin, end in spans:
-        first = bisect_right(offsets, begin, key=lambda offset: max(offset[1], offset[0] + 1))
-        behind = bisect_left(offsets, end, key=lambda offset: offset[0])
+        first = first_where(partial(_reaches, place, begin), count, at(begin))
+        behind = first_where(partial(_begins, place, end), count, at(end))
         if first >= behind:
             continue
         if flat and first <= flat[-1]:
@@ -78,3 +65,26 @@ def token_spans(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
         else:
             flat += (first, behind)
     return flat
+
+
+def _reaches(place: Callable[[int], Span], begin: int, token: int) -> bool:
+    first, behind = place(token)
+    return max(behind, first + 1) > begin
+
+
+def _begins(place: Callable[[int], Span], end: int, token: int) -> bool:
+    return place(token)[0] >= end
+
+
+def first_where(holds: Callable[[int], bool], count: int, near: int | None) -> int:
+    """The first of so many tokens from which on something holds; ``count`` for none.
+
+    Args:
+        holds: Whether it does.
+        count: How many tokens there are.
+        near: A token that is likely it, or the one before; None for the end.
+    """
+    for guess in (count,) if near is None else (near, near + 1):
+        if (guess == count or holds(guess)) and (guess == 0 or not holds(guess - 1)):
+            return guess
+    return bisect_left(range(count), True, key=holds)

@@ -52,6 +52,7 @@ ROLES = {
 }
 # Roles whose content is a call.
 CALLING = ("function_call", "tool_call", "tool_calls")
+SPEAKING = {name: role for name, role in ROLES.items() if name not in CALLING}
 ROLE_KEYS = ("role", "from", "speaker", "author")
 TEXT_KEYS = ("content", "value", "text", "parts", "message", "utterance")
 CALL_KEYS = ("tool_calls", "function_call")
@@ -71,8 +72,6 @@ READ_PART_KEYS = frozenset(
         *("id", "name", "input", "tool_use_id", "tool_call", "tool_calls"),
     }
 )
-# The keys of a message that is a role and a text alone.
-PLAIN = (("role", "content"), ("from", "value"))
 CALL_PARTS = ("tool_use", "tool_call", "tool_calls", "function_call")
 RESULT_PARTS = ("tool_result", "tool_response")
 
@@ -94,10 +93,14 @@ def is_plain(value: Any) -> bool:
     """Whether a value is a message of a role and a text alone, as most are."""
     if not isinstance(value, dict) or len(value) != 2:
         return False
-    return any(
-        isinstance(value.get(role), str) and isinstance(value.get(text), str)
-        for role, text in PLAIN
-    )
+    if "role" in value:
+        return isinstance(value["role"], str) and isinstance(value.get("content"), str)
+    return isinstance(value.get("from"), str) and isinstance(value.get("value"), str)
+
+
+def is_bare(message: Message) -> bool:
+    """Whether a message in normal form is a role and words alone, without a tag among them."""
+    return len(message) == 2 and "<" not in message["content"]
 
 
 def is_message(value: Any) -> bool:
@@ -134,6 +137,10 @@ def read_message(item: Any) -> list[Message]:
     Raises:
         Skip: If its role is unknown or its content is not understood.
     """
+    if is_plain(item):  # most are, and are spelt so
+        said = ("role", "content") if "role" in item else ("from", "value")
+        if known := SPEAKING.get(item[said[0]]):
+            return [{"role": known, "content": item[said[1]]}]
     if not is_message(item):
         raise Skip("broken messages")
     spoken = next(item[key] for key in ROLE_KEYS if key in item)

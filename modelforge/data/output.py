@@ -12,10 +12,10 @@ from modelforge.common.progress import track
 from modelforge.data.carried import CARRIED, carrying
 from modelforge.data.check import Tokenised
 from modelforge.data.convert import DataKind
+from modelforge.data.encoded import Encoded
 from modelforge.data.ledger import Ledger
 from modelforge.data.picked import Chosen
 from modelforge.data.spool import in_batches, scratch_folder, written
-from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def listed(column: Sequence[array[int]], its_type: Any) -> Any:
     import numpy
     import pyarrow
 
-    numbers = numpy.concatenate([numpy.frombuffer(each, numpy.int32) for each in column])
+    numbers = numpy.frombuffer(b"".join(column), numpy.int32)
     ends = numpy.cumsum([0, *map(len, column)], dtype=numpy.int32)
     values = pyarrow.array(numbers).cast(its_type.value_type)
     return pyarrow.ListArray.from_arrays(ends, values)

@@ -229,11 +229,11 @@ def plain(text: str) -> str:
 
 def digest(*parts: str | bytes) -> bytes:
     """A fingerprint of some texts."""
-    made = hashlib.blake2b(digest_size=16)
+    whole = b""
     for part in parts:
         raw = part.encode("utf-8", "replace") if isinstance(part, str) else part
-        made.update(len(raw).to_bytes(8, "little") + raw)
-    return made.digest()
+        whole += len(raw).to_bytes(8, "little") + raw
+    return hashlib.blake2b(whole, digest_size=16).digest()
 
 
 class Near:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
+from modelforge.data.encoded import Encoded
 from modelforge.data.places import Places
-from modelforge.data.tokens import Encoded
 
 if TYPE_CHECKING:
     from modelforge.data.check import Kept

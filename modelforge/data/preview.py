@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.tokens import MASKED, Encoded
+from modelforge.data.encoded import MASKED, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

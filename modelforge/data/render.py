@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modelforge.data.calls import as_text, is_shown_by_python, returned, split_calls, with_ids
-from modelforge.data.message import Message
+from modelforge.data.call_form import CALL_FORMS, CallForm, shaped_calls
+from modelforge.data.calls import is_shown_by_python, returned, split_calls, with_ids
+from modelforge.data.message import Message, is_bare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,25 +70,6 @@ class Conversation:
         return replace(self, messages=self.messages[:count])
 
 
-@dataclass(frozen=True)
-class CallForm:
-    """How a template takes a message that calls functions.
-
-    Attributes:
-        empty: What stands as content where there is none.
-        text: Whether the arguments are JSON text; else an object.
-        ids: Whether each call must have an id of nine letters or digits, as Mistral's must.
-    """
-
-    empty: str | None = ""
-    text: bool = False
-    ids: bool = False
-
-
-CALL_FORMS = (
-    *(CallForm(), CallForm(None), CallForm("", text=True), CallForm(None, text=True)),
-    *(CallForm("", ids=True), CallForm(None, ids=True), CallForm("", text=True, ids=True)),
-)
 # The functions of a probe, for tokenizers that have a template of its own for rows with functions.
 PROBE_TOOLS: Tools = [
     {
@@ -150,38 +132,69 @@ class Renderer:
         Raises:
             RenderError: If the template refuses it.
         """
-        return self._render(conversation, generate=generate)[0]
+        return self._render([conversation], generate=generate)[0][0]
 
-    def marked(self, conversation: Conversation) -> tuple[str, list[Span]]:
-        """A conversation as text, and where the template says that the assistant speaks.
+    def each(
+        self, conversations: Sequence[Conversation], *, generate: bool = False, marks: bool = False
+    ) -> list[tuple[str, list[Span]] | RenderError]:
+        """Conversations as `text` gives them; an error stands in for one that is refused.
 
-        Raises:
-            RenderError: If the template refuses it.
+        Those that give the template nothing of their own are one call of the library.
+
+        Args:
+            conversations: Any.
+            generate: Open the assistant's turn at the end of each.
+            marks: Whether to tell where the template says that the assistant speaks.
         """
-        return self._render(conversation, marks=True)
+        alike = [talk for talk in conversations if is_usual(talk)]
+        try:
+            together = iter(self._render(alike, generate=generate, marks=marks))
+        except RenderError:  # of one of them; rendered one by one, it is told which
+            alike = []
+        return [
+            next(together)
+            if alike and is_usual(talk)
+            else self._alone(talk, generate=generate, marks=marks)
+            for talk in conversations
+        ]
+
+    def _alone(
+        self, conversation: Conversation, *, generate: bool, marks: bool
+    ) -> tuple[str, list[Span]] | RenderError:
+        try:
+            return self._render([conversation], generate=generate, marks=marks)[0]
+        except RenderError as error:
+            return error
 
     def _render(
-        self, conversation: Conversation, *, generate: bool = False, marks: bool = False
-    ) -> tuple[str, list[Span]]:
+        self, conversations: Sequence[Conversation], *, generate: bool = False, marks: bool = False
+    ) -> list[tuple[str, list[Span]]]:
+        """Conversations with the same tools and arguments, each with what is marked in it."""
         from transformers.utils import chat_template_utils as transformers_templates
 
-        if not conversation.messages:
+        if not conversations:
+            return []
+        tools, kwargs = conversations[0].tools, conversations[0].kwargs
+        if not all(conversation.messages for conversation in conversations):
             raise RenderError("no message")
         try:
             # What `apply_chat_template` calls: it gives the marks in characters, and takes
             # content that is None, which some templates ask for beside tool calls.
             render: Any = transformers_templates.render_jinja_template
             texts, spans = render(
-                conversations=[[self.shaped(message) for message in self._with_ids(conversation)]],
-                tools=conversation.tools,
-                chat_template=self.template_for(conversation.tools),
+                conversations=[
+                    [self.shaped(message) for message in self._with_ids(conversation)]
+                    for conversation in conversations
+                ],
+                tools=tools,
+                chat_template=self.template_for(tools),
                 return_assistant_tokens_mask=marks,
                 add_generation_prompt=generate,
-                **{**self.kwargs, **conversation.kwargs},
+                **{**self.kwargs, **kwargs},
             )
         except Exception as error:  # a template is a program of its author; it may raise anything
             raise RenderError(" ".join(str(error).split()) or type(error).__name__) from None
-        return texts[0], spans[0] if marks else []
+        return list(zip(texts, spans if marks else ([] for _ in texts), strict=True))
 
     def unread(self, conversation: Conversation) -> list[str]:
         """The findings of arguments that a row or the config gives and the template ignores."""
@@ -207,6 +220,8 @@ class Renderer:
 
     def shaped(self, message: Message) -> dict[str, Any]:
         """A message as this template reads it."""
+        if is_bare(message) and not self.takes_parts:
+            return message
         shown = dict(self.untagged(message))
         for key in OURS & shown.keys():
             del shown[key]
@@ -223,6 +238,8 @@ class Renderer:
 
     def untagged(self, message: Message) -> Message:
         """A message whose tags for thoughts and calls are taken out, where they are not its own."""
+        if is_bare(message):
+            return message
         role, words = message["role"], message["content"]
         changed: dict[str, Any] = {}
         if role == "tool" and "<tool_response>" in words and self.call_form is not None:
@@ -350,6 +367,11 @@ class Renderer:
         return str(texts[0])
 
 
+def is_usual(conversation: Conversation) -> bool:
+    """Whether a conversation gives the template nothing but messages."""
+    return bool(conversation.messages) and conversation.tools is None and not conversation.kwargs
+
+
 def split_thought(content: str) -> tuple[str | None, str]:
     """The thought that content begins with, and the rest."""
     found = INLINE.match(content)
@@ -359,14 +381,3 @@ def split_thought(content: str) -> tuple[str | None, str]:
 def as_fields(thought: str, keys: Mapping[str, bool]) -> dict[str, str]:
     """A thought in some keys of a message, and nothing in others."""
     return {key: thought if filled else "" for key, filled in keys.items()}
-
-
-def shaped_calls(message: dict[str, Any], form: CallForm) -> dict[str, Any]:
-    """A message that calls functions, in a template's form."""
-    calls = message["tool_calls"]
-    if form.text:
-        calls = [
-            {**call, "function": {**call["function"], "arguments": as_text(call["function"])}}
-            for call in calls
-        ]
-    return {**message, "content": message["content"] or form.empty, "tool_calls": calls}

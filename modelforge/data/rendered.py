@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import DataKind, Example, Text
+from modelforge.data.encoded import Encoded, pairwise
 from modelforge.data.render import RenderError
-from modelforge.data.tokens import Encoded, encode, pairwise
+from modelforge.data.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,11 @@ class Rendered:
             return 0
         (ids,) = found.ids
         spans = list(pairwise(found.spans))
-        spoken = [(begin, end) for begin, end in spans if not self.is_silent(ids[begin:end])]
+        spoken = [
+            (begin, end)
+            for begin, end in spans
+            if end - begin > SHORT or not self.is_silent(ids[begin:end])
+        ]
         if len(spoken) < len(spans):
             found.spans = array("i", [border for span in spoken for border in span])
         return len(spans) - len(spoken)
@@ -68,7 +73,7 @@ class Rendered:
         if len(sides) == 2 and sides["chosen"] == sides["rejected"]:
             return "equal as rendered"
         for side, ids in sides.items():
-            if self.is_silent(ids[found.start :]):
+            if len(ids) - found.start <= SHORT and self.is_silent(ids[found.start :]):
                 return f"empty as rendered: {side}"
         return None
 

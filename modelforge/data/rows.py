@@ -20,11 +20,11 @@ from modelforge.data.check import (
     joined,
 )
 from modelforge.data.divide import divide, divide_as, mixture
+from modelforge.data.encoded import Encoded
 from modelforge.data.ledger import Ledger
 from modelforge.data.output import extra_columns, to_dataset, token_columns
 from modelforge.data.picked import Chosen, encoded, places_of
 from modelforge.data.repeated import look_for_shared
-from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelforge.data.beside import drop_weights, replies_of, same_weights
 from modelforge.data.convert import Example
@@ -95,8 +95,7 @@ class Settled:
                 drop_weights(example)
             if self.system is not None:
                 add_system(row, example, self.system)
-            texts = (value for value in example.values() if isinstance(value, str | list))
-            if any(PLACEHOLDER.search(str(text)) for text in texts if "{{" in str(text)):
+            if any(map(has_placeholder, example.values())):
                 placeholders.add(row.where)
         # Where the tokenizer adds its own: the user's text may be the same again.
         return without_bos((example for _, example in pairs), self.tokenizer)
@@ -111,6 +110,18 @@ class Settled:
             example.pop("margin", None)
         for name in self.carried:
             example.setdefault(name, None)
+
+
+def has_placeholder(value: Any) -> bool:
+    """Whether a text, or one within a list, holds a ``{{name}}``."""
+    # Of most rows, roles and words: to look at them is faster than to write all of it out.
+    bare = isinstance(value, list) and all(isinstance(m, dict) and len(m) == 2 for m in value)
+    if bare and not any("{{" in str(message.get("content", message)) for message in value):
+        return False
+    if not isinstance(value, str | list):
+        return False
+    text = str(value)
+    return "{{" in text and PLACEHOLDER.search(text) is not None
 
 
 def settled(

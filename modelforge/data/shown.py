@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelforge.data.advice import ADVICE
+from modelforge.data.encoded import Encoded
 from modelforge.data.places import Watched
 from modelforge.data.rows import Data
-from modelforge.data.tokens import Encoded
 from modelforge.errors import DataError, Problem
 
 

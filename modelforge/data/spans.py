@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from modelforge.data.held import as_json, holds, words_of
-from modelforge.data.message import Message
+from modelforge.data.message import Message, is_bare
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
+from modelforge.data.turn_shape import FIRST_MARK, Shape, shape_of, shared_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of a private plane of Unicode: one a message.
-FIRST_MARK, MARKS = 0xF0000, 0x8000
+MARKS = 0x8000  # messages that can be marked
 # A first line that is indented as code is; one blank before an answer is a habit of data sets.
 INDENTED = re.compile(r"\A\s*?((?:\t|  )[^\n]*\S)")
 MARK = re.compile(f"[{chr(FIRST_MARK)}-{chr(FIRST_MARK + MARKS - 1)}]")
@@ -71,20 +71,41 @@ class SpanFinder:
         self.renderer, self.generation = renderer, generation or renderer
         self.end_ids = end_ids
 
-    def find(self, conversation: Conversation) -> Found:
-        """Render a conversation and find what the assistant says in it.
+    def find(self, conversations: Sequence[Conversation]) -> list[Found | RenderError]:
+        """Render conversations and find what the assistant says in each.
 
-        Raises:
-            RenderError: If the template refuses it.
+        An error stands in for one that the template refuses.
+        """
+        marks = self.renderer.has_marks
+        rendered = self.renderer.each(conversations, marks=marks)
+        texts = [None if isinstance(each, RenderError) else each[0] for each in rendered]
+        ends = [None] * len(texts) if marks else self._ends(conversations, texts)
+        return [
+            each if isinstance(each, RenderError) else self._found(conversation, *each, places)
+            for conversation, each, places in zip(conversations, rendered, ends, strict=True)
+        ]
+
+    def _found(
+        self,
+        conversation: Conversation,
+        text: str,
+        blocks: list[Span],
+        ends: dict[int, int] | None,
+    ) -> Found:
+        """What the assistant says in a conversation that was rendered.
+
+        Args:
+            conversation: It.
+            text: As it was rendered.
+            blocks: What the template marks, where it does.
+            ends: Message → where its content ends, where the template marks nothing.
         """
         messages = conversation.messages
         speaks = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if self.renderer.has_marks:
-            text, blocks = self.renderer.marked(conversation)
             turns = self._of_blocks(conversation, text, blocks, speaks)
         else:
-            text = self.renderer.text(conversation)
-            turns, text = self._of_marks(conversation, text, speaks)
+            turns, text = self._of_marks(conversation, text, ends, speaks)
         cut = lost_in([self.renderer.untagged(m) for m in messages], text, turns)
         return Found(text, turns, cut, self._unopened(text, turns))
 
@@ -98,7 +119,7 @@ class SpanFinder:
         if len(blocks) == len(speaks):
             return {i: [block] for i, block in zip(speaks, blocks, strict=True)}
         # Several blocks to a message, or none: see between which messages they stand.
-        ends = self._ends(conversation, text) or {}
+        ends = self._ends([conversation], [text])[0] or {}
         turns: dict[int, list[Span]] = {}
         for block in blocks:
             # A template may write a turn's words behind what its calls returned (DiffusionGemma).
@@ -112,10 +133,14 @@ class SpanFinder:
     # --- templates that do not -----------------------------------------------------------------
 
     def _of_marks(
-        self, conversation: Conversation, text: str, speaks: list[int]
+        self,
+        conversation: Conversation,
+        text: str,
+        ends: dict[int, int] | None,
+        speaks: list[int],
     ) -> tuple[dict[int, list[Span]], str]:
         """The turns by a rendering with a mark behind each message; and the text, closed."""
-        ends, last = self._ends(conversation, text), len(conversation.messages) - 1
+        last = len(conversation.messages) - 1
         turns: dict[int, list[Span]] = {}
         for i in speaks:
             span = self._by_ends(conversation.messages, text, ends, i) if ends is not None else None
@@ -128,25 +153,26 @@ class SpanFinder:
             turns[last] = [(turns[last][0][0], len(text))]
         return turns, text
 
-    def _ends(self, conversation: Conversation, text: str) -> dict[int, int] | None:
-        """Message → where its content ends; None where marks change what is rendered."""
-        messages = conversation.messages
-        if len(messages) > MARKS or MARK.search(text):
-            return None
-        marked = [with_mark(message, i) for i, message in enumerate(messages)]
-        try:
-            found = self.renderer.text(
-                Conversation(marked, conversation.tools, conversation.kwargs)
+    def _ends(
+        self, conversations: Sequence[Conversation], texts: Sequence[str | None]
+    ) -> list[dict[int, int] | None]:
+        """Of each: message → where its content ends; None where marks change what is rendered."""
+        can = [
+            text is not None and len(talk.messages) <= MARKS and not MARK.search(text)
+            for talk, text in zip(conversations, texts, strict=True)
+        ]
+        marked = [
+            replace(
+                talk, messages=[with_mark(message, i) for i, message in enumerate(talk.messages)]
             )
-        except RenderError:
-            return None
-        ends: dict[int, int] = {}
-        for count, match in enumerate(MARK.finditer(found)):
-            at = ord(match[0]) - FIRST_MARK
-            if at in ends:
-                return None
-            ends[at] = match.start() - count
-        return ends if MARK.sub("", found) == text else None
+            for talk, possible in zip(conversations, can, strict=True)
+            if possible
+        ]
+        found = iter(self.renderer.each(marked))
+        return [
+            ends_in(next(found), text) if possible else None
+            for text, possible in zip(texts, can, strict=True)
+        ]
 
     def _by_ends(
         self, messages: Sequence[Message], text: str, ends: dict[int, int], i: int
@@ -227,100 +253,26 @@ class SpanFinder:
         return False
 
 
+def ends_in(found: tuple[str, list[Span]] | RenderError, text: str | None) -> dict[int, int] | None:
+    """Message → where its content ends in a text, by the same with marks in it."""
+    if isinstance(found, RenderError):
+        return None
+    marked, _ = found
+    ends: dict[int, int] = {}
+    for count, match in enumerate(MARK.finditer(marked)):
+        at = ord(match[0]) - FIRST_MARK
+        if at in ends:
+            return None
+        ends[at] = match.start() - count
+    return ends if MARK.sub("", marked) == text else None
+
+
 def reach(conversation: Conversation, ends: Mapping[int, int], i: int) -> float:
     """Where the last block of message i may begin: before the words of the next message end."""
     following = conversation.messages[i + 1 : i + 2]
     if i in ends and following and following[0]["role"] == "assistant":
         return ends[i]
     return min((end for j, end in ends.items() if j > i), default=float("inf"))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a template writes around messages.
-
-    Attributes:
-        opens: Between a user's words and the assistant's.
-        header: The end of it that opens the assistant's turn, whoever spoke before.
-        closes: Behind the assistant's words, without the line break that may follow.
-        tail: The same at the end of a conversation, as it is.
-        opening: What generation writes behind the header that an answer may lack: a thought's mark.
-    """
-
-    opens: str = ""
-    header: str = ""
-    closes: str = ""
-    tail: str = ""
-    opening: str = ""
-
-
-def shape_of(renderer: Renderer, end_ids: frozenset[int]) -> Shape:
-    """Render a few conversations of marks alone; a template that refuses them has no shape."""
-    marks = [chr(FIRST_MARK + i) for i in range(4)]
-    talk = [
-        {"role": "assistant" if i % 2 else "user", "content": mark} for i, mark in enumerate(marks)
-    ]
-    try:
-        asked, opened, answered, whole = (
-            renderer.text(Conversation(talk[:1])),
-            renderer.text(Conversation(talk[:1]), generate=True),
-            renderer.text(Conversation(talk[:2])),
-            renderer.text(Conversation(talk)),
-        )
-        between = answered.split(marks[0])[1].split(marks[1])[0]
-        generated, tail = opened.split(marks[0])[1], answered.split(marks[1])[1]
-        behind = whole.split(marks[1])[1].split(marks[2])[0]
-        user_end = asked.split(marks[0])[1]
-    except (RenderError, IndexError):
-        return Shape()
-    opens = shared_start(between, generated)
-    header = opens[len(user_end) :] if opens.startswith(user_end) else ""
-    return Shape(
-        opens,
-        header.lstrip(),  # a line break before it may be missing at the beginning
-        closing(behind, tail, renderer.tokenizer, end_ids),
-        tail,
-        generated[len(opens) :],
-    )
-
-
-def closing(
-    behind: str, tail: str, tokenizer: PreTrainedTokenizerBase | None, end_ids: frozenset[int]
-) -> str:
-    """What closes the assistant's turn.
-
-    Args:
-        behind: From the assistant's words to the user's that follow.
-        tail: From the assistant's words to the end.
-        tokenizer: Knows the tokens that stand for themselves.
-        end_ids: Token ids that end a reply.
-    """
-    assert tokenizer is not None, "only a template that is trained with is looked at"
-    special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    piece = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
-    first, last = ((piece.split(text) if piece else [text]) for text in (behind, tail))
-    shared: list[str] = []
-    for a, b in zip(first, last, strict=False):
-        if a != b:
-            # Plain words may go on in the next turn's header; a token is one or another.
-            if a not in special and b not in special:
-                shared.append(shared_start(a, b))
-            break
-        shared.append(a)
-    found = "".join(shared).rstrip()
-    token = first[1] if len(first) > 1 and not first[0].strip() else ""
-    if found or not token:
-        return found
-    # Another token than at the end (gpt-oss); or, with none there, the next turn's first, where
-    # generation stops at it (GLM-4).
-    ends = bool(tail.strip()) or tokenizer.convert_tokens_to_ids(token) in end_ids
-    return first[0] + token if ends else ""
-
-
-def shared_start(a: str, b: str) -> str:
-    """The beginning that two texts share."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return a[: next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))]
 
 
 def with_mark(message: Message, i: int) -> Message:
@@ -343,12 +295,17 @@ def lost_in(
 def lost(message: Message, text: str, spans: Sequence[Span] | None) -> str:
     """What of a message the template takes away: ``text``, ``thought``, ``call`` or nothing."""
     where = text if not spans else text[spans[0][0] : spans[-1][1]]
+    if is_bare(message) and message["content"].strip() in where:
+        return ""
     return next((what for what, words in words_of(message) if not holds(where, words)), "")
 
 
 def reflowed(messages: Sequence[Message], text: str) -> tuple[str, ...]:
     """The finding of words whose white space the template changes: line breaks, indentation."""
     for message in messages:
+        words_alone = message["content"]
+        if is_bare(message) and not words_alone[:1].isspace() and words_alone.strip() in text:
+            continue
         words = [each for what, each in words_of(message) if what != "call"]
         words += INDENTED.findall(message["content"] or "")
         changed = [each for each in words if each not in text and as_json(each) not in text]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from modelforge.data.convert import Example
+from modelforge.data.encoded import MASKED
 from modelforge.data.read import Row
 from modelforge.data.template import adds_bos
-from modelforge.data.tokens import MASKED
 from modelforge.errors import ModelError, Problem
 
 if TYPE_CHECKING:

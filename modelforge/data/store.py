@@ -12,10 +12,10 @@ from typing import Any, cast
 from modelforge.data.again import ByPlace
 from modelforge.data.check import Tokenised
 from modelforge.data.convert import Example
+from modelforge.data.encoded import Encoded
 from modelforge.data.read import Row
 from modelforge.data.render import RenderError
 from modelforge.data.spool import BATCH
-from modelforge.data.tokens import Encoded
 
 # What is told of a row, in the order of `Tokenised`.
 TOLD = (

@@ -8,57 +8,27 @@ template's turns are found by `modelforge.data.spans`.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelforge.common.processes import usual_processes
+from modelforge.data.ahead import in_turn
 from modelforge.data.convert import DataKind, Example
-from modelforge.data.left_out import look_for_left_out
+from modelforge.data.encoded import MASKED, Encoded, compact
+from modelforge.data.left_out import refused
 from modelforge.data.marks import Marks
-from modelforge.data.masks import Offsets, dropped, is_trained, kept_parts, token_spans
+from modelforge.data.masks import dropped, is_trained, kept_parts, token_spans
 from modelforge.data.message import Message
 from modelforge.data.render import Conversation, Renderer, RenderError, Span
-from modelforge.data.spans import SpanFinder, lost_in, reflowed, training_template
+from modelforge.data.spans import Found, SpanFinder, lost_in, reflowed, training_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MASKED = -100  # the label that torch's cross entropy ignores
-BATCH = 1000  # rows tokenized at once
+BATCH = 250  # rows tokenized at once; their tokens take far more memory than is kept
 
 TrainOn = Literal["all", "last", "everything"]
-
-
-@dataclass(slots=True)
-class Encoded:
-    """One example in tokens, uncut; four bytes a token, for all rows of a data set are held.
-
-    Attributes:
-        ids: The sequences: one for a demonstration or a prompt, chosen and rejected for a pair.
-        start: The index of the first token to train on; of a pair the same in both.
-        spans: Of a demonstration: where supervised tokens begin and end (begin, end, begin, …).
-        findings: What the template did to it (see `modelforge.data.advice.FINDINGS`).
-    """
-
-    ids: tuple[array[int], ...]
-    start: int
-    spans: array[int] | None = None
-    findings: tuple[str, ...] = ()
-
-    def labels(self, limit: int | None = None) -> array[int]:
-        """Labels of a demonstration's first ``limit`` tokens: ids, or -100 where masked."""
-        (ids,) = self.ids
-        labels = array("i", [MASKED]) * len(ids)
-        for begin, end in pairwise(self.spans):
-            labels[begin:end] = ids[begin:end]
-        return labels[:limit]
-
-    def supervised(self, limit: int | None = None) -> int:
-        """How many of a demonstration's first ``limit`` tokens the loss is taken on."""
-        most = len(self.ids[0]) if limit is None else limit
-        spans = pairwise(self.spans)
-        return sum(max(0, min(end, most) - begin) for begin, end in spans)
 
 
 @dataclass(frozen=True)
@@ -78,28 +48,25 @@ class How:
     scores: bool = False
 
 
-def pairwise(spans: array[int] | None) -> Iterator[tuple[int, int]]:
-    """Spans as pairs of begin and end."""
-    borders = iter(spans or ())
-    return zip(borders, borders, strict=True)
-
-
-def compact(
-    *ids: list[int],
-    start: int,
-    spans: Sequence[int] | None = None,
-    findings: tuple[str, ...] = (),
-) -> Encoded:
-    """An example from lists of token ids."""
-    return Encoded(
-        tuple(array("i", sequence) for sequence in ids),
-        start,
-        None if spans is None else array("i", spans),
-        findings,
-    )
-
-
 Result = Encoded | RenderError
+Shown = tuple[str | RenderError, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts of which the tokens are wanted.
+
+    Attributes:
+        texts: At least one.
+        rendered: Whether a chat template made them, which writes all special tokens itself.
+    """
+
+    texts: list[str]
+    rendered: bool = False
+
+
+# What makes the rows of a batch: it yields texts, and is sent their tokens.
+Batch = Generator[Texts, Any, list[Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +78,9 @@ class Chosen:
     findings: tuple[str, ...]
 
 
-def labelled(row: Chosen, ids: list[int], offsets: Sequence[Span]) -> Encoded:
+def labelled(row: Chosen, ids: list[int], encoding: Any) -> Encoded:
     """Spans of characters → spans of tokens."""
-    spans = token_spans(offsets, row.spans)
+    spans = token_spans(encoding, row.spans)
     return compact(ids, start=spans[0] if spans else 0, spans=spans, findings=row.findings)
 
 
@@ -133,11 +100,19 @@ def encode(
         "prompt": encoder.prompts,
     }[kind]
     batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
-    return (found for batch in batches for found in encode_batch(batch))
+    threads = usual_processes() if len(examples) > BATCH else 0
+    # Its first call takes off what the tokenizer's file says of cutting and padding, which must not
+    # be done by two at a time.
+    encoder.tokens(Texts([""]))
+    each = in_turn(map(encode_batch, batches), encoder.tokens, threads=threads)
+    return (found for batch in each for found in batch)
 
 
 class Encoder:
-    """Examples of one data set → tokens.
+    """Examples of one data set → tokens, batch by batch.
+
+    Of each batch the texts are made first, and rows once their tokens are there: what makes a batch
+    is a generator that yields texts and is sent what `tokens` gives for them.
 
     Args:
         tokenizer: With the model's chat template, if it has one.
@@ -159,67 +134,85 @@ class Encoder:
         strips = self.own.thought_form == "" and self.trained.thought_form != ""
         self.paired = self.trained if strips and not how.scores else self.own
 
+    def tokens(self, texts: Texts) -> Any:
+        """What the tokenizer makes of texts: a ``BatchEncoding``."""
+        return self.tokenizer(
+            texts.texts,
+            add_special_tokens=not texts.rendered,
+            return_attention_mask=False,
+            verbose=False,
+        )
+
     # --- demonstrations ------------------------------------------------------------------------
 
-    def demonstrations(self, examples: Sequence[Example]) -> list[Result]:
+    def demonstrations(self, examples: Sequence[Example]) -> Batch:
         """Labels on every assistant turn, or on a completion; on all of a plain text."""
         tokenizer = self.tokenizer
         if "input_ids" in examples[0]:
             return [given(example, tokenizer) for example in examples]
         if "text" in examples[0]:
-            texts = [with_eos(example["text"], tokenizer) for example in examples]
-            whole = tokenize_text(texts, tokenizer)
-            return [compact(ids, start=0, spans=(0, len(ids))) for ids in whole]
+            tokens = yield Texts([with_eos(example["text"], tokenizer) for example in examples])
+            return [compact(ids, start=0, spans=(0, len(ids))) for ids in tokens["input_ids"]]
         if "messages" in examples[0] or isinstance(examples[0]["prompt"], list):
-            return self.conversations(examples)
-        prompts = tokenize_text([example["prompt"] for example in examples], tokenizer)
+            return (yield from self.conversations(examples))
+        prompts, whole = yield from self.plain(examples, ("completion",))
         encoded: list[Result] = []
-        for prompt_ids, ids in zip(prompts, self.closed(examples, "completion"), strict=True):
+        for prompt_ids, ids in zip(prompts, whole, strict=True):
             start = common_prefix_length(prompt_ids, ids)
             first = 0 if self.how.train_on == "everything" else start
             encoded.append(compact(ids, start=start, spans=(first, len(ids))))
         return encoded
 
-    def closed(self, examples: Sequence[Example], reply: str) -> list[list[int]]:
-        """Token ids of each prompt with its reply, as plain text that ends with EOS."""
-        texts = [e["prompt"] + with_eos(e[reply], self.tokenizer) for e in examples]
-        return tokenize_text(texts, self.tokenizer)
+    def plain(
+        self, examples: Sequence[Example], replies: Sequence[str]
+    ) -> Generator[Texts, Any, list[list[list[int]]]]:
+        """Token ids of all prompts; then of all with a reply, as plain text that ends with EOS."""
+        texts = [example["prompt"] for example in examples]
+        for reply in replies:
+            texts += [e["prompt"] + with_eos(e[reply], self.tokenizer) for e in examples]
+        ids = (yield Texts(texts))["input_ids"]
+        count = len(examples)
+        return [ids[begin : begin + count] for begin in range(0, len(ids), count)]
 
-    def conversations(self, examples: Sequence[Example]) -> list[Result]:
+    def conversations(self, examples: Sequence[Example]) -> Batch:
         """Labels on the assistant turns, found in the text."""
-        from transformers import BatchEncoding
-
-        rows = [self._found(example) for example in examples]
+        rows = self._found(examples)
         texts = [row.text for row in rows if not isinstance(row, RenderError)]
-        tokens: Any = (
-            self.tokenizer(
-                texts,
-                add_special_tokens=False,
-                return_attention_mask=False,
-                verbose=False,
-            )
-            if texts
-            else BatchEncoding({"input_ids": ()}, [])
-        )
-        found = zip(tokens["input_ids"], map(Offsets, tokens.encodings), strict=True)
+        if not texts:
+            return [row for row in rows if isinstance(row, RenderError)]
+        tokens = yield Texts(texts, rendered=True)
+        found = zip(tokens["input_ids"], tokens.encodings, strict=True)
         return [
             row if isinstance(row, RenderError) else labelled(row, *next(found)) for row in rows
         ]
 
-    def _found(self, example: Example) -> Chosen | RenderError:
-        """A conversation as text, the spans of it to train on, and what was found."""
-        before = example.get("prompt", ())
-        messages = [*before, *example.get("completion", ()), *example.get("messages", ())]
-        try:
-            look_for_left_out(example, messages, self.trained)
-            found = self.finder.find(conversation_of(example, messages))
-        except RenderError as error:
-            return error
+    def _found(self, examples: Sequence[Example]) -> list[Chosen | RenderError]:
+        """Conversations as text, the spans of it to train on, and what was found."""
+        talks = [conversation_of(example, whole(example)) for example in examples]
+        left_out = [
+            refused(example, talk.messages, self.trained)
+            for example, talk in zip(examples, talks, strict=True)
+        ]
+        shown = [talk for talk, error in zip(talks, left_out, strict=True) if error is None]
+        found = iter(self.finder.find(shown))
+        rows: list[Chosen | RenderError] = []
+        for example, talk, error in zip(examples, talks, left_out, strict=True):
+            each = error or next(found)
+            rows.append(
+                each if isinstance(each, RenderError) else self._chosen(example, talk, each)
+            )
+        return rows
+
+    def _chosen(
+        self, example: Example, conversation: Conversation, found: Found
+    ) -> Chosen | RenderError:
+        """What of a conversation is trained on."""
+        messages, before = conversation.messages, len(example.get("prompt", ()))
         context = [i for i in found.cut if messages[i]["role"] != "assistant"]
         if context:
             return RenderError(*dropped(messages, context[0], found.cut))
         speaks = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        wanted = [i for i in speaks if i >= len(before) and is_trained(messages[i])]
+        wanted = [i for i in speaks if i >= before and is_trained(messages[i])]
         if self.how.train_on == "last":
             wanted = [i for i in wanted if i == speaks[-1]]
         whole = [i for i in wanted if i in found.turns and i not in found.cut]
@@ -236,30 +229,33 @@ class Encoder:
             *self.marks.found(messages),
             *reflowed(messages, found.text),
             *begun(example),
-            *self.trained.unread(conversation_of(example, messages)),
+            *self.trained.unread(conversation),
         )
         return Chosen(found.text, spans, said)
 
     # --- pairs and prompts ---------------------------------------------------------------------
 
-    def pairs(self, examples: Sequence[Example]) -> list[Result]:
+    def pairs(self, examples: Sequence[Example]) -> Batch:
         """Prompt with chosen and prompt with rejected, both with the index where they part."""
         return self._answered(examples, SIDES)
 
-    def labelled(self, examples: Sequence[Example]) -> list[Result]:
+    def labelled(self, examples: Sequence[Example]) -> Batch:
         """Prompt with answer, and the index where the answer begins, as KTOTrainer has it."""
         return self._answered(examples, ("completion",))
 
-    def _answered(self, examples: Sequence[Example], names: Sequence[str]) -> list[Result]:
+    def _answered(self, examples: Sequence[Example], names: Sequence[str]) -> Batch:
         """Prompt with each of the answers of these names, and the index where they part."""
         if isinstance(examples[0]["prompt"], str):
-            prompts: Any = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
-            sides: Any = [[(ids, ()) for ids in self.closed(examples, name)] for name in names]
+            ids = yield from self.plain(examples, names)
+            columns: list[list[tuple[Any, tuple[str, ...]]]] = [
+                [(each, ()) for each in column] for column in ids
+            ]
         else:
-            prompts = [ids for ids, _ in self.texts(examples, self.paired, generate=True)]
-            sides = [self.texts(examples, self.paired, reply=name) for name in names]
+            shown = [self.shown(examples, self.paired, generate=True)]
+            shown += [self.shown(examples, self.paired, reply=name) for name in names]
+            columns = yield from rows_of(shown)
         encoded: list[Result] = []
-        for prompt_ids, *answers in zip(prompts, *sides, strict=True):
+        for (prompt_ids, _), *answers in zip(*columns, strict=True):
             whole = [ids for ids, _ in answers]
             failed = [ids for ids in (prompt_ids, *whole) if isinstance(ids, RenderError)]
             if failed:
@@ -276,42 +272,54 @@ class Encoder:
     def _not_opened(self) -> tuple[str, ...]:
         return (f"not opened: {self.finder.opening}",) if self.finder.opening else ()
 
-    def prompts(self, examples: Sequence[Example]) -> list[Result]:
+    def prompts(self, examples: Sequence[Example]) -> Batch:
         """Prompts as they are generated from."""
         if isinstance(examples[0]["prompt"], str):
-            whole = tokenize_text([e["prompt"] for e in examples], self.tokenizer)
-            return [compact(ids, start=len(ids)) for ids in whole]
+            (ids,) = yield from self.plain(examples, ())
+            return [compact(each, start=len(each)) for each in ids]
+        (rows,) = yield from rows_of([self.shown(examples, self.own, generate=True)])
         return [
             ids if isinstance(ids, RenderError) else compact(ids, start=len(ids), findings=said)
-            for ids, said in self.texts(examples, self.own, generate=True)
+            for ids, said in rows
         ]
 
-    def texts(
+    def shown(
         self,
         examples: Sequence[Example],
         renderer: Renderer,
         *,
         reply: str = "",
         generate: bool = False,
-    ) -> list[tuple[Any, tuple[str, ...]]]:
-        """Token ids of each prompt, with its reply if one is named, and what was found."""
+    ) -> list[Shown]:
+        """The text of each prompt, with its reply if one is named, and what was found."""
         # A prompt reads so when the model answers it, too; and so a reward model is asked.
         learned = bool(reply) and not self.how.scores
-        rows: list[tuple[str | RenderError, tuple[str, ...]]] = []
-        for example in examples:
-            messages = [*example["prompt"], *(example[reply] if reply else ())]
+        talks = [
+            conversation_of(each, [*each["prompt"], *(each[reply] if reply else ())])
+            for each in examples
+        ]
+        left_out = [
+            refused(example, talk.messages, renderer, thoughts=learned)
+            for example, talk in zip(examples, talks, strict=True)
+        ]
+        rendered = iter(
+            renderer.each(
+                [talk for talk, error in zip(talks, left_out, strict=True) if error is None],
+                generate=generate,
+            )
+        )
+        rows: list[Shown] = []
+        for example, talk, error in zip(examples, talks, left_out, strict=True):
+            each = error or next(rendered)
             try:
-                look_for_left_out(example, messages, renderer, thoughts=learned)
-                text = renderer.text(conversation_of(example, messages), generate=generate)
-                shown = [renderer.untagged(message) for message in messages]
-                told = self._told(shown, text, len(example["prompt"]))
-                unread = renderer.unread(conversation_of(example, messages))
-                rows.append((text, (*told, *begun(example), *unread)))
-            except RenderError as error:
-                rows.append((error, ()))
-        good = [text for text, _ in rows if isinstance(text, str)]
-        ids = iter(tokenize_text(good, self.tokenizer, special=False) if good else [])
-        return [(next(ids) if isinstance(text, str) else text, said) for text, said in rows]
+                if isinstance(each, RenderError):
+                    raise each
+                words = [renderer.untagged(message) for message in talk.messages]
+                told = self._told(words, each[0], len(example["prompt"]))
+                rows.append((each[0], (*told, *begun(example), *renderer.unread(talk))))
+            except RenderError as refusal:
+                rows.append((refusal, ()))
+        return rows
 
     def _told(self, messages: Sequence[Message], text: str, prompt: int) -> tuple[str, ...]:
         """What the template took away where the row can be used without it.
@@ -355,6 +363,22 @@ def given(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded | Ren
     return compact(ids, start=0, spans=[i for i, (a, b) in enumerate(borders) if a != b])
 
 
+def rows_of(columns: Sequence[list[Shown]]) -> Generator[Texts, Any, list[list[Any]]]:
+    """Columns of texts as columns of token ids, each with what was found."""
+    good = [text for column in columns for text, _ in column if isinstance(text, str)]
+    ids = iter((yield Texts(good, rendered=True))["input_ids"] if good else ())
+    return [
+        [(next(ids) if isinstance(text, str) else text, said) for text, said in column]
+        for column in columns
+    ]
+
+
+def whole(example: Example) -> list[Message]:
+    """All messages of a demonstration."""
+    names = ("prompt", "completion", "messages")
+    return [message for name in names for message in example.get(name, ())]
+
+
 def conversation_of(example: Example, messages: Sequence[Message]) -> Conversation:
     """Messages with what their row gives the template beside them."""
     return Conversation(messages, example.get("tools"), example.get("chat_template_kwargs") or {})
@@ -363,16 +387,6 @@ def conversation_of(example: Example, messages: Sequence[Message]) -> Conversati
 def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Raw text closed with EOS, unless it is already."""
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
-
-
-def tokenize_text(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool = True
-) -> list[list[int]]:
-    """Token ids of strings."""
-    encoded: Any = tokenizer(
-        texts, add_special_tokens=special, return_attention_mask=False, verbose=False
-    )
-    return encoded["input_ids"]
 
 
 def common_prefix_length(ids: list[int], others: list[int]) -> int:

@@ -126,6 +126,8 @@ def count(
 def _keys(value: Any) -> set[str]:
     """The keys of messages, and of the parts of their content, that are not read."""
     found: set[str] = set()
+    if isinstance(value, list) and all(map(is_plain, value)):
+        return found
     for message in _messages(value):
         if is_plain(message):
             continue

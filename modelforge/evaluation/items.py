@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelforge.data.encoded import MASKED
 from modelforge.data.load import read_rows
-from modelforge.data.tokens import MASKED
 from modelforge.errors import DataError
 from modelforge.evaluation.samples import prompt_and_reference
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from modelforge.data import Data, DataKind
-    from modelforge.data.tokens import Encoded
+    from modelforge.data.encoded import Encoded
 
 
 @dataclass(frozen=True)

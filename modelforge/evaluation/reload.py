@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from modelforge.data.tokens import Encoded
+    from modelforge.data.encoded import Encoded
     from modelforge.models.attach import Head
 
 # Parameters up to which a second copy of the model costs neither time nor memory worth a thought.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from modelforge.data.tokens import Encoded
+    from modelforge.data.encoded import Encoded
 
 COUNT = 4
 _MAX_NEW_TOKENS = 64

@@ -168,6 +168,8 @@ def dtype(t: Theirs, key: str, value: Any) -> None:
         t.lose(key, "")
     elif name == "auto":
         t.leave(key, "the machine decides")
+    elif _SIZES.get(name) == "bf16" and t.ours.get("lora_r") == 0:
+        t.put(key, value, "dtype", "bfloat16")
     elif name in _SIZES:
         other = t.said("fp16" if _SIZES[name] == "bf16" else "bf16")
         if other or t.said(_SIZES[name]) is not None or t.find(_SIZES[name])[1] is not None:
@@ -179,6 +181,16 @@ def dtype(t: Theirs, key: str, value: Any) -> None:
         t.leave(key, "bf16 or fp16 says it") if said else t.put(key, value, "bf16", False)
     else:
         t.lose(key, f"{name} is not trained in here; bf16 and fp16 are")
+
+
+def pure_bf16(t: Theirs, key: str, value: Any) -> None:
+    """LLaMA-Factory's: the trained weights too are 16-bit."""
+    if not value:
+        t.lose(key, "")
+    elif t.ours.get("lora_r") == 0:
+        t.put(key, value, "dtype", "bfloat16")
+    else:
+        t.put(key, value, "bf16", True)
 
 
 def attention(t: Theirs, key: str, value: Any) -> None:

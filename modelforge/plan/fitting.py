@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
+from modelforge.machine.launch import processes_of
 from modelforge.plan.planner import assemble, card, find
 from modelforge.plan.result import GIB, MARGIN, Calibration, DoesNotFit, Plan
 from modelforge.registry import get_strategy
@@ -151,6 +152,9 @@ def _levers(config: Config, hardware: Hardware) -> Iterator[tuple[Config, Reach]
     for size in _rollouts(config):
         config = _chosen(config, **{_DECODED: Choice(*size)})
         yield config, "whole"
+    for section in _smaller_rollouts(config):
+        config = _chosen(config, ppo=section)
+        yield config, "whole"
     yield config, "shorter"
 
 
@@ -165,6 +169,19 @@ def _rollouts(config: Config) -> Iterator[tuple[int, str, str]]:
         if steps % parts == 0 and micro * steps // parts % group == 0:
             at_once = micro * steps // parts
             yield steps // parts, "plan", f"{at_once} answers sampled at once: more do not fit"
+
+
+def _smaller_rollouts(config: Config) -> Iterator[Choice]:
+    """PPO's section with ever fewer answers in a rollout, in whole steps."""
+    section = config.get("ppo")
+    size = getattr(section, "rollout_size", None)
+    if size is None or "rollout_size" in (config.said.get("ppo") or {}):
+        return
+    step = config.micro_batch * (config.get(_ACCUMULATION) or 1) * processes_of(config)
+    while size % (2 * step) == 0:
+        size //= 2
+        values = section.model_copy(update={"rollout_size": size}).model_dump()
+        yield Choice(values, "plan", f"a rollout of {size} answers: more do not fit")
 
 
 def _chosen(config: Config, **choices: Choice) -> Config:
@@ -327,8 +344,10 @@ def _what_could_give(config: Config) -> str:
     advice = []
     if said:
         advice.append("remove these keys, so that the plan can set them: " + ", ".join(said))
-    if not config.settings.use_4bit:
-        advice.append("set use_4bit to true")
     if config.settings.lora_r == 0:
-        advice.append("train a LoRA adapter (lora_r 16)")
+        if config.settings.dtype != "bfloat16":
+            advice.append("set dtype to bfloat16")
+        advice.append("train a LoRA adapter on a 4-bit base (lora_r 16, use_4bit true)")
+    elif not config.settings.use_4bit:
+        advice.append("set use_4bit to true")
     return "; or ".join([*advice, "take a smaller model or a larger card"])

@@ -31,6 +31,7 @@ def _key(name: str, **other: Any) -> Any:
 # What PPOConfig takes besides the section, or more narrowly than it.
 CHOICES = {
     "reference": get_args(Reference),
+    "reward_normalization": get_args(Normalization),
     # those of TRL's losses that are the clipped surrogate and take an advantage for each token
     "loss_type": ("bnpo", "dapo", "grpo", "dr_grpo"),
     "importance_sampling_level": ("token",),
@@ -64,14 +65,14 @@ class PPOConfig(GRPOConfig):
     kl_estimator: KLEstimator = _key("kl_estimator")
     kl_cap: float | None = _key("kl_cap")
     kl_stop: float | None = _key("kl_stop")
-    value_mode: ValueMode = _key("value_mode")
+    value_mode: ValueMode = _key("value_mode", default="trunk_detached")
     value_coef: float = _key("value_coef")
     value_clip_range: float | None = _key("value_clip_range")
     value_learning_rate: float | None = _key("value_learning_rate")
     value_warmup_steps: int = _key("value_warmup_steps")
     reference: Reference = _key("reference", default="base")
     ref_update_steps: int | None = _key("ref_update_steps")
-    reward_normalization: Normalization = _key("reward_normalization")
+    reward_normalization: Normalization = _key("reward_normalization", default="none")
     reward_normalize_sources: bool = _key("reward_normalize_sources")
     reward_clip: float | None = _key("reward_clip")
     reward_std_penalty: float = _key("reward_std_penalty")
@@ -81,7 +82,7 @@ class PPOConfig(GRPOConfig):
     )
     reward_aggregation: Aggregation = _key("reward_aggregation")
     whiten_rewards: bool = _key("whiten_rewards")
-    missing_eos_penalty: float | None = _key("missing_eos_penalty")
+    missing_eos_penalty: float | None = _key("missing_eos_penalty", default=None)
 
     def __post_init__(self) -> None:
         """Check all of it.

@@ -118,6 +118,18 @@ def value_loss(
     return loss, masked_mean(active.to(plain.dtype), mask)
 
 
+def line(x: Tensor, y: Tensor, mask: Tensor, reduce: Reduce = alone) -> tuple[float, float]:
+    """Slope, of 0 or more, and intercept of the least squares of ``y`` on ``x``.
+
+    A slope of 0 where ``x`` is constant, or falls as ``y`` rises.
+    """
+    mean_x, variance = masked_moments(x, mask, reduce)
+    mean_y = masked_mean(y, mask, reduce)
+    both = masked_mean((x - mean_x) * (y - mean_y), mask, reduce)
+    slope = both.clamp(min=0) / variance if variance > 1e-12 else 0 * both
+    return slope.item(), (mean_y - slope * mean_x).item()
+
+
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, reduce: Reduce = alone
 ) -> Tensor:

@@ -77,13 +77,14 @@ class PPOSection(Section):
     ppo_epochs: Annotated[int, Field(description="The number of passes over a rollout.", ge=1)] = 4
     value_coef: Annotated[Weight, Field(description="The weight of the value loss.")] = 0.5
     value_mode: Annotated[
-        Literal["trunk_detached", "trunk", "adapter", "frozen"],
+        Literal["auto", "trunk_detached", "trunk", "adapter", "frozen"],
         Field(
             description="What the value head reads: the policy's hidden states without gradient "
             "into them (trunk_detached) or with it (trunk), a LoRA adapter of its own (adapter), "
-            "or the reward model's, which is not trained further (frozen)."
+            "or the reward model's, which is not trained further (frozen). auto takes frozen where "
+            "one reward model is on the policy's base, else trunk_detached."
         ),
-    ] = "trunk_detached"
+    ] = "auto"
     value_learning_rate: Annotated[
         Positive | None,
         Field(description="The learning rate of the value; null takes ten times the policy's."),
@@ -95,8 +96,8 @@ class PPOSection(Section):
     rollout_size: Annotated[
         Annotated[int, Field(ge=2)] | None,
         Field(
-            description="The number of completions of a rollout, in all processes; null takes "
-            "those of one optimiser step."
+            description="The number of completions of a rollout, in all processes. Null takes 128, "
+            "or fewer where there are fewer prompts; where the batch of a step is given, that."
         ),
     ] = None
     entropy_coef: Annotated[Weight, Field(description="The weight of the entropy bonus.")] = 0.0
@@ -118,13 +119,14 @@ class PPOSection(Section):
         ),
     ] = None
     reward_normalization: Annotated[
-        Literal["none", "center", "scale", "standardize", "reference"],
+        Literal["auto", "none", "center", "scale", "standardize", "reference"],
         Field(
             description="What the running moments of the reward are used for: center, scale, or "
             "both (standardize). reference takes both from the first rollout, which the policy "
-            "answers as it began, and keeps them."
+            "answers as it began, and keeps them. auto takes reference where reward models alone "
+            "reward, since the scale of their scores is chance; else none."
         ),
-    ] = "none"
+    ] = "auto"
     reward_normalize_sources: Annotated[
         bool, Field(description="Whether each reward is normalised before they are summed.")
     ] = False
@@ -146,6 +148,10 @@ class PPOSection(Section):
         Field(description="Whether the rewards of tokens are divided by their standard deviation."),
     ] = False
     missing_eos_penalty: Annotated[
-        Weight | None,
-        Field(description="The penalty for a completion without an end-of-sequence token."),
-    ] = None
+        Weight | Literal["auto"] | None,
+        Field(
+            description="The penalty for a completion without an end-of-sequence token. auto takes "
+            "1 where reward_normalization is reference or standardize, which make that one "
+            "standard deviation of the reward; else none."
+        ),
+    ] = "auto"

@@ -183,10 +183,11 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         rewards[rows, last_of(mask)] += score
         total = rewards.sum(1)
         if mode == "train" and not self.begun:
-            # Before anything is learned the mean return is the best of all constants.
-            gap = maths.masked_mean(total[:, None] - values, mask, self._sum).item()
-            self.critic.centre(gap)
-            values, self.begun = values + gap, True
+            # Before anything is learned the best of all lines, through the values of a critic that
+            # begins as the reward model; a constant where they say nothing of the return.
+            slope, gap = maths.line(values, total[:, None].expand_as(values), mask, self._sum)
+            self.critic.fit(slope, gap)
+            values, self.begun = slope * values + gap, True
         values = values * mask
         if args.whiten_rewards:
             rewards = maths.whiten(rewards, mask, self._sum, shift_mean=False)

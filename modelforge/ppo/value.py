@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modelforge.models.adapters import adapter_parameters, backbone, inference, using
 from modelforge.ppo.reference import CRITIC, POLICY
 
-ValueMode = Literal["trunk_detached", "trunk", "adapter", "frozen"]
+ValueMode = Literal["auto", "trunk_detached", "trunk", "adapter", "frozen"]
 
 
 class ValueHead(nn.Module):
@@ -47,11 +47,15 @@ class Critic:
     ``frozen``          the same under the reward model's adapter, or none, which is not trained: a
                         second pass forward, and none backward
 
+    ``auto`` is ``trunk_detached`` here: what knows the rewards chooses ``frozen`` before.
+
     On the trunk, values cost no pass: a hook on the backbone reads them off the forward that
     computes the policy's log-probabilities.
     """
 
     def __init__(self, model: Any, mode: ValueMode):
+        # Nothing was said of a reward model to read with.
+        mode = "trunk_detached" if mode == "auto" else mode
         self.model, self.mode = model, mode
         base = model.get_base_model()
         self.adapter = CRITIC if mode == "adapter" else None  # that a pass of its own is under
@@ -106,8 +110,10 @@ class Critic:
         self.head.linear.weight.data.copy_(weight * head.weight.data.float())
         return True
 
-    def centre(self, gap: float) -> None:
-        """Add a constant to all values: what they are to begin at, the mean return."""
+    def fit(self, slope: float, gap: float) -> None:
+        """All values times a slope, and a constant added: the line they are to begin on."""
+        for parameter in self.head.parameters():
+            parameter.data.mul_(slope)
         self.head.linear.bias.data.add_(gap)
 
     @contextmanager

@@ -54,6 +54,8 @@ def fit(resolved: Resolved, read: Read | None, *, as_it_is: bool = False) -> Fit
         refuse_without_rows(config, held_out=data.eval is not None)
         refuse_unknown_metric(config, strategy.figures(config))
     config = config.with_choices(_by_rows(config, resolved, read))
+    prompts = None if data is None else len(data.train)
+    config = config.with_choices(strategy.rollout(config, prompts))
     if data is not None and not strategy.generates and data.ledger.tokens["total"]:
         mean = data.ledger.tokens["total"] / len(data.train)
         most = min(round(data.ledger.tokens["max"]), resolved.context or 2**63)

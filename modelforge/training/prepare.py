@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import is_verbose, say, show_table, warn
+from modelforge.common.garbage import few_collections
 from modelforge.common.hub import look_for_hub, why_offline
 from modelforge.common.paths import paths_in
 from modelforge.constraints.entries import BY_MODEL
@@ -92,6 +93,7 @@ class Prepared:
     unplanned: str = ""
 
 
+@few_collections()
 def prepare(
     config: Config,
     strategy: Strategy | None = None,

@@ -20,7 +20,8 @@ from modelforge.common.console import say, warn
 from modelforge.common.libraries import take_over
 from modelforge.config import Choice, Config
 from modelforge.errors import ConfigError, ModelError
-from modelforge.machine.attention import together_problems, warnings
+from modelforge.machine import attention, precision
+from modelforge.machine.attention import together_problems
 from modelforge.machine.hardware import Hardware, detect_hardware
 from modelforge.machine.launch import refuse_backend
 from modelforge.machine.packages import refuse_what_is_missing
@@ -180,7 +181,7 @@ def _say_machine(config: Config, hardware: Hardware) -> None:
     profile = config.choices["hardware_profile"]
     why = profile.reason or "asked for"
     say(f"machine: {hardware.device_name}, profile {profile.value} ({why})")
-    for warning in warnings(config):
+    for warning in (*attention.warnings(config), *precision.warnings(config)):
         warn(warning)
 
 

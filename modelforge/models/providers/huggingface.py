@@ -11,7 +11,7 @@ from modelforge.common.console import say
 from modelforge.common.processes import own_device
 from modelforge.errors import ModelError, Problem
 from modelforge.machine import attention as throughput
-from modelforge.machine import vllm
+from modelforge.machine import precision, vllm
 from modelforge.models.attach import Head, as_asked, attach_adapter
 from modelforge.models.documents import register
 from modelforge.models.hub import unreadable
@@ -51,6 +51,7 @@ class HuggingFace:
             yield Problem(f"{config.name}: provider", what, fix)
         yield from throughput.machine_problems(config, hardware)
         yield from vllm.machine_problems(config, hardware)
+        yield from precision.machine_problems(config, hardware)
 
     def config_problems(self, config: Config) -> Iterable[Problem]:
         return ()
@@ -185,13 +186,16 @@ class HuggingFace:
 
 
 def weights_dtype(config: Config, hardware: Hardware) -> torch.dtype:
-    """The type the base weights are loaded in.
+    """The type the base weights are loaded in: `dtype`, or by what becomes of them.
 
     Frozen weights may be 16-bit; weights that are trained stay 32-bit, since small updates vanish
     in bfloat16.
     """
     import torch
 
+    if config.settings.dtype != "auto":
+        named: torch.dtype = getattr(torch, config.settings.dtype)
+        return named
     if hardware.device == "cpu" or config.settings.lora_r == 0:
         return torch.float32
     return torch.bfloat16 if hardware.bf16 and not config.get("fp16") else torch.float16

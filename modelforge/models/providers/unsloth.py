@@ -203,6 +203,7 @@ def config_problems(config: Config) -> Iterator[Problem]:
             settings.attn_implementation != "auto" and config.given("attn_implementation"),
             "has no effect: Unsloth brings attention kernels of its own",
         ),
+        "dtype": (settings.dtype == "float32", "is float32, and Unsloth's kernels are for 16 bits"),
         "use_8bit": (settings.use_8bit, "is loaded by another part of Unsloth, without kernels"),
         "bnb_4bit_quant_type": (
             settings.use_4bit and settings.bnb_4bit_quant_type != "nf4",
