@@ -29,7 +29,7 @@ def test_every_example_is_numbered_once_and_begins_with_its_command():
 
 
 def test_the_job_for_slurm_starts_every_node_with_what_slurm_says(tmp_path, monkeypatch):
-    """Slurm's two commands are stood in for; what is started for the second node is ModelForge's."""
+    """Two commands of Slurm's are stood in for; what the second node starts is ModelForge's."""
     for name, body in {
         "scontrol": "printf 'node-a\\nnode-b\\n'",
         "srun": 'exec "$@"',
