@@ -186,6 +186,10 @@ def differences(
         wrong.append(f"answers end at the tokens {stops}, and in training at {reference.stops}")
     logps, answers = [], []
     cases = reference.cases
+    try:
+        _generator(genai, model, cases[0])
+    except RuntimeError as error:  # such as a head's size that it does not take
+        return {}, [f"onnxruntime cannot run it: {str(error).splitlines()[0]}"]
     for case in track(cases, "asking onnxruntime", len(cases), unit="prompts"):
         logps.append(_logps(genai, model, case))
         answers.append(answers_differ(case, _answer(genai, model, case), bound))
