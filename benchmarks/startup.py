@@ -1,12 +1,14 @@
 """How long the command itself takes: help, a typo, a check, and the way to the first step.
 
     OMP_NUM_THREADS=1 python benchmarks/startup.py [--repeats 3] [--rows 100000]
+    … --llamafactory-python PATH/bin/python     # beside LLaMA-Factory's command too
 
 Training is measured up to the end of the first training step of the tiny model with LoRA on a
-thousand rows: by `modelforge train`, by a script written by hand with TRL, and by the script behind
-TRL's own command `trl sft`. Each runs in a process of its own, in turn. Times are CPU seconds of a
-process with its children, so that other work on the machine counts little. They are medians; the
-check of many rows is measured once.
+thousand rows: by `modelforge train`, by a script written by hand with TRL, by the script behind
+TRL's own command `trl sft`, and by LLaMA-Factory's command, where an environment of its own is
+named (throughput.py says how it is made). The same misspelt key goes to each command. Each runs in
+a process of its own, in turn. Times are CPU seconds of a process with its children, so that other
+work on the machine counts little. They are medians; the check of many rows is measured once.
 """
 
 from __future__ import annotations
@@ -74,13 +76,20 @@ main(
 """
 
 
-def measured(*command: object, expect: int = 0, cache: Path) -> tuple[float, float]:
+LLAMAFACTORY = """
+from llamafactory.cli import main
+sys.argv = ["llamafactory-cli", "train", sys.argv[1]]
+main()
+"""
+
+
+def measured(*command: object, fails: bool = False, cache: Path) -> tuple[float, float]:
     """CPU and wall seconds of a command."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     wall = time.monotonic() - begin
-    if done.returncode != expect:
+    if (done.returncode != 0) is not fails:
         raise SystemExit(f"{command[:4]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
@@ -97,10 +106,35 @@ def config(folder: Path, rows: int) -> Path:
     return path
 
 
+def of_llamafactory(python: str, folder: Path) -> dict[str, tuple[object, ...]]:
+    """The same of LLaMA-Factory: what is measured → command."""
+    about = {"rows": {"file_name": str(folder / "rows1000.jsonl"), "formatting": "sharegpt",
+             "columns": {"messages": "messages"},
+             "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+                      "assistant_tag": "assistant", "system_tag": "system"}}}  # fmt: skip
+    (folder / "dataset_info.json").write_text(json.dumps(about))
+    values = {key: value for key, value in SAME.items() if key != "gradient_checkpointing"}
+    values |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", "template": "default",
+               "model_name_or_path": str(MODEL), "dataset_dir": str(folder), "dataset": "rows",
+               "cutoff_len": 512, "lora_rank": 16, "lora_alpha": 32, "lora_target": "all",
+               "disable_gradient_checkpointing": True, "use_cpu": True,
+               "output_dir": str(folder / "llamafactory")}  # fmt: skip
+    good, typo = folder / "llamafactory.yaml", folder / "llamafactory-typo.yaml"
+    good.write_text(json.dumps(values))  # JSON is YAML
+    typo.write_text(json.dumps({**values, "model_nam": "m"}))
+    run = "import sys\n" + LLAMAFACTORY
+    return {
+        "llamafactory-cli help": (python, "-c", run.replace('"train", sys.argv[1]', '"help"')),
+        "llamafactory-cli, a typo": (python, "-c", run, typo),
+        "llamafactory-cli train, first step": (python, "-c", FIRST_STEP + LLAMAFACTORY, good),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--llamafactory-python", help="python of an environment that has it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -121,20 +155,27 @@ def main() -> None:
                 *("-c", FIRST_STEP + same + TRL, MODEL, folder / "data", folder / "trl"),
             ),
         }
+        trl = (sys.executable, "-c", "from trl.cli import main; main()")
+        misspelt = folder / "trl-typo.yaml"
+        misspelt.write_text(f"model_nam: {MODEL}\ndataset_name: {folder / 'data'}\n")
+        python = options.llamafactory_python
+        theirs = of_llamafactory(python, folder) if python else {}
         times: dict[str, list[tuple[float, float]]] = {}
         for number in range(options.repeats):
             cache = folder / f"cache{number}"
             runs = {
                 "modelforge --help": (*ours, "--help"),
                 "check of a typo": (*ours, "check", typo),
+                "trl --help": (*trl, "--help"),
+                "trl sft, a typo": (*trl, "sft", "--config", misspelt),
             }
-            runs |= {name: (sys.executable, *command) for name, command in train.items()}
+            runs |= {name: (sys.executable, *command) for name, command in train.items()} | theirs
             for name, command in runs.items():
-                expect = 2 if "typo" in name else 0
-                took = measured(*command, expect=expect, cache=cache)
+                took = measured(*command, fails="typo" in name, cache=cache)
                 times.setdefault(name, []).append(took)
         name = f"check of {options.rows} rows"
-        times[name] = [measured(*ours, "check", large, cache=folder / "cache-check")]
+        if options.rows:
+            times[name] = [measured(*ours, "check", large, cache=folder / "cache-check")]
     names = ("torch", "transformers", "trl", "peft")
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores;", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in names), end="\n\n")
@@ -146,6 +187,9 @@ def main() -> None:
     first = [median[name] for name in train]
     print(f"\nmodelforge / TRL by hand: {first[0] / first[1]:.2f}")
     print(f"modelforge / TRL's own script: {first[0] / first[2]:.2f}")
+    if theirs:
+        last = median["llamafactory-cli train, first step"]
+        print(f"modelforge / LLaMA-Factory: {first[0] / last:.2f}")
 
 
 if __name__ == "__main__":

@@ -79,10 +79,12 @@ def evaluate(
     Raises:
         UserError: If model, data or options cannot be used. Nothing is written then.
     """
+    from modelforge.common.libraries import libraries_heard
     from modelforge.evaluation.evaluate import evaluate as score
     from modelforge.evaluation.options import options_of
 
-    return score(str(model), options_of(str(data), metrics, options))
+    with libraries_heard():
+        return score(str(model), options_of(str(data), metrics, options))
 
 
 def train(

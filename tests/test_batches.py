@@ -62,20 +62,20 @@ def test_rows_of_many_batches_are_those_of_single_rows(template):
         assert str(each) == str(single[json.dumps(row)])
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_batches_come_in_their_order_whatever_they_ask(ahead):
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_come_in_their_order_whatever_they_ask(threads):
     def batch(number):
         answers = []
         for question in range(number % 3):
             answers.append((yield (number, question)))
         return number, answers
 
-    made = list(in_turn(map(batch, range(10)), lambda asked: asked, ahead=ahead))
+    made = list(in_turn(map(batch, range(10)), lambda asked: asked, threads=threads))
     assert made == [(n, [(n, q) for q in range(n % 3)]) for n in range(10)]
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_what_the_tokenizer_refuses_is_raised(ahead):
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_what_the_tokenizer_refuses_is_raised(threads):
     def batch(number):
         yield number
 
@@ -84,7 +84,7 @@ def test_what_the_tokenizer_refuses_is_raised(ahead):
             raise ValueError("no such text")
 
     with pytest.raises(ValueError, match="no such text"):
-        list(in_turn(map(batch, range(10)), answer, ahead=ahead))
+        list(in_turn(map(batch, range(10)), answer, threads=threads))
 
 
 @given(st.data(), st.integers(0, 40))

@@ -1,7 +1,9 @@
 """The examples beyond the first five, run in small."""
 
 import json
+import os
 import runpy
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +18,40 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def test_every_example_is_numbered_once_and_begins_with_its_command():
-    scripts = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "__init__.py")
-    assert [name[:2] for name in scripts] == [f"{n:02}" for n in range(1, len(scripts) + 1)]
-    for name in scripts:
+    named = sorted(p.name for p in EXAMPLES.iterdir() if p.is_file() and p.name != "__init__.py")
+    assert [name[:2] for name in named] == [f"{n:02}" for n in range(1, len(named) + 1)]
+    for name in named:
         text = (EXAMPLES / name).read_text()
-        assert f"python examples/{name}" in text.partition('"""\n')[0]
+        if name.endswith(".py"):
+            assert f"python examples/{name}" in text.partition('"""\n')[0]
+        elif name.endswith(".sh"):
+            assert f"sbatch examples/{name}" in text.partition("#SBATCH")[0]
+
+
+def test_the_job_for_slurm_starts_every_node_with_what_slurm_says(tmp_path, monkeypatch):
+    """Two commands of Slurm's are stood in for; what the second node starts is ModelForge's."""
+    for name, body in {
+        "scontrol": "printf 'node-a\\nnode-b\\n'",
+        "srun": 'exec "$@"',
+        "modelforge": 'printf "%s\\n" "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_NODELIST": "node-[a-b]", "NNODES": "2", "GPUS_ON_NODE": "8", "NODEID": "1"}
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for key, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    script = EXAMPLES / "10_slurm.sh"
+    done = subprocess.run(["bash", script, "c.json"], capture_output=True, text=True, check=True)
+    command, config, *options = done.stdout.split()
+    assert (command, config) == ("train", "c.json") and options[:2] == ["--num-processes", "16"]
+    said = dict(option.split("=", 1) for option in options[2:] if option != "--set")
+    keys = {"strategy": "sft", "model_name": "m", "dataset": "d.jsonl"}
+    overrides = [f"{key}={value}" for key, value in said.items()]
+    found = load_config(keys, overrides=[*overrides, "distributed.num_processes=16"])
+    distributed = found.settings.distributed
+    assert (distributed.num_machines, distributed.machine_rank) == (2, 1)
+    assert (distributed.main_address, distributed.main_port) == ("node-a", 29500)
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ There is no hub here, so the tiny model stands in for the small one that the con
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import modelforge
+from modelforge import RunError
 from modelforge.configfile.presets import MODEL, preset
 from modelforge.registry import STRATEGIES
 
@@ -86,6 +88,23 @@ def test_what_is_missing_is_installed_by_its_own_name(extra):
     from modelforge.machine.versions import install
 
     assert re.fullmatch(rf"pip install '{extra}[<>=]\S+'", install(extra))
+
+
+def test_every_extra_has_its_message_and_its_place_in_the_readme(monkeypatch):
+    """The other tests of these messages stand beside the code that each extra is for."""
+    import modelforge.serving
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - {"dev", "docs"}
+    code = "".join(path.read_text() for path in (ROOT / "modelforge").rglob("*.py"))
+    asked = set(re.findall(r"""install\(["']([a-z]+)["']\)""", code))
+    # Excel and the trackers name their one package themselves.
+    assert extras - asked == {"xlsx", "wandb"} and "pip install openpyxl" in code
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"`{extra}`" in readme for extra in extras)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"fastapi.*not installed.*pip install 'fastapi>="):
+        modelforge.serving.require_installed()
 
 
 def test_a_place_that_takes_no_config_is_answered_with_what_to_do(tmp_path, command):

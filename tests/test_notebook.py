@@ -10,7 +10,7 @@ from html import unescape
 import pytest
 from tiny import ROOT, few, shallow
 
-NOTEBOOK = ROOT / "examples" / "ppo_grpo_dpo.ipynb"
+NOTEBOOK = ROOT / "examples" / "09_ppo_grpo_dpo.ipynb"
 
 
 def beside(folder):

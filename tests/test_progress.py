@@ -15,7 +15,7 @@ from tiny import held_out, quick
 
 import modelforge
 from modelforge.common import progress
-from modelforge.common.progress import Task, track
+from modelforge.common.progress import Task, doing, track
 from modelforge.strategies.sft import SFT
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +192,27 @@ def test_a_librarys_warning_is_said_once_and_can_be_silenced(tmp_path, capfd, mo
     assert capfd.readouterr() == ("", "")
 
 
+def on_a_terminal(program):
+    """What a program shows there."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=theirs, stderr=theirs, close_fds=True
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert child.wait() == 0
+    os.close(ours)
+    return shown.decode()
+
+
 ON_A_TERMINAL = """
 import logging, sys, time
 from modelforge.common.console import say
@@ -209,23 +230,7 @@ say("the end")
 
 
 def test_a_terminal_has_a_bar_that_lines_do_not_tear():
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL], stdout=theirs, stderr=theirs, close_fds=True
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    assert child.wait() == 0
-    os.close(ours)
-    text = shown.decode()
+    text = on_a_terminal(ON_A_TERMINAL)
     assert "training" in text and "3/4" in text and "loss 2" in text
     for step in range(4):
         for line in (f"a note {step}", f"a stray line {step}"):
@@ -233,3 +238,37 @@ def test_a_terminal_has_a_bar_that_lines_do_not_tear():
             begin = text.index(line)
             assert text[:begin].endswith(("\n", "\x1b[2K")), text[begin - 40 : begin + 20]
     assert text.rstrip().endswith("the end") or "the end" in text.splitlines()[-2:]
+
+
+AT_WORK = """
+import time
+from modelforge.common.progress import Task, doing, hand_over
+def work():
+    begin = time.monotonic()
+    while time.monotonic() < begin + 1.5:
+        time.sleep(0.01)
+with doing("at work"):
+    work()
+    with doing("planning"):
+        work()
+    counted = Task("reading", 2, wait=0)
+    counted.advance()
+    work()
+    counted.close()
+    hand_over()
+    work()
+print("the end")
+"""
+
+
+def test_work_that_counts_nothing_has_a_moving_bar_where_no_other_is():
+    shown = on_a_terminal(AT_WORK)
+    places = [shown.index(word) for word in ("at work", "planning", "reading", "the end")]
+    assert places == sorted(places) and "0/2 rows" in shown
+    assert "at work" not in shown[places[1] :] and "planning" not in shown[places[2] :]
+
+
+def test_elsewhere_it_is_silent(capfd):
+    with doing("at work"), doing("planning"):
+        pass
+    assert capfd.readouterr() == ("", "")

@@ -3,11 +3,14 @@
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import quick, shallow
+from tiny import few, held_out, quick, shallow
+
+import modelforge
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 NAMES = "modelforge.config", "pydantic", "yaml", "rich.markdown", "jsonschema"
@@ -89,4 +92,40 @@ def test_a_silenced_run_prints_nothing_and_its_result_gives_model_tokenizer_and_
     finally:
         logger.setLevel(before)
     assert again == result and again.history == result.history
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_run_in_stages_and_an_evaluation_can_be_silenced_too(tmp_path, capfd):
+    """Also what libraries warn of while the stages are only checked."""
+    model = shallow()
+    house, theirs = logging.getLogger("modelforge"), logging.getLogger("transformers")
+    before = house.level, theirs.level
+    capfd.readouterr()
+    house.setLevel(logging.ERROR)
+    theirs.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(record=True) as leaked:
+            warnings.simplefilter("always")
+            modelforge.train(
+                {
+                    "strategy": "rlhf",
+                    "model_name": str(model),
+                    "dataset": str(few("preference_train", 16)),
+                    "eval_dataset": str(held_out("preference", 4)),
+                    "max_steps": 1,
+                    "per_device_train_batch_size": 2,
+                    "max_seq_length": 64,
+                    "min_reward_accuracy": 0,
+                    "reward_stage": {"max_steps": 1},
+                    "generation": {"max_new_tokens": 4},
+                    "report_to": "none",
+                    "output_dir": str(tmp_path / "runs"),
+                }
+            )
+            found = modelforge.evaluate(model, held_out("sft", 4), output_dir=tmp_path / "scores")
+    finally:
+        house.setLevel(before[0])
+        theirs.setLevel(before[1])
+    assert found.rows and not [str(warning.message) for warning in leaked]
     assert capfd.readouterr() == ("", "")

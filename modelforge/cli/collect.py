@@ -70,7 +70,7 @@ def collect(
     host: Host = "127.0.0.1",
 ) -> None:
     """Let people compare answers blindly in a browser, and train on what they say."""
-    with working(as_json=False):
+    with working(as_json=False, lasting=True):
         from modelforge.feedback.collecting import Collecting
         from modelforge.feedback.collecting import collect as serve
         from modelforge.inference.answers import Sampling

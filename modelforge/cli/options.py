@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ import typer
 
 from modelforge.common.console import quieten
 from modelforge.common.libraries import libraries_heard
+from modelforge.common.progress import doing
 
 ConfigFile = Annotated[
     Path, typer.Argument(help="A JSON or YAML config, or a run's folder.", show_default=False)
@@ -47,7 +48,7 @@ def with_processes(overrides: list[str] | None, num_processes: int | None) -> li
 
 
 @contextmanager
-def working(*, as_json: bool) -> Iterator[None]:
+def working(*, as_json: bool, lasting: bool = False) -> Iterator[None]:
     """Around the work of a command: libraries are quiet, and stdout stays free for the JSON.
 
     What a library prints to stdout goes to stderr, whether it writes to `sys.stdout` or, as
@@ -55,9 +56,10 @@ def working(*, as_json: bool) -> Iterator[None]:
 
     Args:
         as_json: Whether the command prints JSON when the work is done.
+        lasting: Whether the command goes on until its user ends it, and needs no bar for that.
     """
     quieten()
-    with libraries_heard():
+    with libraries_heard(), nullcontext() if lasting else doing("at work"):
         if not as_json:
             yield
             return

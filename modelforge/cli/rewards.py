@@ -58,7 +58,7 @@ def play(
 
     A line such as `minus {"a": 3, "b": 1}` calls a tool; any other line is the answer.
     """
-    with working(as_json=False):
+    with working(as_json=False, lasting=True):
         from modelforge.configfile.load import load_config
         from modelforge.training.answers import Turn, ready
 

@@ -45,7 +45,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve trained models in OpenAI's words. MODELFORGE_API_KEY is what clients have to name."""
-    with working(as_json=False):
+    with working(as_json=False, lasting=True):
         from modelforge.serving import require_installed
 
         require_installed()

@@ -102,7 +102,7 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk with a trained model. /help shows what else there is."""
-    with working(as_json=False):
+    with working(as_json=False, lasting=True):
         from modelforge.common.console import say
         from modelforge.constraints.of_a_run import of_recorded
         from modelforge.inference.answers import Sampling

@@ -41,7 +41,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's figures as it trains, from its folder alone, until it ends or stops."""
-    with working(as_json=as_json):
+    with working(as_json=as_json, lasting=True):
         from modelforge.runs.folder import RunDir
         from modelforge.runs.standing import standing
 
@@ -163,7 +163,7 @@ def board(
     ] = 7878,
 ) -> None:
     """Show all runs in a browser of this machine, as they train. Ctrl-C ends it."""
-    with working(as_json=False):
+    with working(as_json=False, lasting=True):
         from modelforge.evaluation.board import Board
         from modelforge.web.server import LOOPBACK, server
 

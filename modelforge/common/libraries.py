@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from modelforge.common.console import relay
-from modelforge.common.progress import close_bars, on_terminal
+from modelforge.common.progress import close_bars, hand_over, on_terminal
 
 _LOGGERS = (
     "accelerate",
@@ -77,8 +77,12 @@ def take_over() -> None:
         if datasets.are_progress_bars_disabled() is False:
             datasets.disable_progress_bars()
             _undo.append(datasets.enable_progress_bars)
+    if "transformers" not in sys.modules:
+        return
     # A download is worth a bar, where there is a terminal for it.
-    if "transformers" in sys.modules and not on_terminal():
+    if on_terminal():
+        hand_over()
+    else:
         from transformers.utils import logging as theirs
 
         if theirs.is_progress_bar_enabled():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
+
+MOST = 4  # processes or threads that nobody asked for
 
 
 def rank() -> int:
@@ -70,3 +73,11 @@ def agreed(value: Any, *, deepspeed: bool) -> Any:
     values = [value]
     broadcast_object_list(values)
     return values[0]
+
+
+def usual_processes() -> int:
+    """One for each CPU that this process may use, at most `MOST`."""
+    count = os.cpu_count() or 1
+    with suppress(AttributeError):  # not on every system
+        count = len(os.sched_getaffinity(0))
+    return min(MOST, count)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from modelforge.common.console import are_heard, console, say
 
@@ -16,8 +18,11 @@ Item = TypeVar("Item")
 WAIT = 1.0  # seconds after which work is shown that says nothing else
 _LONGEST = 30.0  # seconds between two lines, at most
 _REDRAWN = 0.1  # seconds between two looks at a bar, at least
+_BEAT = 0.25  # seconds between two looks at work that counts nothing
 
 _bars: Progress | None = None
+_lock = threading.RLock()  # of the bars: those of `doing` are drawn by another thread
+_doing: list[str] = []  # what is under way and counts nothing; the last one is shown
 
 
 def on_terminal() -> bool:
@@ -74,41 +79,24 @@ class Task:
 
     def tell(self, text: str) -> None:
         """Show figures beside the bar, where there is one."""
-        if self.bar is not None and _bars is not None:
-            _bars.update(self.bar, text=text)
+        with _lock:
+            if self.bar is not None and _bars is not None:
+                _bars.update(self.bar, text=text)
 
     def close(self) -> None:
         """Take the bar away."""
-        global _bars
-        if self.bar is None or _bars is None:
-            return
-        _bars.remove_task(self.bar)
-        self.bar = None
-        if not _bars.tasks:
-            _bars.stop()
-            _bars = None
+        with _lock:
+            if self.bar is not None and _bars is not None:
+                _remove(self.bar)
+                self.bar = None
 
     def _draw(self) -> None:
-        global _bars
-        if _bars is None:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-            )
-            # A library's line on stdout must not end up on stderr: only a terminal is shared.
-            _bars = Progress(
-                *columns,
-                console=console,
-                transient=True,
-                refresh_per_second=4,
-                redirect_stdout=sys.stdout.isatty(),
-            )
-            _bars.start()
-        if self.bar is None:
-            self.bar = _bars.add_task(self.title, total=self.total, text=self.unit)
-        _bars.update(self.bar, completed=self.done)
+        with _lock:
+            bars = _shown()
+            if self.bar is None:
+                self.bar = bars.add_task(self.title, total=self.total, count="", text=self.unit)
+            count = f"{self.done}/{'?' if self.total is None else self.total}"
+            bars.update(self.bar, completed=self.done, count=count)
 
     def _line(self, seconds: float) -> str:
         if self.total is None:
@@ -140,12 +128,96 @@ def track(
         task.close()
 
 
+@contextmanager
+def doing(title: str) -> Iterator[None]:
+    """Within it a terminal has a moving bar, whenever no bar that counts is there.
+
+    For work of which nobody knows how far it is, such as imports or a plan. It can stand within
+    itself; the inner title is shown.
+    """
+    first = not _doing and on_terminal()
+    _doing.append(title)
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(ended,), daemon=True)
+    if first:
+        beat.start()
+    try:
+        yield
+    finally:
+        if first:
+            ended.set()
+            beat.join()
+        _doing.pop()
+
+
+def hand_over() -> None:
+    """From now on libraries draw bars of their own: the outermost `doing` shows nothing more."""
+    if _doing:
+        _doing[0] = ""
+
+
+def _beat(ended: threading.Event) -> None:
+    bar: TaskID | None = None
+    title, since = "", time.monotonic()
+    while not ended.wait(_BEAT):
+        now = time.monotonic()
+        with _lock:
+            others = _bars is not None and any(task.id != bar for task in _bars.tasks)
+            if _bars is None:
+                bar = None  # somebody took all away
+            if others or title != _doing[-1] or not title:
+                if bar is not None:
+                    _remove(bar)
+                bar, title, since = None, _doing[-1], now
+            elif now - since >= WAIT:
+                if bar is None:
+                    bar = _shown().add_task(title, total=None, count="", text="")
+                _shown().update(bar, text=clock(now - since))
+    with _lock:
+        if bar is not None and _bars is not None:
+            _remove(bar)
+
+
+def _shown() -> Progress:
+    """The bars, shown from now on. The lock is held."""
+    global _bars
+    if _bars is None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[text]}"),
+        )
+        # A library's line on stdout must not end up on stderr: only a terminal is shared.
+        _bars = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        _bars.start()
+    return _bars
+
+
+def _remove(bar: TaskID) -> None:
+    """Take one bar away, and with the last one all that draws. The lock is held."""
+    global _bars
+    if _bars is not None:
+        if bar in _bars.task_ids:
+            _bars.remove_task(bar)
+        if not _bars.tasks:
+            _bars.stop()
+            _bars = None
+
+
 def close_bars() -> None:
     """Take away every bar that an error has left."""
     global _bars
-    if _bars is not None:
-        _bars.stop()
-        _bars = None
+    with _lock:
+        if _bars is not None:
+            _bars.stop()
+            _bars = None
 
 
 def clock(seconds: float) -> str:

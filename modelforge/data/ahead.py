@@ -1,4 +1,4 @@
-"""Batches whose texts are made while the tokenizer works at those before, in a thread beside.
+"""Batches whose texts are made while the tokenizer works at those before, in threads beside.
 
 The tokenizer is no Python: while it works, Python is free for the next batch.
 """
@@ -13,32 +13,33 @@ from typing import Any, Generic, TypeVar
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
-AHEAD = 2  # batches begun before one is finished
-
 
 def in_turn(
-    batches: Iterable[Generator[Asked, Any, Made]], answer: Callable[[Asked], Any], *, ahead: bool
+    batches: Iterable[Generator[Asked, Any, Made]],
+    answer: Callable[[Asked], Any],
+    *,
+    threads: int,
 ) -> Iterator[Made]:
     """What each batch makes, in order.
 
     Args:
         batches: Each yields what it asks, and is sent the answer.
-        answer: Gives it; it is never called twice at a time.
-        ahead: Whether batches are begun before one is finished, and answers given in a thread.
+        answer: Gives it.
+        threads: How many give answers, while one batch more is made; 0: all is done here.
     """
     waiting: deque[_Begun[Asked, Made]] = deque()
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(threads or 1) as pool:
 
         def ask(asked: Asked) -> Future[Any]:
-            if ahead:
-                return thread.submit(answer, asked)
+            if threads:
+                return pool.submit(answer, asked)
             now: Future[Any] = Future()
             now.set_result(answer(asked))
             return now
 
         for batch in batches:
             waiting.append(_Begun(batch, ask))
-            if len(waiting) > (AHEAD if ahead else 0):
+            if len(waiting) > threads:
                 yield waiting.popleft().finished()
         while waiting:
             yield waiting.popleft().finished()

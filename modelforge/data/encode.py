@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -30,7 +29,6 @@ from modelforge.errors import DataError, Problem, RunError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST = 4  # processes that nobody asked for
 AHEAD = 4  # batches a process that may wait to be written
 
 
@@ -214,11 +212,3 @@ def _end_with_parent() -> None:
 def _batch(number: int) -> Done:
     assert _work is not None, "it was forked with it"
     return _work.batch(number)
-
-
-def usual_processes() -> int:
-    """One for each CPU that this process may use, at most `MOST`."""
-    count = os.cpu_count() or 1
-    with suppress(AttributeError):  # not on every system
-        count = len(os.sched_getaffinity(0))
-    return min(MOST, count)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from modelforge.common.console import say, warn
+from modelforge.common.processes import usual_processes
 from modelforge.data.converted import Pair, convert_all
-from modelforge.data.encode import Encode, encode_spooled, usual_processes
+from modelforge.data.encode import Encode, encode_spooled
 from modelforge.data.ledger import Ledger
 from modelforge.data.sources import Parts
 from modelforge.data.spool import Spool, cache_folder, scratch_folder, written

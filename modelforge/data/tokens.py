@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from modelforge.common.processes import usual_processes
 from modelforge.data.ahead import in_turn
 from modelforge.data.convert import DataKind, Example
 from modelforge.data.encoded import MASKED, Encoded, compact
@@ -25,7 +26,7 @@ from modelforge.data.spans import Found, SpanFinder, lost_in, reflowed, training
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000  # rows tokenized at once
+BATCH = 250  # rows tokenized at once; their tokens take far more memory than is kept
 
 TrainOn = Literal["all", "last", "everything"]
 
@@ -99,7 +100,11 @@ def encode(
         "prompt": encoder.prompts,
     }[kind]
     batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
-    each = in_turn(map(encode_batch, batches), encoder.tokens, ahead=len(examples) > BATCH)
+    threads = usual_processes() if len(examples) > BATCH else 0
+    # Its first call takes off what the tokenizer's file says of cutting and padding, which must not
+    # be done by two at a time.
+    encoder.tokens(Texts([""]))
+    each = in_turn(map(encode_batch, batches), encoder.tokens, threads=threads)
     return (found for batch in each for found in batch)
 
 

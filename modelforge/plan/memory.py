@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelforge.common.progress import doing
 from modelforge.errors import Problem, UserError
 from modelforge.machine.vllm import card_share, colocated
 from modelforge.plan.allocator import CachingAllocator, OutOfMemory, rounded
@@ -121,7 +122,7 @@ def simulate(config: Config, found: Found, hardware: Hardware, *, timed: bool = 
     from modelforge.plan.step import alone, log_steps
 
     device = cpu() if hardware.device == "cpu" else cuda(hardware.compute_capability or (8, 6))
-    with tempfile.TemporaryDirectory() as folder, alone(), _no_collection():
+    with doing("planning"), tempfile.TemporaryDirectory() as folder, alone(), _no_collection():
         architecture = copy.deepcopy(found.architecture)
         meta_run = build_meta_run(
             config, architecture, hardware, adapter=found.adapter, output_dir=Path(folder)

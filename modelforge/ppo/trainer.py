@@ -214,7 +214,9 @@ class PPOTrainer(ByPrompt, Resumable, GRPOTrainer):
         ids, mask = batch["completion_ids"], completion_mask(batch)
         rows = torch.arange(len(ids), device=ids.device)
         ends = ids[rows, last_of(batch["completion_mask"])]
-        truncated = ~torch.isin(ends, torch.tensor(self.eos_token_ids, device=ids.device))
+        # TRL 1.14 has no such attribute: there the tokenizer's own end alone ends an answer.
+        stops = getattr(self, "eos_token_ids", [self._tokenizer.eos_token_id])
+        truncated = ~torch.isin(ends, torch.tensor(stops, device=ids.device))
         everyone = self.shaper(self._raw_rewards, update=mode == "train")
         begin = self.accelerator.process_index * len(ids)
         score = everyone[begin : begin + len(ids)].to(ids.device)

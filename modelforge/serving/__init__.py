@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelforge.errors import Problem, RunError
+from modelforge.machine.versions import install
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,8 +25,8 @@ def require_installed() -> None:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        fix = "in a clone of ModelForge run `pip install '.[serve]'`"
-        raise RunError(Problem("modelforge serve", f"{', '.join(missing)} is not installed", fix))
+        what = f"{', '.join(missing)} is not installed"
+        raise RunError(Problem("modelforge serve", what, install("serve")))
 
 
 def create_app(

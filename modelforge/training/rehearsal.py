@@ -20,6 +20,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.console import warn
+from modelforge.common.progress import doing
 from modelforge.errors import ConfigError, Problem, UserError
 from modelforge.strategy import Parts, Strategy
 from modelforge.training.shape import model_without_weights
@@ -62,6 +63,7 @@ def rehearse(config: Config, resolved: Resolved, read: Read, data: Data) -> None
     adapted = resolved.source.adapter is not None
     strategy, config = resolved.strategy.planned(config, adapted=adapted)
     with ExitStack() as stack:
+        stack.enter_context(doing("building the trainer without weights"))
         stack.enter_context(_refused(config))  # outermost, since the others silence the console
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(alone())

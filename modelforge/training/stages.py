@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modelforge import registry
 from modelforge.common.console import headline
 from modelforge.common.files import digest, file_digest, missing_folders, remove_empty
+from modelforge.common.libraries import libraries_heard
 from modelforge.common.paths import file_of, find_path, paths_in
 from modelforge.config import LORA_KEYS, REWARD_MODEL, Choice, Config
 from modelforge.configfile import schema
@@ -120,6 +121,7 @@ class RLHFTrainer:
         """Train on the pairs directly (DPO), for comparison or instead."""
         return self._stage("dpo")
 
+    @libraries_heard()
     def run(self) -> Result:
         """All stages of the config; the result is the last one's.
 
@@ -142,6 +144,7 @@ class RLHFTrainer:
 
     train = run  # as trainers have it
 
+    @libraries_heard()
     def check(self, stages: Sequence[str] | None = None) -> None:
         """Prepare stages, each on the base in place of the models that stages before it train.
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Two nodes of eight cards: sbatch examples/slurm.sh config.json
+# Two nodes of eight cards: sbatch examples/10_slurm.sh config.json
 #SBATCH --job-name=modelforge
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -11,7 +11,7 @@ set -euo pipefail
 
 # One task a node; each starts the processes of its own cards. Two minutes before the time is up
 # Slurm sends SIGTERM: the run saves the step it is in, and the requeued job goes on from there.
-main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export main config=$1
 srun bash -c 'exec modelforge train "$config" \
   --num-processes $((SLURM_NNODES * SLURM_GPUS_ON_NODE)) \
