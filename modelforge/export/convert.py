@@ -1,8 +1,14 @@
-"""llama.cpp's converter, run in a process of its own with one repair.
+"""llama.cpp's converter, run in a process of its own with two repairs.
 
 The converter knows a BPE tokenizer by a hash of what it does with one text, and refuses what is
 not in its table. Many others split text by a rule that llama.cpp has under a name: then that name
-is given. The proof of the export sees whether it was right.
+is given.
+
+llama.cpp splits text for models of Llama's first kind by the score of each token. A folder without
+sentencepiece's own file has no scores, and the converter writes -1000 for all. llama.cpp then joins
+letters in another order than the model was trained with. The order of the merges gives the scores.
+
+The proof of the export sees whether both were right.
 
     python -m modelforge.export.convert FOLDER_OF_THE_CONVERTER MODEL --outtype f16 --outfile FILE
 """
@@ -37,10 +43,17 @@ def rule_of(model: Path) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def main(place: str, model: str, *options: str) -> None:
-    """Convert one model's folder."""
-    sys.path.insert(0, place)
-    converter: Any = importlib.import_module("convert_hf_to_gguf")
+def scores_of(model: Path) -> dict[str, float]:
+    """The score of each token that merges make, as sentencepiece gives it: earlier is higher."""
+    about = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    found: dict[str, float] = {}
+    for rank, pair in enumerate(about["model"].get("merges", ())):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        found.setdefault(left + right, -float(rank))
+    return found
+
+
+def _name_rule(model: Path) -> None:
     text_model: Any = importlib.import_module("conversion.base").TextModel
     by_hash = text_model.get_vocab_base_pre
 
@@ -48,12 +61,31 @@ def main(place: str, model: str, *options: str) -> None:
         try:
             return by_hash(self, tokenizer)
         except NotImplementedError:  # what the converter raises for a hash it does not know
-            found = rule_of(Path(model))
+            found = rule_of(model)
             if found is None:
                 raise
             return found
 
     text_model.get_vocab_base_pre = by_hash_or_rule
+
+
+def _score_tokens(model: Path) -> None:
+    vocabulary: Any = importlib.import_module("gguf").LlamaHfVocab
+    scores = scores_of(model)
+    lowest = min(scores.values(), default=0.0) - 1  # of what no merge makes
+
+    def by_merge(self: Any, token_id: int) -> float:
+        return scores.get(self.tokenizer.convert_ids_to_tokens(token_id), lowest)
+
+    vocabulary.get_token_score = by_merge
+
+
+def main(place: str, model: str, *options: str) -> None:
+    """Convert one model's folder."""
+    sys.path.insert(0, place)
+    converter: Any = importlib.import_module("convert_hf_to_gguf")
+    _name_rule(Path(model))
+    _score_tokens(Path(model))
     sys.argv = ["convert_hf_to_gguf.py", model, *options]
     converter.main()
 

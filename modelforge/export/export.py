@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from modelforge.constraints.of_a_run import CARRIED, beside, carried_entries, ca
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
 from modelforge.export import gguf, ollama, onnx, transformers_folder
-from modelforge.export.proof import BOUNDS, ORIGINAL, Bound
+from modelforge.export.bound import bound_of
+from modelforge.export.proof import CEILING, Bound, bound_of_scores
 from modelforge.export.reference import Reference, reference_of
+from modelforge.export.rounding import Rounding
 from modelforge.inference.generate import weights_digest
 from modelforge.inference.trained import find_trained, weights_of
 from modelforge.machine.versions import versions
@@ -37,33 +39,37 @@ class Format:
         types: Its numeric types; the first is the default.
         problems: Why it cannot be made of a model, or here.
         write: Writes it into an empty folder.
+        rounding: What a numeric type of it rounds.
         differences: Loads it by its own runtime and holds it against the trained model.
     """
 
     types: tuple[str, ...]
-    problems: Callable[[Named], list[Problem]]
+    problems: Callable[[Named, str], list[Problem]]
     write: Callable[..., None]
+    rounding: Callable[[str], Rounding]
     differences: Callable[..., tuple[dict[str, Any], list[str]]]
 
 
 FORMATS: Mapping[str, Format] = {
     "merged": Format(
         ("bf16", "f16", "f32"),
-        lambda found: [],
+        lambda found, kind: [],
         transformers_folder.write_merged,
+        transformers_folder.rounding,
         transformers_folder.differences,
     ),
     "adapter": Format(
         ("f32",),
         transformers_folder.adapter_problems,
         transformers_folder.write_adapter,
+        transformers_folder.rounding,
         transformers_folder.differences,
     ),
-    "gguf": Format(("f16", "bf16", "q8_0", "f32"), gguf.problems, gguf.write, gguf.differences),
-    "ollama": Format(
-        ("f16", "bf16", "q8_0", "f32"), ollama.problems, ollama.write, ollama.differences
+    "gguf": Format(gguf.TYPES, gguf.problems, gguf.write, gguf.rounding, gguf.differences),
+    "ollama": Format(gguf.TYPES, ollama.problems, ollama.write, gguf.rounding, ollama.differences),
+    "onnx": Format(
+        ("f32", "int8", "int4"), onnx.problems, onnx.write, onnx.rounding, onnx.differences
     ),
-    "onnx": Format(("f32", "int8", "int4"), onnx.problems, onnx.write, onnx.differences),
 }
 
 
@@ -94,6 +100,7 @@ class Exported:
             difference = f"its scores differ by at most {proof['largest_difference']:.2g}"
             return f"{self.folder} is the model that was trained: {difference}"
         near = f"KL {proof['kl_mean']:.2g} nats a token over {proof['tokens']} tokens"
+        near += f", of up to {proof['bound']['mean']:.2g} that its type explains"
         near += f"; {proof['ties']} near ties fell the other way" if proof["ties"] else ""
         if self.about["merged_into"] == "original":
             return f"{self.folder} is near the model that was trained, and another: {near}"
@@ -138,7 +145,7 @@ def export(
         say(f"writing {target}")
         with writing(target, fix):
             chosen.write(found, half, kind=kind, base=base or "dequantised")
-        bound = ORIGINAL if base == "original" else BOUNDS[kind]
+        bound = _bound(found, reference, chosen.rounding(kind), base)
         figures = _proven(found, half, chosen, reference, bound, shown=target, kind=kind)
         with writing(target, fix):
             constraints = carry(found.recorded, half, said=found.said)
@@ -185,8 +192,8 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> Exported:
         raise RunError(Problem(str(folder), what, "export it again"))
     _see_constraints(found, folder)
     reference = reference_of(found)
-    bound = ORIGINAL if about["merged_into"] == "original" else BOUNDS[about["type"]]
     chosen, kind = FORMATS[about["format"]], about["type"]
+    bound = _bound(found, reference, chosen.rounding(kind), about["merged_into"])
     figures = _proven(found, folder, chosen, reference, bound, shown=folder, kind=kind)
     return Exported(folder, about | {"proof": figures})
 
@@ -217,7 +224,7 @@ def _chosen(found: Named, name: str, kind: str | None, base: str | None) -> tupl
         raise RunError(Problem(f"--format {name}", f"is none of ours{why}", fix))
     chosen = FORMATS[name]
     kind = kind or chosen.types[0]
-    problems = chosen.problems(found)
+    problems = chosen.problems(found, kind)
     if kind not in chosen.types:
         fix = f"use one of {', '.join(chosen.types)}"
         problems.append(Problem(f"--type {kind}", f"is no type of {name}", fix))
@@ -256,6 +263,15 @@ def _digests(found: Named, folder: Path) -> dict[str, str]:
     }
 
 
+def _bound(found: Named, reference: Reference, rounding: Rounding, base: str | None) -> Bound:
+    """What the proof allows: of a reward model by its type alone."""
+    if base == "original":
+        return CEILING
+    if reference.scores is not None:
+        return bound_of_scores(rounding.weights)
+    return bound_of(found, reference.cases, rounding)
+
+
 def _proven(
     found: Named,
     folder: Path,
@@ -272,6 +288,7 @@ def _proven(
         RunError: With all ways in which it is not.
     """
     figures, wrong = chosen.differences(found, folder, reference, bound=bound)
+    figures["bound"] = asdict(bound)
     if wrong:
         fix = "do not use it: it is not the model that was trained"
         if kind != "f32" and "f32" in chosen.types:

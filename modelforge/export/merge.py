@@ -1,4 +1,4 @@
-"""An adapter merged into its base: summed in 32 bits, rounded once.
+"""An adapter merged into its base: summed in 32 bits, rounded once, and no update rounded away.
 
 The adapter of a run in 4 bits was trained on the rounded base. So that base is what it belongs to:
 the 4-bit weights are unpacked and merged into. The base before rounding gives another model
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modelforge.common.console import say
 from modelforge.evaluation.opened import Named, quantised, trained_dtype
+from modelforge.export.rounding import at_random
 from modelforge.models.attach import rows_of_adapter
 
 if TYPE_CHECKING:
@@ -22,19 +23,21 @@ Base = Literal["dequantised", "original"]
 def merged(found: Named, *, base: Base, dtype: torch.dtype) -> Any:
     """The model with its adapter in its weights, on the CPU.
 
-    It takes the memory of the weights in ``dtype``, and of one layer in 32 bits.
+    What was trained is rounded at random where it began on the grid of ``dtype``, or where nobody
+    knows: to the nearest, small updates would be lost (`rounding.py`). Draws are the same each
+    time. It takes the memory of the weights in ``dtype``, and of one layer in 32 bits.
 
     Args:
         found: The trained model.
         base: Which weights a quantised run's adapter is added to.
         dtype: Of the result.
     """
+    import torch
     from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     from modelforge.models.vocabulary import Vocabulary, grow
 
-    model = _base(found, base)
+    model, drawn = _base(found, base), torch.Generator().manual_seed(0)
     adapter = found.source.adapter
     if adapter is not None:
         if rows := rows_of_adapter(adapter):
@@ -42,14 +45,43 @@ def merged(found: Named, *, base: Base, dtype: torch.dtype) -> Any:
         say(f"merging {adapter}")
         model = PeftModel.from_pretrained(model, str(adapter))
         for module in list(model.modules()):
-            if isinstance(module, BaseTunerLayer):
-                layer: Any = module.float()
-                layer.merge(safe_merge=True)  # NaN is refused
-                layer.to(dtype)
+            _sum(module, dtype, drawn)
         model = model.unload()
+    else:
+        _round(model, dtype, drawn)
     model = model.to(dtype)
     model.config.dtype = dtype
     return model.eval()
+
+
+def _sum(module: Any, dtype: torch.dtype, drawn: torch.Generator) -> None:
+    """Merge one layer of an adapter, or round one that was trained whole."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if isinstance(module, ModulesToSaveWrapper):
+        _round(module, dtype, drawn)
+    if not isinstance(module, BaseTunerLayer):
+        return
+    layer: Any = module
+    layer.float()
+    inner = layer.get_base_layer()
+    on_grid = all(torch.equal(each, each.to(dtype).float()) for each in inner.parameters())
+    layer.merge(safe_merge=True)  # NaN is refused
+    if on_grid:
+        _round(inner, dtype, drawn)
+    layer.to(dtype)
+
+
+def _round(module: Any, dtype: torch.dtype, drawn: torch.Generator) -> None:
+    """Round what is in 32 bits at random to what a type holds; it stays in 32 bits."""
+    import torch
+
+    kind = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(dtype)
+    for weight in module.parameters():
+        if kind is not None and weight.dtype == torch.float32:
+            weight.data = at_random(weight.data, kind, drawn)
 
 
 def _base(found: Named, base: Base) -> Any:

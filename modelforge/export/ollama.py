@@ -139,9 +139,9 @@ def _made(tokenizer: Any, messages: Sequence[dict[str, str]], *, answer: bool = 
     return text
 
 
-def problems(found: Named) -> list[Problem]:
+def problems(found: Named, kind: str) -> list[Problem]:
     """Why no folder for Ollama can be made and proven here."""
-    wrong = gguf.problems(found)
+    wrong = gguf.problems(found, kind)
     if not found.scores and around(load_tokenizer(found)) is None:
         what = "the chat template does more than to put texts around messages"
         wrong.append(Problem(_WHERE, what, _INSTEAD))

@@ -22,6 +22,7 @@ from modelforge.export import transformers_folder
 from modelforge.export.merge import Base
 from modelforge.export.proof import Bound, Case, answers_differ, compared
 from modelforge.export.reference import Reference, padded, scores_differ
+from modelforge.export.rounding import Rounding
 from modelforge.inference.trained import load_tokenizer
 from modelforge.models.saved import load_saved
 
@@ -43,7 +44,7 @@ def missing(*, scores: bool = False) -> list[str]:
     return [name.replace("_", "-") for name in needed if importlib.util.find_spec(name) is None]
 
 
-def problems(found: Named) -> list[Problem]:
+def problems(found: Named, kind: str) -> list[Problem]:
     """Why none can be made and proven here."""
     names = missing(scores=found.scores)
     if not names:
@@ -157,6 +158,11 @@ def _round(folder: Path, *, bits: int) -> None:
         old.unlink(missing_ok=True)
     rounding.model.save_model_to_file(str(path), True)
     shutil.copymode(path, data)  # it is written for this user's eyes alone
+
+
+def rounding(kind: str) -> Rounding:
+    """The weights of products; sums and what is multiplied stay in 32 bits."""
+    return Rounding(kind, products=True)
 
 
 def differences(

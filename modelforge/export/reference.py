@@ -17,7 +17,7 @@ from modelforge.inference.trained import Trained, load_tokenizer, load_trained
 if TYPE_CHECKING:
     import torch
 
-_SCORES = 0.5  # the most that scores may differ by, of the largest one; a lost head's differ by 1
+_SCORES = 0.5  # the most that scores may ever differ by, of the largest one; a lost head's: 1
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from modelforge.evaluation.samples import eos_ids
 from modelforge.export.merge import Base, merged
 from modelforge.export.proof import Bound, Difference, answers_differ, compared, logps_of
 from modelforge.export.reference import Reference, scores_differ, scores_of
+from modelforge.export.rounding import Rounding
 from modelforge.inference.answers import Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained, load_tokenizer, weights_of
 from modelforge.models.providers.huggingface import make_savable
@@ -21,7 +22,7 @@ _NOT_LEARNED = ("README.md", "training_args.bin")
 _BATCH = 8
 
 
-def adapter_problems(found: Named) -> list[Problem]:
+def adapter_problems(found: Named, kind: str) -> list[Problem]:
     """A model of all weights has no adapter."""
     if found.source.adapter is not None:
         return []
@@ -55,6 +56,14 @@ def write_merged(found: Named, folder: Path, *, kind: str, base: Base) -> None:
     make_savable(getattr(model, "generation_config", None))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def rounding(kind: str) -> Rounding:
+    """Its weights; and on a card, where the proof computes in the export's type, inputs too."""
+    from modelforge.machine.hardware import detect_hardware
+
+    computed = kind if detect_hardware().device != "cpu" and kind != "f32" else None
+    return Rounding(kind, inputs=computed)
 
 
 def differences(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from modelforge.common.console import say
-from modelforge.errors import Problem, RunError
+from modelforge.errors import Problem, RunError, UserError
 from modelforge.serving import create_app
 
 KEY = "MODELFORGE_API_KEY"  # an environment variable
@@ -58,7 +60,7 @@ def run(
         failures.append(said)
         server.should_exit = True
 
-    with _listening(host, port) as listening:  # before a file is written
+    with _listening(host, port) as listening, _flags_named():  # before a file is written
         app = create_app(
             list(models),
             size,
@@ -81,6 +83,18 @@ def run(
     if failures:
         fix = "serve another model, or make room"
         raise RunError(Problem("the engine", f"did not start:\n{failures[0]}", fix))
+
+
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Within it, an error names the command's flag in place of an argument of `create_app`."""
+    try:
+        yield
+    except UserError as error:
+        names = ("timeout", "reward_model", "reward_share")
+        flags = {name: f"--{name.replace('_', '-')}" for name in names}
+        named = [replace(p, where=flags.get(p.where, p.where)) for p in error.problems]
+        raise RunError(*named) from None
 
 
 def _key(host: str) -> str | None:
