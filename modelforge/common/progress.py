@@ -22,6 +22,7 @@ _BEAT = 0.25  # seconds between two looks at work that counts nothing
 
 _bars: Progress | None = None
 _lock = threading.RLock()  # of the bars: those of `doing` are drawn by another thread
+_moving: TaskID | None = None  # the bar of `doing`
 _doing: list[str] = []  # what is under way and counts nothing; the last one is shown
 
 
@@ -92,9 +93,10 @@ class Task:
 
     def _draw(self) -> None:
         with _lock:
-            bars = _shown()
             if self.bar is None:
-                self.bar = bars.add_task(self.title, total=self.total, count="", text=self.unit)
+                _still()
+                self.bar = _shown().add_task(self.title, total=self.total, count="", text=self.unit)
+            bars = _shown()
             count = f"{self.done}/{'?' if self.total is None else self.total}"
             bars.update(self.bar, completed=self.done, count=count)
 
@@ -157,25 +159,30 @@ def hand_over() -> None:
 
 
 def _beat(ended: threading.Event) -> None:
-    bar: TaskID | None = None
+    global _moving
     title, since = "", time.monotonic()
     while not ended.wait(_BEAT):
         now = time.monotonic()
         with _lock:
-            others = _bars is not None and any(task.id != bar for task in _bars.tasks)
-            if _bars is None:
-                bar = None  # somebody took all away
+            others = _bars is not None and any(task.id != _moving for task in _bars.tasks)
             if others or title != _doing[-1] or not title:
-                if bar is not None:
-                    _remove(bar)
-                bar, title, since = None, _doing[-1], now
+                _still()
+                title, since = _doing[-1], now
             elif now - since >= WAIT:
-                if bar is None:
-                    bar = _shown().add_task(title, total=None, count="", text="")
-                _shown().update(bar, text=clock(now - since))
+                bars = _shown()
+                if _moving is None:
+                    _moving = bars.add_task(title, total=None, count="", text="")
+                bars.update(_moving, text=clock(now - since))
     with _lock:
-        if bar is not None and _bars is not None:
-            _remove(bar)
+        _still()
+
+
+def _still() -> None:
+    """Take the bar of `doing` away. The lock is held."""
+    global _moving
+    if _moving is not None:
+        _remove(_moving)
+        _moving = None
 
 
 def _shown() -> Progress:
@@ -213,11 +220,11 @@ def _remove(bar: TaskID) -> None:
 
 def close_bars() -> None:
     """Take away every bar that an error has left."""
-    global _bars
+    global _bars, _moving
     with _lock:
         if _bars is not None:
             _bars.stop()
-            _bars = None
+            _bars = _moving = None
 
 
 def clock(seconds: float) -> str:

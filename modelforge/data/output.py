@@ -124,15 +124,21 @@ NESTED = frozenset({"tool_calls", "function", *CARRIED})
 
 
 def is_nested(column: Sequence[Any]) -> bool:
-    """Whether cells hold objects of their own keys: functions, their calls, keyword arguments."""
+    """Whether cells hold objects of their own keys: functions, their calls, keyword arguments.
+
+    Or messages some of which are left out whole and others in part, by a truth value and a list.
+    """
+    marks: set[type] = set()
     for cell in column:
         if isinstance(cell, Mapping):
             return True
-        if isinstance(cell, list) and any(
-            isinstance(each, Mapping) and not NESTED.isdisjoint(each) for each in cell
-        ):
-            return True
-    return False
+        for each in cell if isinstance(cell, list) else ():
+            if isinstance(each, Mapping):
+                if not NESTED.isdisjoint(each):
+                    return True
+                if "train" in each:
+                    marks.add(type(each["train"]))
+    return len(marks) > 1
 
 
 # Levels of lists and objects in a cell. datasets takes twice as long for each one more.
