@@ -73,24 +73,29 @@ class PPO(Rewarded):
     def rollout(self, config: Config, prompts: int | None) -> Mapping[str, Choice]:
         """Whole steps that make up `ROLLOUT` answers, or as many as there are prompts for.
 
-        Where the user says the rows of a step, a rollout is one step, as in TRL.
+        Where the user says the rows of a step, a rollout is one step, as in TRL. Where they say
+        the rollout, it is made of whole steps of at most as many rows as by default.
         """
         assert isinstance(config.settings, PPOSettings)
         section = config.settings.ppo
-        others = ("generation_batch_size", "steps_per_generation", MICRO, ACCUMULATION)
-        if section.rollout_size is not None or any(map(config.given, others)):
+        if any(map(config.given, (MICRO, ACCUMULATION))):
             return {}
         at_once, passes = config.micro_batch * processes_of(config), config.get(ACCUMULATION) or 1
+        said = section.rollout_size or config.get("generation_batch_size")
+        said = said or at_once * (config.get("steps_per_generation") or 0)
+        if said:
+            return _whole_steps(config, said)
         most = ROLLOUT if prompts is None else min(ROLLOUT, prompts)
         choices = {}
-        if at_once <= most < at_once * passes:
-            passes = most // at_once
+        if most < at_once * passes:
+            passes = max(most // at_once, 1)
             why = f"a step of {at_once * passes} rows: there are {prompts} prompts"
             choices[ACCUMULATION] = Choice(passes, "data", why)
         step = at_once * passes
         size = max(most // step, 1) * step
         times = section.ppo_epochs
-        why = f"a rollout of {size} answers: {size // step} steps of {step}, {times} times over"
+        steps = "1 step" if size == step else f"{size // step} steps"
+        why = f"a rollout of {size} answers: {steps} of {step}, {times} times over"
         values = section.model_copy(update={"rollout_size": size}).model_dump()
         return choices | {"ppo": Choice(values, "default", why)}
 
@@ -220,6 +225,25 @@ class PPO(Rewarded):
 
             names = [function.__name__ for function, _ in rewards]
             args.reward_ensemble = [name for name in names if is_model_name(name)]
+
+
+def _whole_steps(config: Config, rollout: int) -> dict[str, Choice]:
+    """Micro-batch and accumulation of the largest step that makes up a rollout, within today's."""
+    processes, micro = processes_of(config), config.micro_batch
+    share, most = rollout // processes, micro * (config.get(ACCUMULATION) or 1)
+    step = _divisor(share, most)
+    if rollout % processes or step == most:
+        return {}
+    micro, why = _divisor(step, micro), f"a step of {step * processes} rows of {rollout} a rollout"
+    return {
+        MICRO: Choice(micro, "default", why),
+        ACCUMULATION: Choice(step // micro, "default", why),
+    }
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is no more than this."""
+    return max((n for n in range(1, most + 1) if number % n == 0), default=1)
 
 
 def _one_on_the_base(rewards: Sequence[tuple[Callable[..., Any], float]]) -> bool:

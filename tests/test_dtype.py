@@ -97,6 +97,16 @@ def test_lora_on_a_16_bit_base_keeps_its_adapter_in_32(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "keys"), [("sft", FULL), ("qlora", ("dtype=bfloat16",))])
+def test_what_was_trained_in_16_bits_is_exported_and_proven(strategy, keys, command, tmp_path):
+    done = quick(strategy, tmp_path / "runs", *keys, "max_steps=3", "save_strategy=no")
+    for kind in ("bf16", "f32"):
+        said = ("--format", "merged", "--type", kind, "--output", tmp_path / kind)
+        code, _, err = command("export", done.run_dir, *said)
+        assert code == 0, err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft-full-1b", "sft-full-3b"])
 def test_the_presets_of_all_weights_fit_24_gb(name, command, tmp_path):
     assert command("init", name, "--output", tmp_path / name)[0] == 0

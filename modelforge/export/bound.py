@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import say
-from modelforge.evaluation.opened import Named
+from modelforge.evaluation.opened import Named, quantised, trained_dtype
 from modelforge.export.merge import merged
 from modelforge.export.proof import ARITHMETIC, CEILING, Bound, Case, compared, logps_of
 from modelforge.export.rounding import Rounding, inputs_rounded, move
@@ -32,13 +32,15 @@ def bound_of(found: Named, cases: Sequence[Case], rounding: Rounding) -> Bound:
     """
     import torch
 
-    if rounding.weights == "f32":
+    inputs = rounding.inputs or _arithmetic(found)
+    if rounding.weights == "f32" and inputs is None:
         return ARITHMETIC
     model = merged(found, base="dequantised", dtype=torch.float32)
     say(f"measuring what rounding to {rounding.weights} does to it")
     whole = [logps_of(model, case.ids, case.answer) for case in cases]
-    move(model, rounding, _SEED)
-    with inputs_rounded(model, rounding.inputs):
+    if rounding.weights != "f32":
+        move(model, rounding, _SEED)
+    with inputs_rounded(model, inputs):
         moved = [logps_of(model, case.ids, case.answer) for case in cases]
     proof = compared(cases, moved, CEILING, against=whole)
     gap = max(_gap(own, other) for own, other in zip(whole, moved, strict=True))
@@ -47,6 +49,21 @@ def bound_of(found: Named, cases: Sequence[Case], rounding: Rounding) -> Bound:
         p99=min(ARITHMETIC.p99 + FACTOR * proof.kl_p99, CEILING.p99),
         tie=min(ARITHMETIC.tie + _GAPS * gap, CEILING.tie),
     )
+
+
+def _arithmetic(found: Named) -> str | None:
+    """The type that the trained model itself multiplies in; None for 32 bits, as on a CPU.
+
+    The layers of a base in 4 bits are unpacked to that type on a CPU too.
+    """
+    import torch
+
+    from modelforge.machine.hardware import detect_hardware
+
+    if detect_hardware().device == "cpu" and quantised(found) is None:
+        return None
+    kinds = {torch.bfloat16: "bf16", torch.float16: "f16"}
+    return kinds.get(trained_dtype(found))
 
 
 def _gap(own: torch.Tensor, other: torch.Tensor) -> float:

@@ -50,6 +50,7 @@ def reference_of(found: Named) -> Reference:
     tokenizer: Any = load_tokenizer(found)
     prompts = prompts_for(found, chat=bool(tokenizer.chat_template))
     trained = load_trained(found)
+    compute_in_32_bits(trained.model)
     if found.scores:
         texts = [prompt_ids(trained, prompt) for prompt in prompts]
         scores = scores_of(trained, texts)
@@ -62,6 +63,24 @@ def reference_of(found: Named) -> Reference:
         stops=eos_ids(trained.model, trained.tokenizer),
         pad=tokenizer.pad_token_id,
     )
+
+
+def compute_in_32_bits(model: Any) -> None:
+    """On a CPU, multiply in 32 bits; the weights keep the values that their type gave them.
+
+    So the figures are those of the weights, and not those of a CPU's 16-bit arithmetic. A card has
+    no room for it: there the bound counts that arithmetic (`bound.py`).
+    """
+    import torch
+
+    if model.device.type != "cpu":
+        return
+    for each in (*model.parameters(), *model.buffers()):
+        if each.dtype in (torch.bfloat16, torch.float16):
+            each.data = each.data.float()
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):  # bitsandbytes' layers in 4 bits
+            module.compute_dtype = torch.float32
 
 
 def _cases(trained: Trained, prompts: Sequence[Any]) -> list[Case]:

@@ -11,7 +11,7 @@ from modelforge.evaluation.opened import Named, trained_dtype
 from modelforge.evaluation.samples import eos_ids
 from modelforge.export.merge import Base, merged
 from modelforge.export.proof import Bound, Difference, answers_differ, compared, logps_of
-from modelforge.export.reference import Reference, scores_differ, scores_of
+from modelforge.export.reference import Reference, compute_in_32_bits, scores_differ, scores_of
 from modelforge.export.rounding import Rounding
 from modelforge.inference.answers import Sampling, answer_all, prompt_ids
 from modelforge.inference.trained import Trained, load_tokenizer, weights_of
@@ -115,10 +115,7 @@ def _answers(exported: Trained, reference: Reference, bound: Bound) -> list[str]
 
 
 def _loaded(found: Named, folder: Path) -> Trained:
-    """By its own runtime. Weights of 16 bits are multiplied in 32 where the machine has no card.
-
-    So the figures are the export's, and not those of a CPU's 16-bit arithmetic.
-    """
+    """By its own runtime. Weights of 16 bits are multiplied in 32 where the machine has no card."""
     import torch
     from transformers import AutoTokenizer
 
@@ -140,4 +137,5 @@ def _loaded(found: Named, folder: Path) -> Trained:
         quantization=quantised(found) if adapter else None,
         trust_remote_code=found.source.trust_remote_code,
     )
+    compute_in_32_bits(model)
     return Trained(found, model, tokenizer)

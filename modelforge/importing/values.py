@@ -177,8 +177,9 @@ def dtype(t: Theirs, key: str, value: Any) -> None:
         else:
             t.put(key, value, _SIZES[name], True)
     elif name in ("float32", "fp32", "float"):
-        said = t.find("bf16")[1] or t.find("fp16")[1]
-        t.leave(key, "bf16 or fp16 says it") if said else t.put(key, value, "bf16", False)
+        if not (t.find("bf16")[1] or t.find("fp16")[1]):
+            t.put(key, value, "bf16", False)
+        t.put(key, value, "dtype", "float32")
     else:
         t.lose(key, f"{name} is not trained in here; bf16 and fp16 are")
 
