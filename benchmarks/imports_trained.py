@@ -29,7 +29,7 @@ THEIRS = ("pad_token", "eos_token", "add_special_tokens", "attn_implementation",
 
 
 def here(found: dict[str, Any], folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The imported config with the tiny model and its data, for two steps; and what was left out."""
+    """The imported config with the tiny model and its data, for two steps; and what it lost."""
     kind = DATA[get_strategy(found["strategy"]).data_kind]
     left_out = [key for key in THEIRS if key in found]
     kept = {key: value for key, value in found.items() if key not in (*THEIRS, "num_train_epochs")}
