@@ -106,7 +106,7 @@ def test_a_reward_that_has_a_scale_of_its_own_keeps_it():
         ({}, 100, 64, 8),
         ({}, 40, 40, 5),  # a step of fewer rows than is usual
         ({}, 3, 8, 1),  # one micro-batch, in which prompts come again
-        ({"ppo": {"rollout_size": 96}}, 1000, 96, 6),  # whole steps of the rollout that is asked for
+        ({"ppo": {"rollout_size": 96}}, 1000, 96, 6),  # whole steps of it
         ({"ppo": {"rollout_size": 8}}, 1000, 8, 1),
         ({"steps_per_generation": 4}, 1000, None, 4),
         ({"per_device_train_batch_size": 8}, 1000, None, 8),  # a rollout is a step then
