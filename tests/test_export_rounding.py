@@ -12,10 +12,13 @@ from tiny import ROOT, quick
 from modelforge.errors import UserError
 from modelforge.evaluation.opened import named
 from modelforge.export import gguf
+from modelforge.export.bound import bound_of
 from modelforge.export.convert import scores_of
 from modelforge.export.export import export, verify
 from modelforge.export.merge import merged
-from modelforge.export.rounding import at_random
+from modelforge.export.proof import CEILING, compared, logps_of
+from modelforge.export.reference import reference_of
+from modelforge.export.rounding import Rounding, at_random, move
 
 MODEL = ROOT / "examples/tiny/model"
 NEEDS = pytest.mark.skipif(
@@ -203,3 +206,19 @@ def test_a_k_quant_without_its_tool_is_refused_first(small, tmp_path, monkeypatc
     with pytest.raises(UserError, match="llama-quantize is not here, which writes it"):
         export(str(small), format="gguf", kind="q4_k_m", output=tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_nearer_to_what_was_trained_than_the_base_whatever_its_type_explains(small):
+    """Rounding to 4 bits changes so short a run more than its training did."""
+    found = named(str(small))
+    cases = reference_of(found).cases
+    bound = bound_of(found, cases, Rounding("int4"))
+    base = compared(cases, [case.start for case in cases], bound)
+    assert base.kl_mean == pytest.approx(base.kl_start) and base.kl_start < bound.mean
+    (said,) = base.wrong(bound)
+    assert "what was learned drowns in the difference" in said
+    whole = merged(found, base="dequantised", dtype=torch.float32)
+    for kind, holds in (("q8_0", True), ("int4", False)):
+        move(whole, Rounding(kind), seed=7)
+        proof = compared(cases, [logps_of(whole, c.ids, c.answer) for c in cases], CEILING)
+        assert (not proof.wrong(CEILING)) == holds

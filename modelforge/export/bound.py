@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import say
-from modelforge.evaluation.opened import Named, quantised, trained_dtype
+from modelforge.evaluation.opened import Named, trained_dtype
 from modelforge.export.merge import merged
 from modelforge.export.proof import ARITHMETIC, CEILING, Bound, Case, compared, logps_of
 from modelforge.export.rounding import Rounding, inputs_rounded, move
@@ -52,15 +52,12 @@ def bound_of(found: Named, cases: Sequence[Case], rounding: Rounding) -> Bound:
 
 
 def _arithmetic(found: Named) -> str | None:
-    """The type that the trained model itself multiplies in; None for 32 bits, as on a CPU.
-
-    The layers of a base in 4 bits are unpacked to that type on a CPU too.
-    """
+    """The type that the trained model itself multiplies in; None for 32 bits, as on a CPU."""
     import torch
 
     from modelforge.machine.hardware import detect_hardware
 
-    if detect_hardware().device == "cpu" and quantised(found) is None:
+    if detect_hardware().device == "cpu":
         return None
     kinds = {torch.bfloat16: "bf16", torch.float16: "f16"}
     return kinds.get(trained_dtype(found))

@@ -42,6 +42,9 @@ ARITHMETIC = Bound(1e-6, 1e-5, 1e-2)
 # also tells an adapter in the base before that was rounded to 4 bits, which is another model, from
 # a wrong one.
 CEILING = Bound(0.1, 1.0, 1.0)
+# However much a coarse type explains, an export has to be nearer to the trained model than the
+# model before training is: its KL divergence is at most this share of that one's.
+NEARER = 0.5
 # Of a reward model's scores, by type; a lost head's differ by 1.
 _SCORES = {"f32": 0.01, "f16": 0.05, "bf16": 0.1, "int8": 0.2, "int4": 0.5}
 
@@ -61,6 +64,7 @@ class Case:
         answer: The greedy answer's tokens, the one that ended it included.
         finish_reason: ``stop`` or ``length``.
         logps: (T, V): log probabilities before each token of the answer.
+        start: (T, V): those of the model before it was trained; None where all weights were.
     """
 
     prompt: Any
@@ -68,6 +72,7 @@ class Case:
     answer: list[int]
     finish_reason: str
     logps: torch.Tensor
+    start: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ class Proof:
         kl_max: Its largest.
         others: Places with another likeliest token, beyond a near tie.
         ties: Places with another likeliest token at a near tie.
+        kl_start: Mean KL divergence of the model before training, which an export has to be nearer
+            than. None where that one is not at hand.
     """
 
     prompts: int
@@ -91,6 +98,7 @@ class Proof:
     kl_max: float
     others: int
     ties: int
+    kl_start: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For ``export.json``."""
@@ -112,6 +120,12 @@ class Proof:
             found.append(
                 f"at {self.others} of {self.tokens} places it says another token, where the "
                 "trained model was not near a tie"
+            )
+        near = None if self.kl_start is None else max(NEARER * self.kl_start, ARITHMETIC.mean)
+        if near is not None and not self.kl_mean <= near:
+            found.append(
+                f"it is {self.kl_mean:.3g} nats a token from the trained model, and the model "
+                f"before training is {self.kl_start:.3g}: what was learned drowns in the difference"
             )
         return found
 
@@ -163,7 +177,16 @@ def compared(
         kl_max=kl.max().item(),
         others=others,
         ties=ties,
+        kl_start=None if against is not None else _start(cases),
     )
+
+
+def _start(cases: Sequence[Case]) -> float | None:
+    """KL(trained ‖ before training), the mean over all places; None where it is not at hand."""
+    starts = [case.start for case in cases if case.start is not None]
+    if len(starts) < len(cases):
+        return None
+    return compared(cases, starts, CEILING, against=[case.logps for case in cases]).kl_mean
 
 
 Difference = Literal["none", "tie", "other"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modelforge.common.progress import track
@@ -80,7 +81,19 @@ def compute_in_32_bits(model: Any) -> None:
             each.data = each.data.float()
     for module in model.modules():
         if hasattr(module, "compute_dtype"):  # bitsandbytes' layers in 4 bits
-            module.compute_dtype = torch.float32
+            module.forward = partial(_unpacked, module)
+
+
+def _unpacked(layer: Any, values: torch.Tensor) -> torch.Tensor:
+    """A layer in 4 bits as training computes it: unpacked to its type.
+
+    bitsandbytes' kernel for inference unpacks to the type of ``values``, which is another rounding.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(values.dtype)
+    return torch.nn.functional.linear(values, weight, layer.bias)
 
 
 def _cases(trained: Trained, prompts: Sequence[Any]) -> list[Case]:
@@ -93,7 +106,11 @@ def _cases(trained: Trained, prompts: Sequence[Any]) -> list[Case]:
             continue
         answer = answer_all(trained, [ids], sampling)[0]
         logps = logps_of(trained.model, ids, answer.ids)
-        found.append(Case(prompt, ids, answer.ids, answer.finish_reason, logps))
+        start = None
+        if trained.named.source.adapter is not None:
+            with trained.model.disable_adapter():
+                start = logps_of(trained.model, ids, answer.ids)
+        found.append(Case(prompt, ids, answer.ids, answer.finish_reason, logps, start))
     return found
 
 
