@@ -80,20 +80,22 @@ def row(run: Path, target: Path, format: str, kind: str) -> list[str]:
         made = export.export(str(run), format=format, kind=kind, output=target)
     except UserError as error:
         why = "; ".join(problem.what for problem in error.problems)
-        return [format, kind, "", "", "", "", why.replace(str(target), "EXPORT")]
+        return [format, kind, "", "", "", "", "", why.replace(str(target), "EXPORT")]
     proof: dict[str, Any] = made.about["proof"]
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     most = proof["bound"]
     kls = [f"{proof[name]:.2g} of {most[name[3:]]:.2g}" for name in ("kl_mean", "kl_p99")]
     ties = f"{proof['ties']} of {proof['tokens']}"
+    start = proof.get("kl_start")  # None where all weights were trained
+    kls.append("" if start is None else f"{start:.2g}")
     return [format, kind, f"{size / 1e6:.1f}", *kls, ties, "holds"]
 
 
 def table(models: dict[str, Path], only: set[str], folder: Path) -> None:
     """Print what each format of each run measures."""
     asked_once()
-    print("| model | format | type | MB | KL mean | KL p99 | near ties | what |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| model | format | type | MB | KL mean | KL p99 | before training | near ties | what |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, run in models.items():
         for format, about in export.FORMATS.items():
             # The GGUF in a folder for Ollama is that of the rows before.

@@ -193,7 +193,7 @@ class Strategy(ABC):
         return self.batch_rows
 
     def rollout(self, config: Config, prompts: int | None) -> Mapping[str, Choice]:
-        """How many answers a rollout has, where the user left that open; usually nothing.
+        """What a rollout is made of, where the user left that open; usually nothing.
 
         Args:
             config: With the rows of a step.

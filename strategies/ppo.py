@@ -10,18 +10,12 @@ from pydantic import Field
 from modelforge.common.console import say
 from modelforge.config import Choice, Config
 from modelforge.errors import Problem
-from modelforge.machine.launch import processes_of
 from modelforge.models.rates import PPO_RATES
 from modelforge.models.source import find_model
+from modelforge.ppo.rollout import sized
 from modelforge.ppo.settings import TRL_NAMES, PPOSection
 from modelforge.strategies.rewarded import Rewarded, RewardedSettings, lora_alone
 from modelforge.strategy import Parts, Strategy
-
-# Answers of a rollout. InstructGPT takes 512 in steps of 64, OpenRLHF 1,024 in steps of 128, verl
-# 1,024 in steps of 256. This is a small one, for few prompts; with 16, the critic overshoots
-# (benchmarks/results/rlhf_real.md).
-ROLLOUT = 128
-MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 # What PPO measures in an evaluation beside TRL's.
 _FIGURES = (
@@ -71,33 +65,34 @@ class PPO(Rewarded):
         return carrying(PPOTrainer)
 
     def rollout(self, config: Config, prompts: int | None) -> Mapping[str, Choice]:
-        """Whole steps that make up `ROLLOUT` answers, or as many as there are prompts for.
-
-        Where the user says the rows of a step, a rollout is one step, as in TRL. Where they say
-        the rollout, it is made of whole steps of at most as many rows as by default.
-        """
+        """Its answers, in whole steps, and the scale that their rewards get."""
         assert isinstance(config.settings, PPOSettings)
         section = config.settings.ppo
-        if any(map(config.given, (MICRO, ACCUMULATION))):
-            return {}
-        at_once, passes = config.micro_batch * processes_of(config), config.get(ACCUMULATION) or 1
-        said = section.rollout_size or config.get("generation_batch_size")
-        said = said or at_once * (config.get("steps_per_generation") or 0)
-        if said:
-            return _whole_steps(config, said)
-        most = ROLLOUT if prompts is None else min(ROLLOUT, prompts)
-        choices = {}
-        if most < at_once * passes:
-            passes = max(most // at_once, 1)
-            why = f"a step of {at_once * passes} rows: there are {prompts} prompts"
-            choices[ACCUMULATION] = Choice(passes, "data", why)
-        step = at_once * passes
-        size = max(most // step, 1) * step
-        times = section.ppo_epochs
-        steps = "1 step" if size == step else f"{size // step} steps"
-        why = f"a rollout of {size} answers: {steps} of {step}, {times} times over"
-        values = section.model_copy(update={"rollout_size": size}).model_dump()
-        return choices | {"ppo": Choice(values, "default", why)}
+        batch, size, why = sized(config, section, prompts)
+        values, reasons = self._scale(config), [why] if size else []
+        if values.get("reward_normalization") == "reference":
+            reasons.append("the scale of a reward model's scores is chance")
+        if values.get("missing_eos_penalty"):
+            reasons.append("a cut answer loses one standard deviation of the reward")
+        values |= {"rollout_size": size} if size else {}
+        if not values:
+            return batch
+        whole = section.model_copy(update=values).model_dump()
+        return batch | {"ppo": Choice(whole, "default", "; ".join(reasons))}
+
+    def _scale(self, config: Config) -> dict[str, Any]:
+        """What ``auto`` takes for the scale of the reward and for the penalty in its units."""
+        assert isinstance(config.settings, PPOSettings)
+        section, found = config.settings.ppo, dict[str, Any]()
+        scale: str = section.reward_normalization
+        if scale == "auto":
+            found["reward_normalization"] = scale = (
+                "reference" if self._models_alone(config) else "none"
+            )
+        if section.missing_eos_penalty == "auto":
+            scaled = scale in ("reference", "standardize")
+            found["missing_eos_penalty"] = 1.0 if scaled else None
+        return found
 
     def learning_rate(self, model_type: str, weights: float) -> tuple[float, str]:
         return PPO_RATES.rate(weights)
@@ -148,18 +143,12 @@ class PPO(Rewarded):
 
     def arguments(self, config: Config) -> dict[str, Any]:
         assert isinstance(config.settings, PPOSettings)
-        section = config.settings.ppo.model_dump()
+        section = config.settings.ppo.model_dump() | self._scale(config)
         if section["reference"] == "auto":
             # A policy that begins with an adapter is held to what it was with that adapter; and
             # the base cannot follow the policy.
             initial = section["ref_update_steps"] is not None or self.begins_adapted(config)
             section["reference"] = "initial" if initial else "base"
-        if section["reward_normalization"] == "auto":
-            alone = self._models_alone(config)
-            section["reward_normalization"] = "reference" if alone else "none"
-        if section["missing_eos_penalty"] == "auto":
-            scaled = section["reward_normalization"] in ("reference", "standardize")
-            section["missing_eos_penalty"] = 1.0 if scaled else None
         ours = {TRL_NAMES.get(key, key): value for key, value in section.items()}
         return {
             **super().arguments(config),
@@ -198,6 +187,11 @@ class PPO(Rewarded):
         from modelforge.rewards.shared_base import SharedBaseReward
 
         trainer: Any = super().build_trainer(parts, callbacks=callbacks, **arguments)
+        assert isinstance(parts.config.settings, PPOSettings)
+        if parts.config.settings.ppo.value_mode == "auto":
+            mode = parts.args.value_mode
+            count = "one reward model is" if mode == "frozen" else "no reward model is alone"
+            say(f"ppo.value_mode is {mode}: {count} on the policy's base")
         weights = dict(zip(trainer.reward_func_names, parts.args.reward_weights, strict=True))
         shared = [f for f in self.scorers if isinstance(f, SharedBaseReward)]
         models = [f for f in shared if weights[f.__name__]]
@@ -225,25 +219,6 @@ class PPO(Rewarded):
 
             names = [function.__name__ for function, _ in rewards]
             args.reward_ensemble = [name for name in names if is_model_name(name)]
-
-
-def _whole_steps(config: Config, rollout: int) -> dict[str, Choice]:
-    """Micro-batch and accumulation of the largest step that makes up a rollout, within today's."""
-    processes, micro = processes_of(config), config.micro_batch
-    share, most = rollout // processes, micro * (config.get(ACCUMULATION) or 1)
-    step = _divisor(share, most)
-    if rollout % processes or step == most:
-        return {}
-    micro, why = _divisor(step, micro), f"a step of {step * processes} rows of {rollout} a rollout"
-    return {
-        MICRO: Choice(micro, "default", why),
-        ACCUMULATION: Choice(step // micro, "default", why),
-    }
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor of a number that is no more than this."""
-    return max((n for n in range(1, most + 1) if number % n == 0), default=1)
 
 
 def _one_on_the_base(rewards: Sequence[tuple[Callable[..., Any], float]]) -> bool:

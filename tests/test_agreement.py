@@ -170,11 +170,11 @@ def see_that_all_agree(prepared, trainer):
         section = own.ppo.model_dump(exclude={"reference"})
         if section["rollout_size"] is None:  # one step's, since the batch is given
             del section["rollout_size"]
-        auto = {key: section.pop(key) for key, value in [*section.items()] if value == "auto"}
-        found = {key: getattr(args, key) for key in auto}
-        scaled = found.get("reward_normalization") == "reference"
+        if section["value_mode"] == "auto":  # decided by the rewards, once they are built
+            assert section.pop("value_mode") != args.value_mode
+        scaled = section["reward_normalization"] == "reference"
         assert scaled == (not made.get("rewards"))  # reward models alone
-        assert found.get("missing_eos_penalty") == (1.0 if scaled else None)
+        assert section["missing_eos_penalty"] == (1.0 if scaled else None)
         assert all(getattr(args, TRL_NAMES.get(k, k)) == v for k, v in section.items())
 
 

@@ -611,3 +611,22 @@ def test_the_designs_config_runs_on_real_pairs(tmp_path):
     data = json.loads((result.run_dir.parent / told["reward"]["run"] / "data.json").read_text())
     assert data["eval_rows"] > 100
     assert json.loads((result.run_dir / "results.json").read_text())["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "scale", "penalty"),
+    [
+        ({}, "reference", 1.0),
+        ({"rewards": ["numeric_answer"]}, "none", None),
+        ({"ppo": {"reward_normalization": "scale"}}, "scale", None),
+        ({"ppo": {"missing_eos_penalty": 0.5}}, "reference", 0.5),
+    ],
+)
+def test_what_auto_takes_for_the_reward_is_recorded(more, scale, penalty):
+    """Without other rewards, the reward model's alone count."""
+    config = load_config({"strategy": "ppo", "model_name": "m", "dataset": "p"} | more)
+    config = config.with_choices(PPO().rollout(config, None))
+    section, choice = config.settings.ppo, config.choices["ppo"]
+    assert (section.reward_normalization, section.missing_eos_penalty) == (scale, penalty)
+    assert choice.value["reward_normalization"] == scale
+    assert ("is chance" in choice.reason) == (scale == "reference")

@@ -416,6 +416,7 @@ def test_a_key_is_asked_for(tmp_path):
         (["mine=nofile.gguf"], "nofile.gguf: is not there"),
         (["--timeout", "nan"], "timeout: is nan"),
         (["--reward-share", "0.1"], "--reward-share: has no effect without a reward model"),
+        (["--reward-model", str(MODEL)], "not a reward model"),
         (["--reward-model", str(MODEL)], "name a run of the strategy reward"),
         (["--reward-model", ""], "--reward-model: is empty"),
         (["--reward-model", "nowhere", "--reward-share", "2"], "--reward-share: is 2"),

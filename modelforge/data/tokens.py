@@ -101,9 +101,10 @@ def encode(
     }[kind]
     batches = (examples[begin : begin + BATCH] for begin in range(0, len(examples), BATCH))
     threads = usual_processes() if len(examples) > BATCH else 0
-    # Its first call takes off what the tokenizer's file says of cutting and padding, which must not
-    # be done by two at a time.
-    encoder.tokens(Texts([""]))
+    if threads:
+        # Its first call takes off what the tokenizer's file says of cutting and padding, which must
+        # not be done by two at a time.
+        encoder.tokens(Texts([""]))
     each = in_turn(map(encode_batch, batches), encoder.tokens, threads=threads)
     return (found for batch in each for found in batch)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import copy
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -82,7 +83,7 @@ class Unsloth(HuggingFace):
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
             with redirect_stdout(sys.stderr):
-                import unsloth  # noqa: F401
+                importlib.import_module("unsloth")
         except (ImportError, NotImplementedError, RuntimeError) as error:
             what = f"Unsloth cannot be imported: {' '.join(str(error).split())[:300]}"
             raise RunError(Problem("provider", what, OTHERWISE)) from None
