@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import types
 
 import pytest
 import torch
@@ -222,3 +223,11 @@ def test_an_export_is_nearer_to_what_was_trained_than_the_base_whatever_its_type
         move(whole, Rounding(kind), seed=7)
         proof = compared(cases, [logps_of(whole, c.ids, c.answer) for c in cases], CEILING)
         assert (not proof.wrong(CEILING)) == holds
+
+
+def test_what_the_memory_cannot_hold_is_refused_before_the_work(small, tmp_path, monkeypatch):
+    free = types.SimpleNamespace(available=2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    with pytest.raises(UserError, match=r"needs 0.0 GiB .* in 32 bits, and 0.0 GiB are free"):
+        export(str(small), output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())

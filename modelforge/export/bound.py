@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelforge.common.console import say
+from modelforge.errors import Problem, RunError
 from modelforge.evaluation.opened import Named, trained_dtype
 from modelforge.export.merge import merged
 from modelforge.export.proof import ARITHMETIC, CEILING, Bound, Case, compared, logps_of
@@ -49,6 +50,32 @@ def bound_of(found: Named, cases: Sequence[Case], rounding: Rounding) -> Bound:
         p99=min(ARITHMETIC.p99 + FACTOR * proof.kl_p99, CEILING.p99),
         tie=min(ARITHMETIC.tie + _GAPS * gap, CEILING.tie),
     )
+
+
+def refuse_without_memory(found: Named, *, merges: bool) -> None:
+    """See that the weights in 32 bits fit this machine's memory, which the proof needs.
+
+    Args:
+        found: The trained model.
+        merges: Whether the format merges the adapter. A card holds the model of one that does not.
+
+    Raises:
+        RunError: If they do not.
+    """
+    import psutil
+
+    from modelforge.machine.hardware import detect_hardware
+    from modelforge.models.providers.huggingface import HuggingFace
+    from modelforge.plan.model import sizes
+
+    if not merges and detect_hardware().device != "cpu":
+        return
+    weights, _ = sizes(HuggingFace().load_model_config(found.source))
+    needed, free = 4 * weights / 2**30, psutil.virtual_memory().available / 2**30
+    if needed > free:
+        what = f"the proof needs {needed:.1f} GiB of memory for the weights in 32 bits"
+        fix = "close other programs, or use a machine with more memory"
+        raise RunError(Problem(found.said, f"{what}, and {free:.1f} GiB are free", fix))
 
 
 def _arithmetic(found: Named) -> str | None:

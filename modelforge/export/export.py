@@ -15,7 +15,7 @@ from modelforge.constraints.of_a_run import CARRIED, beside, carried_entries, ca
 from modelforge.errors import Problem, RunError, did_you_mean
 from modelforge.evaluation.opened import Named
 from modelforge.export import gguf, ollama, onnx, transformers_folder
-from modelforge.export.bound import bound_of
+from modelforge.export.bound import bound_of, refuse_without_memory
 from modelforge.export.proof import CEILING, Bound, bound_of_scores
 from modelforge.export.reference import Reference, reference_of
 from modelforge.export.rounding import Rounding
@@ -135,6 +135,7 @@ def export(
     target = output or _place(found, f"export-{format}-{kind}")
     if target.exists():
         raise RunError(Problem(str(target), "is there already", "name another with --output"))
+    refuse_without_memory(found, merges=format != "adapter")
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     fix = "free some space, or name another place with --output"
@@ -191,6 +192,7 @@ def verify(folder: Path, *, trust_remote_code: bool = False) -> Exported:
         what = f"was made of another {' and another '.join(changed)} than now lies in {found.said}"
         raise RunError(Problem(str(folder), what, "export it again"))
     _see_constraints(found, folder)
+    refuse_without_memory(found, merges=about["format"] != "adapter")
     reference = reference_of(found)
     chosen, kind = FORMATS[about["format"]], about["type"]
     bound = _bound(found, reference, chosen.rounding(kind), about["merged_into"])
