@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import copy
 import dataclasses
-import importlib
 import json
 import os
 import shutil
@@ -83,7 +82,7 @@ class Unsloth(HuggingFace):
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
             with redirect_stdout(sys.stderr):
-                importlib.import_module("unsloth")
+                import unsloth  # noqa: F401  (its import patches the libraries; no name is used)
         except (ImportError, NotImplementedError, RuntimeError) as error:
             what = f"Unsloth cannot be imported: {' '.join(str(error).split())[:300]}"
             raise RunError(Problem("provider", what, OTHERWISE)) from None
