@@ -48,6 +48,8 @@ def test_a_command_says_as_much_as_it_is_asked_to(command):
     assert "more values were chosen; --verbose shows them" in usual
     # Three configs are checked: the whole and its two stages. What they share is told once.
     assert usual.count("gradient_accumulation_steps") == 1
+    # Of a section, what was chosen; all of it among the details.
+    assert "missing_eos_penalty" in usual and "gae_lambda" not in usual and "gae_lambda" in full
     assert logging.getLogger("modelforge").level == logging.INFO
     assert command("strategies", "-q", "-v")[0] == 2
 

@@ -48,6 +48,7 @@ def _logger() -> logging.Logger:
 
 
 _log = _logger()
+_KEY = 30  # letters of the longest key of a config, or so
 
 
 def quieten() -> None:
@@ -130,11 +131,14 @@ def show_line(line: Text) -> None:
 
 
 def show_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows in columns; long cells are folded."""
+    """Rows in columns; long cells are folded, and a key in the first one is not."""
     table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold")
     cells = [[redact(str(cell)) for cell in row] for row in rows]
+    longest = max((len(row[0]) for row in cells), default=0)
+    for column, title in enumerate(titles):
+        table.add_column(
+            title, overflow="fold", min_width=min(longest, _KEY) if not column else None
+        )
     for row in cells:
         table.add_row(*map(escape, row))
     plain = "\n".join("  ".join(row) for row in (titles, *cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from modelforge.common.console import is_verbose, say, show_table, warn
 from modelforge.common.garbage import few_collections
 from modelforge.common.hub import look_for_hub, why_offline
 from modelforge.common.paths import paths_in
+from modelforge.common.sections import Section
 from modelforge.constraints.entries import BY_MODEL
 from modelforge.constraints.of_a_run import of_config
 from modelforge.errors import ConfigError, ModelError, Problem
@@ -271,6 +272,15 @@ def told_once() -> Iterator[None]:
         _told.reset(before)
 
 
+def _told_of(config: Config, key: str, value: Any) -> Any:
+    """Of a section, what was chosen: neither what the user said nor what is usual."""
+    section, said = config.get(key), config.said.get(key) or {}
+    if not isinstance(section, Section) or not isinstance(value, Mapping):
+        return value
+    usual = {name: field.get_default() for name, field in type(section).model_fields.items()}
+    return {k: v for k, v in value.items() if k not in said and v != usual[k]}
+
+
 def show_choices(config: Config) -> None:
     """The values nobody asked for, each with its reason: those that matter, or all of them.
 
@@ -283,7 +293,8 @@ def show_choices(config: Config) -> None:
             continue
         other = config.said.get(key) not in (None, "auto")
         matters = other or key in _MATTERS or choice.source in _ALWAYS
-        row = (key, choice.value, f"{choice.source}: {choice.reason or choice.source}")
+        value = choice.value if is_verbose() else _told_of(config, key, choice.value)
+        row = (key, value, f"{choice.source}: {choice.reason or choice.source}")
         if told is None or str(row) not in told:
             rows.append((matters, row))
         if told is not None:
